@@ -1,0 +1,1 @@
+"""Execution in OpenCL's terms: devices, queues, buffers, kernels, events. One folder per kind of device."""

@@ -1,0 +1,199 @@
+"""The device contract. A Device is what the machine has; a Queue is one session's use of it.
+
+A session allocates one arena through its GPU (memory that both processors can address), hands each queue the nodes' pieces to
+compile, seals the queues (scratch memory is allocated, arguments are bound), and from then on only starts kernels and waits.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..graph.ir import Node, Value
+from ..regions import Region
+
+
+class Buffer(ABC):
+    """Memory that the host addresses as `host` (uint8, 64-byte aligned) and a device through its own handle.
+
+    `shared` is True where both see one allocation; otherwise regions must be moved by `Queue.upload` and `Queue.download`.
+    """
+
+    nbytes: int
+    host: np.ndarray
+    shared: bool = True
+
+    def close(self) -> None:
+        """Frees the memory; nobody may use a view of it afterwards."""
+
+
+class HostBuffer(Buffer):
+    """Plain host memory, zeroed."""
+
+    def __init__(self, nbytes: int):
+        self.nbytes = nbytes
+        raw = np.zeros(nbytes + 64, np.uint8)
+        start = -raw.ctypes.data % 64
+        self.host = raw[start:start + nbytes]
+
+
+@dataclass(frozen=True, eq=False)
+class TensorView:
+    """Where `region` of a value lives: a strided window of a buffer. Strides are in elements, the offset in bytes."""
+
+    buffer: Buffer
+    dtype: np.dtype
+    region: Region
+    offset_bytes: int
+    strides: tuple[int, ...]
+
+    @classmethod
+    def contiguous(cls, buffer: Buffer, dtype: np.dtype, region: Region, offset_bytes: int = 0) -> TensorView:
+        """The C-contiguous layout of that region."""
+        strides, step = [], 1
+        for extent in reversed(region.shape):
+            strides.append(step)
+            step *= max(extent, 1)
+        return cls(buffer, np.dtype(dtype), region, offset_bytes, tuple(reversed(strides)))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.region.shape
+
+    @property
+    def is_contiguous(self) -> bool:
+        """True where the elements lie side by side in C order."""
+        step = 1
+        for extent, stride in zip(reversed(self.shape), reversed(self.strides)):
+            if extent > 1 and stride != step:
+                return False
+            step *= extent
+        return True
+
+    def sub(self, region: Region) -> TensorView:
+        """The part of this view that holds `region` (coordinates of the whole value)."""
+        shift = sum((r.start - mine.start) * s for r, mine, s in zip(region, self.region, self.strides))
+        return TensorView(self.buffer, self.dtype, region, self.offset_bytes + shift * self.dtype.itemsize, self.strides)
+
+    @property
+    def array(self) -> np.ndarray:
+        """The host's window on it: no copy."""
+        if not self.region.size:
+            return np.empty(self.shape, self.dtype)
+        strides = tuple(s * self.dtype.itemsize for s in self.strides)
+        return np.ndarray(self.shape, self.dtype, self.buffer.host.data, self.offset_bytes, strides)
+
+
+class Event(ABC):
+    """Work that was started."""
+
+    @abstractmethod
+    def wait(self) -> None:
+        """Returns once the work is done. Raises DeviceError where the driver reports a failure."""
+
+    @property
+    def done(self) -> bool:
+        """True once the work is done; never blocks."""
+        return True
+
+
+class Done(Event):
+    """The event of work that was finished before it was returned."""
+
+    def wait(self) -> None:
+        return None
+
+
+DONE = Done()
+
+
+class Kernel(ABC):
+    """One piece of one node, compiled for a device with every argument bound."""
+
+    #: Names of the implementation chosen, for plans, traces and cost models: `<dtype>_<op>_<method>_<tile>`.
+    implementation: str = ""
+
+    @abstractmethod
+    def start(self) -> Event:
+        """Starts the work; a synchronous device returns only when it is done. Allocates nothing."""
+
+
+#: An operand of `Queue.compile`: memory, a constant's array lives in the Value itself, None is an absent input.
+Operand = TensorView | Value | None
+
+
+class Queue(ABC):
+    """One session's in-order use of a device: weights packed once, scratch memory shared by all its kernels."""
+
+    device: Device
+
+    @abstractmethod
+    def compile(self, node: Node, out_region: Region, inputs: Sequence[Operand], outputs: Sequence[TensorView | None]) -> Kernel:
+        """A kernel for the piece `out_region` of the node's first output.
+
+        `inputs` holds, for each input of the node (a fused residual last), a view that covers at least what
+        `regions_read` names, or the constant Value; `outputs` views of each output that cover at least `output_regions`.
+        Raises DeviceError where the device has no such kernel (`Device.declines` says so beforehand).
+        """
+
+    def seal(self) -> None:
+        """Called once after the last compile: allocates scratch memory and binds arguments."""
+
+    def flush(self) -> None:
+        """Makes sure that started work begins; does not wait."""
+
+    def finish(self) -> None:
+        """Waits for everything started."""
+
+    def upload(self, view: TensorView) -> Event:
+        """Makes the host's bytes of a view visible to the device; nothing to do where memory is shared."""
+        return DONE
+
+    def download(self, view: TensorView) -> Event:
+        """Makes the device's bytes of a view visible to the host once the event is done."""
+        return DONE
+
+    def close(self) -> None:
+        """Frees what the session held."""
+
+
+@dataclass(frozen=True)
+class DeviceFacts:
+    """What a device says of itself. `extra` holds more, by name, for `doctor` and profiles."""
+
+    name: str
+    kind: str
+    driver: str = ""
+    compute_units: int = 1
+    emulated: bool = False
+    dtypes: frozenset[str] = frozenset()
+    sharing: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Device(ABC):
+    """A processor. `name` is the plan's word for it: `cpu` or `gpu`."""
+
+    name: str
+    facts: DeviceFacts
+    #: True where `Kernel.start` returns before the work is done.
+    asynchronous: bool = False
+
+    @abstractmethod
+    def declines(self, node: Node) -> str | None:
+        """Why this device cannot run the node (a short reason for a person), or None where it can."""
+
+    def allocate(self, nbytes: int) -> Buffer:
+        """Memory that the host and this device both address. Raises DeviceError where there is not enough."""
+        return HostBuffer(nbytes)
+
+    @abstractmethod
+    def queue(self, threads: int = 1) -> Queue:
+        """A session's use of this device, with that many threads where the device is made of threads."""
+
+    def close(self) -> None:
+        """Gives the device back."""

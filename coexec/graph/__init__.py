@@ -1,0 +1,1 @@
+"""The model: an immutable graph in ONNX terms, how it comes in, and the passes that simplify it."""

@@ -1,0 +1,112 @@
+"""Every COEXEC_* environment variable: name, default, meaning. Nothing else reads the environment.
+
+>>> with override(debug=2):
+...     get("debug")
+2
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import UsageError, suggest
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One variable: `COEXEC_<NAME>` in the environment, `get("<name>")` in Python."""
+
+    name: str
+    default: Any
+    parse: Callable[[str], Any]
+    meaning: str
+
+    @property
+    def variable(self) -> str:
+        return f"COEXEC_{self.name.upper()}"
+
+
+def _flag(text: str) -> bool:
+    lowered = text.strip().lower()
+    if lowered in ("", "0", "false", "no", "off"):
+        return False
+    if lowered in ("1", "true", "yes", "on"):
+        return True
+    raise ValueError("0 or 1")
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError("a whole number of at least 0")
+    return value
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "coexec"
+
+
+SETTINGS: dict[str, Setting] = {}
+_overrides: dict[str, Any] = {}
+
+
+def define(name: str, default: Any, parse: Callable[[str], Any], meaning: str) -> None:
+    """Adds a setting; defining one twice is an error."""
+    if name in SETTINGS:
+        raise ValueError(f"setting {name} is defined twice")
+    SETTINGS[name] = Setting(name, default, parse, meaning)
+
+
+define("debug", 0, _count, "1 devices, model and totals; 2 a line per node; 3 why the strategy chose it; 4 kernel source and build "
+       "log; 5 tensors. Any value above 0 also lets tracebacks through.")
+define("check", False, _flag, "1 recomputes every node unsplit after it ran and stops at the first that differs (like `run --check`).")
+define("cache_dir", None, Path, "Where profiles, tuning results and program binaries are kept. Default: $XDG_CACHE_HOME/coexec or ~/.cache/coexec.")
+define("threads", 0, _count, "CPU threads of a session. 0: every core this process may use, less those an emulated GPU needs.")
+define("opencl", "", str, "Which OpenCL device is the GPU: PLATFORM:DEVICE, each an index or a part of the name; `none` for no GPU.")
+define("emulated_gpu_threads", 1, _count, "Cores given to an OpenCL device that runs on the CPU's own cores (PoCL); set before the first OpenCL call.")
+define("sharing", "", str, "How the CPU and the GPU share activations: svm or copy. Default: the fastest the device has.")
+define("test_devices", "", str, "Comma-separated OpenCL devices (PLATFORM:DEVICE) that the tests run on. Default: the one a session would take.")
+
+
+def get(name: str) -> Any:
+    """The value now in force: a scoped override, else the environment, else the default.
+
+    Raises UsageError where the environment holds something unreadable.
+    """
+    if name not in SETTINGS:
+        raise UsageError(f"unknown setting '{name}'", hint=suggest(name, SETTINGS))
+    setting = SETTINGS[name]
+    if name in _overrides:
+        return _overrides[name]
+    text = os.environ.get(setting.variable)
+    if text is None or text == "":
+        return _default_cache() if name == "cache_dir" else setting.default
+    try:
+        return setting.parse(text)
+    except ValueError as error:
+        raise UsageError(f"environment variable {setting.variable} is not readable", found=repr(text), expected=str(error)) from None
+
+
+@contextmanager
+def override(**values: Any) -> Iterator[None]:
+    """Sets settings for a scope, whatever the environment says."""
+    for name in values:
+        if name not in SETTINGS:
+            raise UsageError(f"unknown setting '{name}'", hint=suggest(name, SETTINGS))
+    before = dict(_overrides)
+    _overrides.update(values)
+    try:
+        yield
+    finally:
+        _overrides.clear()
+        _overrides.update(before)
+
+
+def color_wanted(stream: Any) -> bool:
+    """True on a terminal, unless NO_COLOR is set (https://no-color.org)."""
+    return not os.environ.get("NO_COLOR") and hasattr(stream, "isatty") and stream.isatty()
