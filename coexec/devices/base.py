@@ -143,6 +143,12 @@ class Queue(ABC):
     def seal(self) -> None:
         """Called once after the last compile: allocates scratch memory and binds arguments."""
 
+    def begin_run(self) -> None:
+        """Called before a run of many kernels."""
+
+    def end_run(self) -> None:
+        """Ends what `begin_run` began, however the run ended."""
+
     def flush(self) -> None:
         """Makes sure that started work begins; does not wait."""
 

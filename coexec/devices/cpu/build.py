@@ -1,0 +1,160 @@
+"""How a piece of a node becomes a closure: the registry of fast paths, and the generic path that any operator can take.
+
+A family's file registers builders; each looks at a Piece and returns a Program, or None where the case is not its own:
+
+    @builds("Relu")
+    def _relu(piece): return Program("f32_relu", lambda scratch: partial(np.maximum, piece.inputs[0], 0, out=piece.outputs[0]))
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from ...graph.ir import Node, Value
+from ...ops.base import Op
+from ...ops.fallback import is_fallback
+from ...regions import Region
+from .threads import Task
+
+
+class Program(NamedTuple):
+    """What a builder returns: `bind(scratch)` makes the closure that runs the piece, `scratch` being that many bytes (uint8).
+
+    Every kernel of a thread gets the same scratch memory, 64-byte aligned; nothing in it survives from one run to the next.
+    """
+
+    implementation: str
+    bind: Callable[[np.ndarray], Task]
+    scratch_bytes: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """One thread's share of a node: arrays cut to exactly what is read and written, none of them copied.
+
+    inputs[i] has the shape of regions[i] (`Op.regions_read`), outputs[i] that of `Op.output_regions`.
+    """
+
+    node: Node
+    op: Op
+    region: Region
+    regions: tuple[Region | None, ...]
+    inputs: tuple[np.ndarray | None, ...]
+    outputs: tuple[np.ndarray | None, ...]
+    options: Options
+    packed: Packs = field(repr=False)
+
+    @property
+    def values(self) -> tuple[Value | None, ...]:
+        """The node's inputs, a residual included."""
+        return self.node.inputs
+
+    @property
+    def residual(self) -> np.ndarray | None:
+        """The fused residual's piece, of the output's shape."""
+        return self.inputs[-1] if self.node.residual else None
+
+    def constant(self, index: int) -> np.ndarray | None:
+        """The whole data of that operand, or None where it is absent or no constant."""
+        value = self.node.operand(index)
+        return None if value is None else value.data
+
+    def absent(self, index: int) -> bool:
+        return self.node.operand(index) is None
+
+    @property
+    def is_float32(self) -> bool:
+        """True where every input and output with elements is float32."""
+        return all(a is None or a.dtype == np.float32 for a in (*self.inputs, *self.outputs))
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a queue may be told. `winograd`: 3x3 convolutions by F(m x m, 3x3), `winograd_tile` being m (2, 4 or 6)."""
+
+    winograd: bool = True
+    winograd_tile: int = 4
+    fast: bool = True
+
+
+class Packs:
+    """Constants rearranged once for the kernels of a queue, by (value, cut, layout)."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, tuple[Any, Any]] = {}
+
+    def get(self, owner: object, key: Hashable, make: Callable[[], Any]) -> Any:
+        """What `make` returned the first time this owner and key were asked for."""
+        found = self._made.get((id(owner), key))
+        if found is None:
+            found = self._made[id(owner), key] = (owner, make())  # the owner is kept so that its id stays its own
+        return found[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held in packed arrays."""
+        return sum(a.nbytes for _, made in self._made.values() for a in (made if isinstance(made, tuple) else (made,))
+                   if isinstance(a, np.ndarray))
+
+
+Builder = Callable[[Piece], "Program | None"]
+B = TypeVar("B", bound=Builder)
+_builders: dict[str, list[Builder]] = {}
+
+
+def builds(*op_types: str) -> Callable[[B], B]:
+    """Decorator: the function is asked for a Program for each piece of these ONNX operators, in the order of definition."""
+
+    def add(builder: B) -> B:
+        for op_type in op_types:
+            _builders.setdefault(op_type, []).append(builder)
+        return builder
+
+    return add
+
+
+@lru_cache(maxsize=1)
+def _discover() -> None:
+    package = __name__.rpartition(".")[0]
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
+
+
+def build(piece: Piece) -> Program:
+    """The program for a piece: the first fast path that takes it, else the generic one."""
+    if not piece.region.size or all(a is None or not a.size for a in piece.outputs):
+        return Program("empty", lambda scratch: _nothing)
+    if piece.options.fast and not piece.node.domain and not is_fallback(piece.op):
+        _discover()
+        for builder in _builders.get(piece.node.op_type, ()):
+            program = builder(piece)
+            if program is not None:
+                return program
+    return generic(piece)
+
+
+def _nothing() -> None:
+    return None
+
+
+def generic(piece: Piece) -> Program:
+    """The operator's own NumPy meaning, copied into the output views."""
+    op, node, region, inputs = piece.op, piece.node, piece.region, list(piece.inputs)
+    outputs = piece.outputs
+
+    def run() -> None:
+        with np.errstate(all="ignore"):
+            results = op.run(node, inputs, region)
+        for into, result in zip(outputs, results):
+            if into is not None and result is not None:
+                np.copyto(into, result)
+
+    dtype = next((a.dtype.name for a in outputs if a is not None), "none")
+    return Program(f"{dtype}_{node.op_type.lower()}_numpy", lambda scratch: run)

@@ -1,0 +1,85 @@
+"""numba as this package uses it: nogil, cached on disk beside profiles, compiled on first use.
+
+This is the one module that touches numba's configuration; importing it imports numba (about a second), so only kernel files do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+
+from ... import settings
+
+#: Reassociation and contraction are free; NaN and infinity keep their meaning (Relu of NaN is NaN, masks are -inf).
+FASTMATH = {"reassoc", "contract", "nsz", "arcp", "afn"}
+
+
+@lru_cache(maxsize=1)
+def cache_dir() -> str:
+    """Where compiled kernels are kept: one folder per version of this package's kernels, or "" where nothing can be written.
+
+    numba looks only at the file a function is in; the digest covers the helpers inlined into it too.
+    """
+    sources = b"".join(p.read_bytes() for p in sorted(Path(__file__).parent.glob("*.py")))
+    folder = Path(settings.get("cache_dir")) / "numba" / hashlib.sha256(sources).hexdigest()[:12]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return ""
+    return str(folder) if os.access(folder, os.W_OK | os.X_OK) else ""
+
+
+def kernel(function: Callable | None = None, **options: Any) -> Callable:
+    """Decorator: a kernel that runs without the GIL. Arrays are passed flat (1-D, C order) with offsets and strides in elements."""
+    if function is None:
+        return lambda f: kernel(f, **options)
+    wanted = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", **options}
+    if numba.config.CACHE_DIR:
+        return _cached(function, wanted)
+    folder = cache_dir()
+    if not folder:
+        return numba.njit(**wanted)(function)
+    numba.config.CACHE_DIR = folder  # only while our own function looks it up: the user's functions keep their places
+    try:
+        return _cached(function, wanted)
+    finally:
+        numba.config.CACHE_DIR = ""
+
+
+def _cached(function: Callable, wanted: dict[str, Any]) -> Callable:
+    try:
+        return numba.njit(cache=True, **wanted)(function)
+    except RuntimeError:  # numba found no place it may write to
+        return numba.njit(**wanted)(function)
+
+
+def inlined(function: Callable) -> Callable:
+    """Decorator: a helper that LLVM inlines into the kernels that call it."""
+    return numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", forceinline=True)(function)
+
+
+def flat(view: np.ndarray) -> np.ndarray:
+    """The memory from a view's first element to its last as one 1-D array, so that kernels see one type whatever the strides."""
+    if not view.size:
+        return np.empty(0, view.dtype)
+    if any(s < 0 for s in view.strides):
+        raise ValueError("a view with negative strides has no flat form")
+    span = sum((n - 1) * s for n, s in zip(view.shape, view.strides)) // view.itemsize + 1
+    return np.lib.stride_tricks.as_strided(view, (span,), (view.itemsize,))
+
+
+def strides(view: np.ndarray) -> tuple[int, ...]:
+    """Strides in elements."""
+    return tuple(s // view.itemsize for s in view.strides)
+
+
+def rows_contiguous(*views: np.ndarray | None) -> bool:
+    """True where the last axis of each view has its elements side by side."""
+    return all(v is None or v.ndim == 0 or v.shape[-1] <= 1 or v.strides[-1] == v.itemsize for v in views)

@@ -1,0 +1,75 @@
+"""A handful of persistent threads that each run one share of a kernel while the caller runs the first.
+
+Raw locks are the quickest hand-over Python has: one futex call to wake a thread, one to report back.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+
+Task = Callable[[], None]
+
+
+class _Worker:
+    """One thread: sleeps on `go`, runs `task`, reports on `done`."""
+
+    def __init__(self, name: str):
+        self.go, self.done = threading.Lock(), threading.Lock()
+        self.go.acquire()
+        self.done.acquire()
+        self.task: Task | None = None
+        self.error: BaseException | None = None
+        self.thread = threading.Thread(target=self._loop, name=name, daemon=True)
+        self.thread.start()
+
+    def _loop(self) -> None:
+        while True:
+            self.go.acquire()
+            task = self.task
+            if task is None:
+                return
+            try:
+                task()
+            except BaseException as error:  # the caller raises it: a worker that died would hang the next run
+                self.error = error
+            self.task = task = None
+            self.done.release()
+
+
+class ThreadTeam:
+    """`size` threads, the caller included. `run(tasks)` returns when every task has ended.
+
+    One run at a time: a session is the only caller. Raises what a task raised (the first in order), after all have ended.
+    """
+
+    def __init__(self, size: int):
+        self.size = size
+        self._workers = [_Worker(f"coexec-cpu-{i}") for i in range(1, size)]
+
+    def run(self, tasks: Sequence[Task]) -> None:
+        """Runs tasks[0] here and each other task on a thread of its own; there are at most `size`."""
+        busy = self._workers[:len(tasks) - 1]
+        for worker, task in zip(busy, tasks[1:]):
+            worker.task = task
+            worker.go.release()
+        try:
+            tasks[0]()
+        finally:
+            for worker in busy:
+                worker.done.acquire()
+        failed = None
+        for worker in busy:
+            if worker.error is not None:
+                failed, worker.error = failed or worker.error, None
+        if failed is not None:
+            raise failed
+
+    def close(self) -> None:
+        """Ends the threads; safe to call twice."""
+        for worker in self._workers:
+            worker.task = None
+            worker.go.release()
+        for worker in self._workers:
+            worker.thread.join()
+        self._workers = []

@@ -1,0 +1,148 @@
+"""OpenCLDevice and OpenCLQueue: the device contract on one OpenCL device and one in-order command queue."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyopencl as cl
+
+from ... import settings
+from ...errors import DeviceError, UsageError
+from ...graph.ir import Node
+from ...ops import op_for
+from ...ops.fallback import is_fallback
+from ...regions import Region
+from ..base import DONE, Buffer, Device, Event, Operand, Queue, TensorView
+from . import builder, platform
+from .launch import ClEvent, ClKernel, failed
+from .memory import ALIGNMENT, CopyBuffer, SvmBuffer, allocate, transfer
+
+_INT_MAX = 2**31 - 1
+_contexts: dict[int, cl.Context] = {}  # one a device for the life of the process: programs belong to a context
+
+
+class OpenCLDevice(Device):
+    """An OpenCL device. `sharing` is how its memory is shared with the host: svm or copy (default: the setting, else its best).
+
+    Raises UsageError where the device cannot share that way.
+    """
+
+    name = "gpu"
+    asynchronous = True
+
+    def __init__(self, device: cl.Device, sharing: str = ""):
+        self.device = device
+        self.facts = platform.facts(device)
+        self.sharing = sharing or settings.get("sharing") or self.facts.sharing[0]
+        if self.sharing not in self.facts.sharing:
+            raise UsageError(f"{self.facts.name} cannot share memory that way", found=self.sharing, expected=" or ".join(self.facts.sharing))
+        if device.int_ptr not in _contexts:
+            _contexts[device.int_ptr] = cl.Context([device])
+        self.context = _contexts[device.int_ptr]
+
+    def declines(self, node: Node) -> str | None:
+        family = builder.find(node)
+        if family is None:
+            return f"there is no OpenCL kernel for {node.qualified_type}"
+        if is_fallback(op_for(node)):
+            return f"{node.qualified_type} in this form is computed by the reference only"
+        values = [v for v in (*node.inputs, *node.outputs) if v is not None]
+        for value in values:
+            if value.dtype.name not in self.facts.dtypes:
+                return f"{self.facts.name} has no {value.dtype.name}"
+            if value.type.size > _INT_MAX:
+                return f"{value.name} has more than 2**31 elements"
+        if not family.tail and (node.residual or node.activation):
+            return f"its {node.op_type} kernel has no fused tail"
+        return family.declines(node, self.facts) if family.declines else None
+
+    def allocate(self, nbytes: int) -> Buffer:
+        return (SvmBuffer if self.sharing == "svm" else CopyBuffer)(self.context, nbytes)
+
+    def queue(self, threads: int = 1) -> OpenCLQueue:
+        return OpenCLQueue(self)
+
+
+class _Scratch:
+    """Working memory that every kernel of a queue uses in turn; `handle` is there once the queue is sealed."""
+
+    def __init__(self) -> None:
+        self.nbytes = 0
+        self.handle: cl.Buffer | None = None
+        self.users: list[tuple[cl.Kernel, int]] = []
+
+
+class OpenCLQueue(Queue):
+    """An in-order command queue; constants are uploaded and packed once, scratch memory is shared by all its kernels."""
+
+    def __init__(self, device: OpenCLDevice):
+        self.device = device
+        self.where = device.facts.name
+        self.context = device.context
+        self.queue = cl.CommandQueue(device.context)
+        self.scratch = _Scratch()
+        self._constants: dict[Any, tuple[Any, cl.Buffer]] = {}
+        self.shapes: dict[Any, tuple[tuple[int, ...], np.dtype]] = {}
+
+    def compile(self, node: Node, out_region: Region, inputs: Sequence[Operand], outputs: Sequence[TensorView | None]) -> ClKernel:
+        reason = self.device.declines(node)
+        where = f"{self.where}, {node.op_type} '{node.name}'"
+        if reason:
+            raise DeviceError("the device has no kernel for this node", where=where, found=reason, hint="run this node on the cpu")
+        compiling = builder.Compile(self, node, out_region, inputs, outputs, where)
+        if any(r is not None and r.size for r in compiling.out_regions):
+            try:
+                builder.find(node).build(compiling)
+            except cl.Error as error:
+                raise failed("a kernel cannot be prepared", error, compiling) from error
+        return ClKernel(self.queue, where, compiling.implementation, compiling.launches, compiling.owned)
+
+    def seal(self) -> None:
+        scratch = self.scratch
+        if not scratch.users:
+            return
+        if scratch.handle is None or scratch.handle.size < scratch.nbytes:
+            self.finish()
+            scratch.handle = allocate(lambda n: cl.Buffer(self.context, cl.mem_flags.READ_WRITE, n), scratch.nbytes)
+        for kernel, index in scratch.users:
+            kernel.set_arg(index, scratch.handle)
+
+    def flush(self) -> None:
+        self.queue.flush()
+
+    def finish(self) -> None:
+        try:
+            self.queue.finish()
+        except cl.Error as error:
+            raise failed("work failed on the device", error, self) from error
+
+    def upload(self, view: TensorView) -> Event:
+        return self._transfer(view, False)
+
+    def download(self, view: TensorView) -> Event:
+        return self._transfer(view, True)
+
+    def _transfer(self, view: TensorView, to_host: bool) -> Event:
+        if view.buffer.shared:
+            return DONE
+        try:
+            event = transfer(self.queue, view, to_host)
+        except cl.Error as error:
+            raise failed("a transfer cannot be started", error, self) from error
+        return DONE if event is None else ClEvent(event, view)
+
+    def constant(self, key: Any, owner: Any, make: Callable[[], np.ndarray]) -> cl.Buffer:
+        """The device's copy of make(), made once per key. `owner` is kept, so that an id() in the key stays its own."""
+        if key not in self._constants:
+            array = np.ascontiguousarray(make())
+            filled = array if array.size else np.zeros(ALIGNMENT, np.uint8)
+            flags = cl.mem_flags.READ_ONLY | cl.mem_flags.COPY_HOST_PTR
+            self._constants[key] = owner, allocate(lambda _: cl.Buffer(self.context, flags, hostbuf=filled), array.nbytes)
+        return self._constants[key][1]
+
+    def close(self) -> None:
+        self.finish()
+        self._constants.clear()
+        self.scratch = _Scratch()

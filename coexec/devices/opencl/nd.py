@@ -1,0 +1,120 @@
+"""Elementwise work over strided windows of any rank: what most light operators, and every copy, are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...errors import DeviceError
+from .builder import ClOperand, Compile, ctype, int8
+
+MAX_RANK = 8
+MAX_OPERANDS = 16
+_SIGNED = {1: "char", 2: "short", 4: "int", 8: "long"}
+_BITS = {1: "uint8", 2: "uint16", 4: "uint32", 8: "uint64"}
+
+
+def collapse(shape: Sequence[int], *strides: Sequence[int]) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """Fewest dimensions, innermost first, that walk all the windows alike: extents of 1 dropped, neighbours merged. At least one."""
+    dims: list[tuple[int, list[int]]] = []
+    for d in reversed(range(len(shape))):
+        extent, steps = shape[d], [s[d] for s in strides]
+        if extent == 1:
+            continue
+        if dims and all(s == inner * dims[-1][0] for s, inner in zip(steps, dims[-1][1])):
+            dims[-1] = dims[-1][0] * extent, dims[-1][1]
+        else:
+            dims.append((extent, steps))
+    dims = dims or [(1, [1] * len(strides))]
+    return tuple(e for e, _ in dims), [tuple(s[k] for _, s in dims) for k in range(len(strides))]
+
+
+def broadcast(operand: ClOperand, shape: Sequence[int]) -> ClOperand:
+    """The window read as if it had that shape (NumPy's rules), by strides of 0."""
+    lead = len(shape) - len(operand.shape)
+    strides = [0] * lead + [0 if e == 1 and n != 1 else s for e, s, n in zip(operand.shape, operand.strides, shape[lead:])]
+    return ClOperand(operand.handle, operand.dtype, tuple(shape), tuple(strides), operand.offset, operand.owner)
+
+
+def vector_width(c: Compile, *itemsizes: int) -> int:
+    """Elements a vector: a cache line on the CPU's own vector units, 16 bytes elsewhere."""
+    wide = c.facts.emulated and c.facts.extra.get("vector_width_float", 1) >= 4
+    return max(1, min(16, (64 if wide else 16) // max(itemsizes)))
+
+
+def ndrange(c: Compile, shape: Sequence[int], width: int) -> tuple[tuple[int, int, int], tuple[int, int, int] | None, int]:
+    """Global size, local size and elements a work-item, for dimensions `shape` (innermost first) walked `width` at a time."""
+    rest = int(np.prod(shape[2:], dtype=np.int64)) if len(shape) > 2 else 1
+    second = shape[1] if len(shape) > 1 else 1
+    chunk = width if not c.facts.emulated else max(width, min(-(-shape[0] // width) * width, 16384 // width * width))
+    first = -(-shape[0] // chunk)
+    if c.facts.emulated:
+        return (first, second, rest), None, chunk
+    local = 64
+    while local > 1 and local > first:
+        local //= 2
+    return (first, second, rest), (local, 1, 1), chunk
+
+
+def elementwise(c: Compile, expression: str, y: ClOperand, inputs: Sequence[ClOperand], *, compute: np.dtype | None = None,
+                kinds: str = "", predicate: bool = False, rounding: str = "", scalars: Sequence[Any] = (), defines: dict[str, Any] | None = None,
+                scalar_only: bool = False, tail: bool = False, files: Sequence[str] = ()) -> None:
+    """Enqueues y = expression(a0, a1, ...) over broadcast inputs.
+
+    The expression is OpenCL C over a0, a1, ... and the type names T and I (float and int, or vectors of them); it must hold for
+    scalars and vectors. `compute` is the element type operands are converted to (default: the first input's). `kinds` has one
+    letter an input: t (converted to T, the default), i (to I, for conditions), r (raw: not loaded; the expression
+    indexes x<k> itself, at i * x<k>_s.s0). `predicate`: the expression is a condition, y a bool. `rounding`: a suffix of convert.
+    `scalars`: NumPy scalars that the expression knows as p0, p1, ... `tail`: the node's fused residual and activation follow.
+    """
+    inputs = [broadcast(x, y.shape) if kind != "r" else x for x, kind in zip(inputs, kinds.ljust(len(inputs), "t"))]
+    kinds = kinds.ljust(len(inputs), "t")
+    if tail and c.node.residual:
+        inputs, kinds, expression = [*inputs, c.residual], kinds + "t", f"({expression}) + a{len(inputs)}"
+    shape, (y_strides, *strides) = collapse(y.shape, y.strides, *(x.strides for x in inputs))
+    if len(shape) > MAX_RANK or len(inputs) > MAX_OPERANDS:
+        raise DeviceError("too many dimensions or operands", where=c.where, found=f"{len(shape)} and {len(inputs)}",
+                          expected=f"at most {MAX_RANK} and {MAX_OPERANDS}")
+    compute = np.dtype(compute or inputs[0].dtype)
+    simple = y_strides[0] == 1 and all(s[0] in (0, 1) for s in strides) and not scalar_only and "r" not in kinds
+    width = vector_width(c, y.dtype.itemsize, compute.itemsize, *(x.dtype.itemsize for x in inputs)) if simple else 1
+    if shape[0] < width:
+        width = 1
+    text = {"PARAMS": "", "SETUP": "", "LOAD_SCALAR": "", "LOAD_VECTOR": ""}
+    arguments: list[Any] = []
+    for k, (x, s, kind) in enumerate(zip(inputs, strides, kinds)):
+        arguments += [x, int8(s)]
+        text["PARAMS"] += f"global const {ctype(x.dtype)} *restrict x{k}, int x{k}_off, int8 x{k}_s, "
+        text["SETUP"] += f"x{k} += x{k}_off + ND_OFFSET(x{k}_s); "
+        if kind == "r":
+            continue
+        to = _SIGNED[compute.itemsize] if kind == "i" else ctype(compute)
+        text["LOAD_SCALAR"] += f"const {to} a{k} = convert_{to}(x{k}[i * x{k}_s.s0]); "
+        loaded = f"vload{width}(0, x{k} + i)" if s[0] else f"({ctype(x.dtype)}{width})(x{k}[0])"
+        text["LOAD_VECTOR"] += f"const {to}{width} a{k} = convert_{to}{width}({loaded}); "
+    for k, value in enumerate(scalars):
+        arguments.append(value)
+        text["PARAMS"] += f"{ctype(value.dtype)} p{k}, "
+    tail_defines = c.tail_defines() if tail else {}
+    program = {
+        **text, **tail_defines, **(defines or {}), "T": ctype(compute), "I": _SIGNED[compute.itemsize], "TY": ctype(y.dtype), "V": width,
+        "ROUND": rounding, "RANK": len(shape), "EXPR(T, I)": f"({expression})",
+        "FINISH(T, v)": "((v) & 1)" if predicate else "ACTIVATE(T, v)" if "ACT_ALPHA" in tail_defines else "(v)",
+    }
+    size, local, chunk = ndrange(c, shape, width)
+    c.launch(["nd.clh", *files, "elementwise.cl"], "elementwise", program, size, local, *arguments, y, int8(y_strides), int8(shape, 1), np.int32(chunk))
+
+
+def as_bits(operand: ClOperand) -> ClOperand:
+    """The same window, its elements taken as unsigned integers of their size: what a copy needs to know."""
+    return ClOperand(operand.handle, np.dtype(_BITS[operand.dtype.itemsize]), operand.shape, operand.strides, operand.offset, operand.owner)
+
+
+def copy(c: Compile, x: ClOperand, y: ClOperand, tail: bool = False) -> None:
+    """Enqueues y = x for windows of one shape (x may have strides of 0, or negative ones)."""
+    if tail and (c.node.residual or c.node.activation):
+        elementwise(c, "a0", y, [x], tail=True)
+    else:
+        elementwise(c, "a0", as_bits(y), [as_bits(x)])

@@ -1,0 +1,159 @@
+"""Programs: source and options in, a built program out, kept in the process and on disk.
+
+A cache file is MAGIC, the sha256 of the rest, then the driver's binary. Whatever does not check out is built again and overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyopencl as cl
+
+from ... import settings
+from ...errors import DeviceError, KernelBuildError
+
+log = logging.getLogger(__name__)
+
+MAGIC = b"COEXECCL\x01"  # the last byte is the format's version
+_OPTIONS = ("-cl-std=CL1.2",)
+_programs: dict[tuple[int, str, tuple[str, ...]], cl.Program] = {}
+_lock = threading.RLock()
+
+
+@lru_cache(maxsize=None)
+def source(name: str) -> str:
+    """The text of a file of `kernels/`."""
+    return (resources.files(__package__) / "kernels" / name).read_text(encoding="utf-8")
+
+
+def literal(value: Any) -> str:
+    """A number in OpenCL C: floats get an `f` (np.float64 does not), ints, bools and strings stay as they are."""
+    if isinstance(value, np.float64) and not isinstance(value, np.float32):
+        return _float(float(value), "")
+    if isinstance(value, (float, np.floating)):
+        return _float(float(np.float32(value)), "f")
+    return str(int(value)) if isinstance(value, (bool, int, np.integer, np.bool_)) else str(value)
+
+
+def _float(value: float, suffix: str) -> str:
+    if value != value:
+        return "NAN"
+    if value in (float("inf"), float("-inf")):
+        return "INFINITY" if value > 0 else "(-INFINITY)"
+    return f"({value!r}{suffix})" if value < 0 else f"{value!r}{suffix}"
+
+
+def compose(files: Sequence[str], defines: Mapping[str, Any]) -> str:
+    """Source text: the defines (names may be function-like, values None for none), the common header, then the files in order."""
+    lines = [f"#define {name} {'' if value is None else literal(value)}".rstrip() for name, value in sorted(defines.items())]
+    return "\n".join([*lines, source("common.clh"), *map(source, files)]) + "\n"
+
+
+def build(context: cl.Context, text: str, options: Sequence[str] = ()) -> cl.Program:
+    """A built program for the context's one device. Raises KernelBuildError with the compiler's log."""
+    device = context.devices[0]
+    key = (context.int_ptr, text, tuple(options))
+    with _lock:
+        if key not in _programs:
+            _programs[key] = _load_or_build(context, device, text, (*_OPTIONS, *options))
+        return _programs[key]
+
+
+def _load_or_build(context: cl.Context, device: cl.Device, text: str, options: tuple[str, ...]) -> cl.Program:
+    path = cache_path(device, text, options)
+    binary = _read(path)
+    if binary is not None:
+        try:
+            program = cl._cl._Program(context, [device], [binary])
+            program._build(b"", [device])
+            return cl.Program(program)
+        except cl.Error as error:
+            log.info("cached program %s is stale (%s): building it again", path, error)
+    program = _compile(context, device, text, options)
+    _write(path, bytes(program.get_info(cl.program_info.BINARIES)[0]))
+    return cl.Program(program)
+
+
+def _compile(context: cl.Context, device: cl.Device, text: str, options: tuple[str, ...]) -> Any:
+    program = cl._cl._Program(context, text)
+    failure = None
+    try:
+        program._build(" ".join(options).encode(), [device])
+    except cl.Error as error:
+        failure = error
+    report = str(program.get_build_info(device, cl.program_build_info.LOG) or "")
+    if settings.get("debug") >= 4:
+        print(f"--- OpenCL program for {device.name}, options {' '.join(options)}\n{text}\n--- build log\n{report}", file=sys.stderr)
+    if failure is not None:
+        raise KernelBuildError("a kernel did not compile", log=report or str(failure), where=device.name.strip(),
+                               hint="COEXEC_DEBUG=4 prints its source and the whole log") from failure
+    return program
+
+
+def cache_path(device: cl.Device, text: str, options: Sequence[str]) -> Path:
+    """Where the binary of that program lies: the name hashes all that it depends on."""
+    from ... import __dict__ as package
+
+    platform = device.platform
+    facts = (text, *options, device.name, device.version, device.driver_version, platform.name, platform.version, str(package.get("__version__", "")))
+    return settings.get("cache_dir") / "opencl" / f"{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()}.bin"
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    head = len(MAGIC) + 32
+    binary = content[head:]
+    if content[:len(MAGIC)] != MAGIC or hashlib.sha256(binary).digest() != content[len(MAGIC):head]:
+        log.info("cached program %s is corrupt or of another format: building it again", path)
+        return None
+    return binary
+
+
+def _write(path: Path, binary: bytes) -> None:
+    if not binary:  # some drivers keep their binaries to themselves
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(MAGIC + hashlib.sha256(binary).digest() + binary)
+            os.replace(temporary, path)
+        except OSError:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        _warn_once(str(path.parent), str(error))
+
+
+@lru_cache(maxsize=None)
+def _warn_once(folder: str, why: str) -> None:
+    log.warning("compiled kernels cannot be kept in %s (%s): they will be compiled anew in every process", folder, why)
+
+
+def forget() -> None:
+    """Empties the process's own cache (not the disk's)."""
+    with _lock:
+        _programs.clear()
+
+
+def kernel(program: cl.Program, name: str) -> cl.Kernel:
+    """A kernel object of its own, so that nobody else changes its arguments. Raises DeviceError where there is none of that name."""
+    try:
+        return cl.Kernel(program, name)
+    except cl.Error as error:
+        raise DeviceError(f"the program has no kernel '{name}'", found=error) from error

@@ -1,0 +1,218 @@
+"""An ONNX model (file, bytes or ModelProto, opset 7 to the newest) becomes a Graph.
+
+Every defect of the file is an InvalidModel with one line; all unsupported operators are reported at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+
+from ..errors import InvalidModel, UnsupportedOps
+from ..ops import native_ops
+from .ir import Graph, Node, Value, constant, sort_nodes
+from .onnx_semantics import LATEST, OnnxNode, free_names, has_reference, subgraphs
+from .onnx_types import array_from_onnx, attribute_from_onnx, dense_from_sparse, type_from_onnx
+from .onnx_upgrade import Upgrader
+
+OLDEST = 7
+
+Source = "str | os.PathLike[str] | bytes | onnx.ModelProto"
+
+
+def load_model(source: Source) -> Graph:  # type: ignore[valid-type]
+    """The graph of a model, with symbolic dimensions still open; `coexec.graph.passes.prepare` binds and simplifies it.
+
+    Raises InvalidModel, UnsupportedOps.
+    """
+    model, where = _read(source)
+    _check_header(model, where)
+    if model.functions:
+        model = onnx.inliner.inline_local_functions(model)
+    return _Importer(model, where).graph()
+
+
+def _read(source: object) -> tuple[onnx.ModelProto, str]:
+    if isinstance(source, onnx.ModelProto):
+        _refuse_external(source, "model")
+        return source, source.graph.name or "model"
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        model = _parse(bytes(source), "model bytes")
+        _refuse_external(model, "model bytes")
+        return model, model.graph.name or "model"
+    if not isinstance(source, (str, os.PathLike)):
+        raise InvalidModel("cannot read a model from this", found=type(source).__name__, expected="a path, bytes or an onnx.ModelProto")
+    path = Path(source)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidModel("cannot read the model", where=str(path), found=error.strerror or str(error), expected="an ONNX file") from None
+    model = _parse(data, str(path))
+    try:
+        onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise InvalidModel("the model's weights are missing", where=str(path), found=str(error).splitlines()[0][:300],
+                           expected="its external data files beside it", hint="copy them there, or save the model with the weights inside") from None
+    return model, path.name
+
+
+def _parse(data: bytes, where: str) -> onnx.ModelProto:
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError:
+        raise InvalidModel("not an ONNX model, or a truncated one", where=where, found=f"{len(data)} bytes that do not parse",
+                           expected="a serialized ModelProto", hint="export or copy it again") from None
+    return model
+
+
+def _refuse_external(model: onnx.ModelProto, where: str) -> None:
+    for tensor in model.graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+            raise InvalidModel("the model's weights are missing", where=where, found=f"initializer '{tensor.name}' with external data",
+                               expected="weights inside the message", hint="pass the file's path, so that its data files are found beside it")
+
+
+def _check_header(model: onnx.ModelProto, where: str) -> None:
+    if not model.HasField("graph") or not (model.graph.node or model.graph.output):
+        raise InvalidModel("not an ONNX model", where=where, found="no graph in it", expected="a ModelProto with a graph", hint="export it again")
+    if not model.graph.output:
+        raise InvalidModel("the graph has no outputs, so there is nothing to compute", where=where, hint="export it again")
+    main = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
+    if main and not OLDEST <= main[0] <= LATEST:
+        raise InvalidModel("unsupported operator set", where=where, found=f"opset {main[0]}", expected=f"{OLDEST} to {LATEST}",
+                           hint="convert it with onnx.version_converter" if main[0] < OLDEST else "install a newer `onnx`")
+
+
+class _Importer:
+    def __init__(self, model: onnx.ModelProto, where: str):
+        self.model, self.where = model, where
+        self.opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
+        self.opsets.setdefault("", 1 if self.opsets else LATEST)
+        self.values: dict[str, Value] = {}
+        self.upgrader = Upgrader()
+
+    def graph(self) -> Graph:
+        proto = self.model.graph
+        self._refuse_unsupported(proto.node)
+        for tensor in proto.initializer:
+            self.values[tensor.name] = constant(tensor.name, self._array(tensor))
+        for sparse in proto.sparse_initializer:
+            self.values[sparse.values.name] = constant(sparse.values.name, dense_from_sparse(sparse))
+        inputs = []
+        for info in proto.input:
+            if info.name not in self.values:
+                self.values[info.name] = Value(info.name, type_from_onnx(info.type))
+                inputs.append(self.values[info.name])
+        nodes = self._nodes(proto)
+        outputs = [self._value(o.name, "the graph's output list") for o in proto.output]
+        nodes, cycle = sort_nodes(nodes)
+        if cycle:
+            raise InvalidModel("the graph has a cycle", where=self.where, found=", ".join(f"{n.op_type} '{n.name}'" for n in cycle[:6]),
+                               expected="no node that needs its own result", hint="export the model again")
+        names = {p.key: p.value for p in self.model.metadata_props}
+        return Graph(Path(self.where).stem or "model", tuple(inputs), tuple(outputs), tuple(nodes), self.opsets[""], names)
+
+    def _array(self, tensor: onnx.TensorProto) -> np.ndarray:
+        try:
+            return array_from_onnx(tensor)
+        except (ValueError, TypeError, KeyError, OverflowError) as error:
+            raise InvalidModel(f"initializer '{tensor.name}' is damaged", where=self.where, found=str(error)[:200],
+                               expected=f"{list(tensor.dims)} elements of its type", hint="export or copy the model again") from None
+
+    def _nodes(self, proto: onnx.GraphProto) -> list[Node]:
+        """Outputs are named before inputs are looked up, so that a file may list nodes in any order."""
+        upgraded: list[tuple[onnx.NodeProto, dict[str, int]]] = []
+        taken: set[str] = set()
+        for index, original in enumerate(proto.node):
+            node = onnx.NodeProto()
+            node.CopyFrom(original)
+            node.domain = "" if node.domain == "ai.onnx" else node.domain
+            node.name = _unique(node.name or f"{node.op_type}_{index}", taken)
+            if node.op_type == "Constant" and not node.domain:
+                self._constant_node(node)
+                continue
+            native = not node.domain and ((node.domain, node.op_type) in native_ops() or node.op_type == "Upsample")
+            if not native:
+                upgraded.append((node, self.opsets))
+                continue
+            try:
+                newer, version = self.upgrader.upgrade(node, self.opsets[""])
+            except KeyError as error:
+                raise InvalidModel(f"attribute {error} is missing", where=f"{node.op_type} '{node.name}'",
+                                   expected=f"the attributes of opset {self.opsets['']}", hint="check the model with onnx.checker") from None
+            upgraded += [(n, {**self.opsets, "": version}) for n in newer]
+        for tensor in self.upgrader.constants:
+            self.values[tensor.name] = constant(tensor.name, array_from_onnx(tensor))
+        for node, _ in upgraded:
+            for name in node.output:
+                if name and name in self.values:
+                    raise InvalidModel(f"two things are named '{name}'", where=f"{node.op_type} '{node.name}'",
+                                       expected="every value to be made once (SSA)", hint="export the model again")
+                if name:
+                    self.values[name] = Value(name)
+        return [self._node(n, opsets) for n, opsets in upgraded]
+
+    def _constant_node(self, node: onnx.NodeProto) -> None:
+        if len(node.output) != 1 or len(node.attribute) != 1:
+            raise InvalidModel("a Constant has one attribute and one output", where=f"Constant '{node.name}'",
+                               found=f"{len(node.attribute)} and {len(node.output)}", hint="export the model again")
+        attribute = node.attribute[0]
+        if attribute.name == "sparse_value":
+            value = dense_from_sparse(attribute.sparse_tensor)
+        elif attribute.name == "value":
+            value = self._array(attribute.t)
+        else:
+            kind = np.float32 if "float" in attribute.name else np.int64 if "int" in attribute.name else object
+            value = np.array(attribute_from_onnx(attribute), kind)
+        if node.output[0] in self.values:
+            raise InvalidModel(f"two things are named '{node.output[0]}'", where=f"Constant '{node.name}'", hint="export the model again")
+        self.values[node.output[0]] = constant(node.output[0], value)
+
+    def _node(self, node: onnx.NodeProto, opsets: Mapping[str, int]) -> Node:
+        where = f"{node.op_type} '{node.name}'"
+        captured = [n for g in subgraphs(node) for n in free_names(g)]
+        captured = list(dict.fromkeys(captured))
+        origin = OnnxNode(node, opsets, captured)
+        inputs = [None if not n else self._value(n, where) for n in origin.input_names]
+        outputs = [None if not n else self.values[n] for n in node.output]
+        attributes = {a.name: attribute_from_onnx(a) for a in node.attribute if not a.HasField("g") and not a.graphs}
+        return Node(node.op_type, tuple(inputs), tuple(outputs), attributes, node.name, node.domain, opsets.get(node.domain, LATEST), origin=origin)
+
+    def _value(self, name: str, where: str) -> Value:
+        if name not in self.values:
+            raise InvalidModel(f"nothing makes the tensor '{name}'", where=where, expected="a graph input, an initializer or a node's output",
+                               hint="the model's weights may be missing; export it again")
+        return self.values[name]
+
+    def _refuse_unsupported(self, nodes: Iterable[onnx.NodeProto]) -> None:
+        missing: list[tuple[str, str]] = []
+        native = native_ops()
+
+        def visit(node: onnx.NodeProto) -> None:
+            domain = "" if node.domain == "ai.onnx" else node.domain
+            known = (domain, node.op_type) in native or (not domain and node.op_type in ("Constant", "Upsample"))
+            if not known and not has_reference(domain, node.op_type, self.opsets.get(domain, LATEST)):
+                missing.append((f"{domain}::{node.op_type}" if domain else node.op_type, node.name or (node.output[0] if node.output else "?")))
+            for graph in subgraphs(node):
+                for inner in graph.node:
+                    visit(inner)
+
+        for node in nodes:
+            visit(node)
+        if missing:
+            raise UnsupportedOps(missing, where=self.where, supported=[op for domain, op in native if not domain])
+
+
+def _unique(name: str, taken: set[str]) -> str:
+    candidate, count = name, 1
+    while candidate in taken:
+        count += 1
+        candidate = f"{name}_{count}"
+    taken.add(candidate)
+    return candidate

@@ -1,0 +1,237 @@
+"""Partition, Plan: plain data that says where every piece of every node runs. A cut is an integer; ratios are computed.
+
+A plan is made for one graph with bound shapes. It can be printed, saved, loaded, compared and replayed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..errors import IllegalCut, PlanMismatch
+from ..graph.ir import Graph, Node
+from ..ops import axis_names, op_for
+from ..ops.base import SplitAxis, pieces_along
+from ..ops.fallback import is_fallback
+from ..regions import Region
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One node's cut: piece i covers bounds[i]:bounds[i+1] of the first output's `axis` and runs on devices[i].
+
+    `axis` is None for a node that is not cut at all (one piece, bounds empty). `note` says why it is where it is, if a person
+    should know: a fallback, a device that lacks the operator, a view that costs nothing.
+    """
+
+    name: str
+    op_type: str
+    axis: str | None
+    bounds: tuple[int, ...]
+    devices: tuple[str, ...]
+    predicted_us: float | None = None
+    estimated: bool = True
+    note: str = ""
+
+    @property
+    def ratio(self) -> Mapping[str, float]:
+        """The share of the output that each device computes."""
+        if self.axis is None:
+            return {self.devices[0]: 1.0} if self.devices else {}
+        total = max(1, self.bounds[-1])
+        shares: dict[str, float] = {}
+        for device, start, stop in zip(self.devices, self.bounds, self.bounds[1:]):
+            shares[device] = shares.get(device, 0.0) + (stop - start) / total
+        return shares
+
+    def __str__(self) -> str:
+        cut = "whole" if self.axis is None else f"{self.axis} {'|'.join(map(str, self.bounds))}"
+        return f"{cut} on {'|'.join(self.devices) or 'nothing'}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every partition of a graph, in its order, with what it was made from and what it should take.
+
+    `chains` are runs of nodes between two waits. `shapes` are the input shapes it was made for.
+    """
+
+    model: str
+    model_digest: str
+    strategy: str
+    partitions: tuple[Partition, ...]
+    profile: str = ""
+    chains: tuple[tuple[str, ...], ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    predicted_ms: float | None = None
+    planning_ms: float | None = None
+
+    def __getitem__(self, name: str) -> Partition:
+        return self._by_name[name]
+
+    @property
+    def _by_name(self) -> Mapping[str, Partition]:
+        cached = self.__dict__.get("_index")
+        if cached is None:
+            cached = {p.name: p for p in self.partitions}
+            object.__setattr__(self, "_index", cached)
+        return cached
+
+    @property
+    def devices(self) -> frozenset[str]:
+        """Every device that computes something."""
+        return frozenset(d for p in self.partitions for d in p.devices)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form: keys `model`, `profile`, `strategy`, `predicted_ms`, `planning_ms`, `nodes`, `chains` and more."""
+        return {
+            "format": FORMAT,
+            "model": self.model,
+            "model_digest": self.model_digest,
+            "profile": self.profile,
+            "strategy": self.strategy,
+            "shapes": {k: list(v) for k, v in self.shapes.items()},
+            "predicted_ms": self.predicted_ms,
+            "planning_ms": self.planning_ms,
+            "nodes": [{**asdict(p), "bounds": list(p.bounds), "devices": list(p.devices)} for p in self.partitions],
+            "chains": [list(c) for c in self.chains],
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the plan as JSON, whole or not at all."""
+        path = Path(path)
+        handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump(self.to_dict(), file, indent=1)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Plan:
+        """Reads a saved plan. Raises PlanMismatch where the file is no plan."""
+        try:
+            data = json.loads(Path(path).read_text())
+        except OSError as error:
+            raise PlanMismatch("cannot read the plan", where=str(path), found=error.strerror) from None
+        except (ValueError, RecursionError) as error:
+            raise PlanMismatch("not a plan", where=str(path), found=str(error)[:200], expected="the JSON that `coexec plan -o` writes") from None
+        return cls.from_dict(data, where=str(path))
+
+    @classmethod
+    def from_dict(cls, data: Any, where: str = "plan") -> Plan:
+        """The inverse of `to_dict`. Raises PlanMismatch naming the first key that is wrong."""
+        top = _checked(data, where, "", {"model": str, "model_digest": str, "strategy": str, "nodes": list})
+        if top.get("format") != FORMAT:
+            raise PlanMismatch("unknown plan format", where=where, found=repr(top.get("format")), expected=FORMAT, hint="make the plan again")
+        partitions = []
+        for i, item in enumerate(top["nodes"]):
+            key = f"nodes[{i}]"
+            node = _checked(item, where, key, {"name": str, "op_type": str, "bounds": list, "devices": list})
+            axis = node.get("axis")
+            if axis is not None and not isinstance(axis, str):
+                raise PlanMismatch(f"key '{key}.axis' is wrong", where=where, found=repr(axis), expected="an axis name or null")
+            if any(not isinstance(b, int) or isinstance(b, bool) for b in node["bounds"]):
+                raise PlanMismatch(f"key '{key}.bounds' is wrong", where=where, found=node["bounds"], expected="whole numbers")
+            if any(not isinstance(d, str) for d in node["devices"]):
+                raise PlanMismatch(f"key '{key}.devices' is wrong", where=where, found=node["devices"], expected="device names")
+            predicted = node.get("predicted_us")
+            partitions.append(Partition(
+                node["name"], node["op_type"], axis, tuple(node["bounds"]), tuple(node["devices"]),
+                float(predicted) if isinstance(predicted, (int, float)) else None, bool(node.get("estimated", True)), str(node.get("note", "")),
+            ))
+        shapes = top.get("shapes") if isinstance(top.get("shapes"), dict) else {}
+        chains = top.get("chains") if isinstance(top.get("chains"), list) else []
+        number = lambda k: float(top[k]) if isinstance(top.get(k), (int, float)) else None  # noqa: E731
+        return cls(
+            top["model"], top["model_digest"], top["strategy"], tuple(partitions), str(top.get("profile", "")),
+            tuple(tuple(map(str, c)) for c in chains if isinstance(c, list)),
+            {str(k): tuple(v) for k, v in shapes.items() if isinstance(v, list)}, number("predicted_ms"), number("planning_ms"),
+        )
+
+    def check(self, graph: Graph) -> None:
+        """Raises PlanMismatch or IllegalCut unless every node of the graph has a legal partition here."""
+        if self.model_digest != graph.digest:
+            raise PlanMismatch("the plan was made for another model, or for other input shapes", where=self.model,
+                               found=f"digest {self.model_digest}", expected=graph.digest, hint="plan again for this model and these shapes")
+        named = {p.name for p in self.partitions}
+        missing = [n.name for n in graph.nodes if n.name not in named]
+        if missing:
+            raise PlanMismatch(f"{len(missing)} node(s) have no partition: {', '.join(missing[:5])}", where=self.model, hint="plan again")
+        for node in graph.nodes:
+            pieces(node, self[node.name])
+
+    def __str__(self) -> str:
+        width = min(40, max([len(p.name) for p in self.partitions], default=4))
+        lines = [f"plan of {self.model} by {self.strategy}"
+                 + (f", predicted {self.predicted_ms:.2f} ms" if self.predicted_ms is not None else "")]
+        for p in self.partitions:
+            cost = "" if p.predicted_us is None else f"{p.predicted_us:9.1f} us{'~' if p.estimated else ' '}"
+            lines.append(f"  {p.name[-width:]:{width}}  {p.op_type:18.18}  {p}  {cost}{'  # ' + p.note if p.note else ''}".rstrip())
+        return "\n".join(lines)
+
+
+def _checked(data: Any, where: str, key: str, wanted: Mapping[str, type]) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise PlanMismatch(f"key '{key or 'the file'}' is wrong", where=where, found=type(data).__name__, expected="an object")
+    for name, kind in wanted.items():
+        if not isinstance(data.get(name), kind):
+            found = "nothing" if name not in data else f"{type(data[name]).__name__}"
+            raise PlanMismatch(f"key '{key + '.' if key else ''}{name}' is wrong", where=where, found=found, expected=kind.__name__,
+                               hint="make the plan again with `coexec plan -o`")
+    return data
+
+
+def pieces(node: Node, partition: Partition) -> list[tuple[str, Region]]:
+    """The (device, region of the first output) of every piece that is not empty. Raises IllegalCut for an illegal one."""
+    where = f"{node.op_type} '{node.name}'"
+    if partition.op_type != node.op_type:
+        raise PlanMismatch("the plan speaks of another operator", where=where, found=partition.op_type, expected=node.op_type)
+    if partition.axis is None:
+        if len(partition.devices) != 1:
+            raise IllegalCut("a node without a split axis runs whole on one device", where=where, found=list(partition.devices))
+        whole = Region.whole(node.output.shape) if node.output is not None and node.output.type.is_static else Region()
+        return [(partition.devices[0], whole)]
+    if len(partition.devices) != len(partition.bounds) - 1:
+        raise IllegalCut("a partition has one device per piece", where=where, found=f"{len(partition.devices)} devices, bounds {list(partition.bounds)}")
+    op = op_for(node)
+    if len(partition.devices) == 1:
+        axis = whole_axis(node, partition.axis)
+    else:
+        axis = op.axis(node, partition.axis)
+    return [(d, r) for d, r in zip(partition.devices, pieces_along(node, axis, partition.bounds)) if r.size]
+
+
+def whole_axis(node: Node, name: str) -> SplitAxis:
+    """That axis of the first output, whether or not it may be cut: one piece is always legal."""
+    names = _names(node)
+    if name not in names:
+        return op_for(node).axis(node, name)
+    return SplitAxis(name, names.index(name), node.output.shape[names.index(name)])
+
+
+def _names(node: Node) -> tuple[str, ...]:
+    known = {a.dim: a.name for a in op_for(node).split_axes(node)}
+    return tuple(known.get(d, n) for d, n in enumerate(axis_names(len(node.output.shape))))
+
+
+def on_one_device(node: Node, device: str, **more: Any) -> Partition:
+    """The whole node on one device: an ordinary partition with one piece, along the operator's first split axis."""
+    axes = () if is_fallback(op_for(node)) else op_for(node).split_axes(node)
+    if not axes:
+        return Partition(node.name, node.op_type, None, (), (device,), **more)
+    return Partition(node.name, node.op_type, axes[0].name, (0, axes[0].extent), (device,), **more)
+
+
+def cut(node: Node, axis: SplitAxis, bounds: Sequence[int], devices: Sequence[str], **more: Any) -> Partition:
+    """A partition along one axis; pieces that are empty are kept, as the strategy asked for them."""
+    return Partition(node.name, node.op_type, axis.name, tuple(bounds), tuple(devices), **more)

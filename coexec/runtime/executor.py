@@ -1,0 +1,216 @@
+"""A prepared run: every kernel compiled, every buffer placed; running it is a loop over closures."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..devices.base import Buffer, Device, Event, Kernel, Operand, Queue, TensorView
+from ..errors import CoexecError, DeviceError
+from ..graph.ir import Graph, Node, Value
+from ..ops import op_for
+from ..ops.fallback import is_fallback
+from ..partition.plan import Plan, on_one_device
+from ..regions import Region
+from .memory import MemoryPlan, plan_memory
+from .schedule import HOST, Alias, Dynamic, Flush, Move, Start, Step, Wait, schedule
+
+log = logging.getLogger("coexec")
+
+Action = Callable[[], Any]
+
+
+class PreparedRun:
+    """A plan bound to devices. Not thread-safe: a session lets one thread at a time run it.
+
+    `plan` is the plan that really runs: a node whose kernel a device cannot build goes to the CPU with a warning, or, with
+    `strict`, raises the DeviceError.
+    """
+
+    def __init__(self, graph: Graph, plan: Plan, devices: Mapping[str, Device], threads: int = 1, strict: bool = False):
+        plan.check(graph)
+        self.graph, self.devices, self.threads = graph, devices, threads
+        self.plan = settle(graph, plan, devices, strict)
+        while True:
+            self.queues: dict[str, Queue] = {}
+            try:
+                self._prepare()
+                return
+            except _NoKernel as failure:
+                self.close()
+                if strict or failure.device == HOST:
+                    raise failure.error from failure.error.__cause__
+                log.warning("%s: %s; this node runs on the CPU instead", failure.node.name, failure.error)
+                self.plan = moved(self.plan, failure.node, f"gpu: {failure.error.what}")
+            except BaseException:
+                self.close()
+                raise
+
+    def _prepare(self) -> None:
+        plan = self.plan
+        self.asynchronous = frozenset(name for name, device in self.devices.items() if device.asynchronous)
+        self.steps: list[Step] = schedule(self.graph, plan, self.asynchronous)
+        self.memory: MemoryPlan = plan_memory(self.graph, self.steps)
+        used = [self.devices[d] for d in sorted(plan.devices) if d in self.devices]
+        allocator = next((d for d in used if d.asynchronous), self.devices[HOST])
+        self.buffer: Buffer = allocator.allocate(max(1, self.memory.nbytes))
+        self.views = {v: TensorView.contiguous(self.buffer, v.dtype, Region.whole(v.shape), at) for v, at in self.memory.offsets.items()}
+        self.queues = {d.name: d.queue(self.threads) for d in {id(d): d for d in (*used, self.devices[HOST])}.values()}
+        self.objects: dict[Value, Any] = {}
+        self.events: list[Event | None] = [None] * (1 + sum(isinstance(s, Start) and s.index >= 0 for s in self.steps))
+        self.kernels: dict[Start, Kernel] = {}
+        numbered = self._number_pieces()
+        compiled = [(step, self._action(step, numbered)) for step in self.steps]
+        for queue in self.queues.values():
+            queue.seal()
+        self.actions = [(step, action) for step, action in compiled if action is not None]
+        self.hot: list[Action] = [action for _, action in self.actions]
+        self.inputs = [(v, self.views[v].array if v in self.views else None) for v in self.graph.inputs]
+        self.outputs = [(v, v.data if v.is_constant else self.views[v].array if v in self.views else None) for v in self.graph.outputs]
+
+    def _number_pieces(self) -> Mapping[tuple[str, int], int]:
+        """Where in `events` the piece `index` of a device leaves its event."""
+        started = [(s.device, s.index) for s in self.steps if isinstance(s, Start) and s.index >= 0]
+        return {key: slot for slot, key in enumerate(started)}
+
+    def _action(self, step: Step, slots: Mapping[tuple[str, int], int]) -> Action | None:
+        match step:
+            case Start(node=node, device=device, index=index):
+                kernel = self.kernels[step] = self._compile(node, device, step.region)
+                if index < 0:
+                    return kernel.start
+                events, slot, start = self.events, slots[device, index], kernel.start
+
+                def begin() -> None:
+                    events[slot] = start()
+
+                return begin
+            case Wait(device=device, index=index):
+                events, slot = self.events, slots[device, index]
+                return lambda: events[slot].wait()  # type: ignore[union-attr]
+            case Flush(device=device):
+                return self.queues[device].flush
+            case Move(value=value, region=region, device=device, to_host=to_host):
+                if self.buffer.shared:
+                    return None
+                queue, view = self.queues[device], self.views[value].sub(region)
+                return (lambda: queue.download(view).wait()) if to_host else (lambda: queue.upload(view))
+            case Alias(node=node):
+                source, view = node.inputs[0], self.views[node.output]
+                if not source.is_constant:
+                    return None
+                data, target = source.data.reshape(view.shape), view.array
+                return lambda: np.copyto(target, data)
+            case Dynamic(node=node):
+                return lambda: self._dynamic(node)
+        raise AssertionError(step)
+
+    def _compile(self, node: Node, device: str, region: Region) -> Kernel:
+        inputs: list[Operand] = [None if v is None else v if v.is_constant else self.views[v] for v in node.inputs]
+        outputs = [None if v is None else self.views[v] for v in node.outputs]
+        try:
+            return self.queues[device].compile(node, region, inputs, outputs)
+        except DeviceError as error:
+            raise _NoKernel(node, device, error) from error
+
+    def _dynamic(self, node: Node) -> None:
+        results = op_for(node).run(node, [None if v is None else self._fetch(v) for v in node.inputs], Region())
+        for value, result in zip(node.outputs, results):
+            if value is None:
+                continue
+            if value in self.views:
+                target = self.views[value].array
+                if np.shape(result) != target.shape:
+                    raise CoexecError("a node's result has another shape than ONNX infers", where=f"{node.op_type} '{node.name}'",
+                                      found=np.shape(result), expected=target.shape)
+                np.copyto(target, result)
+            else:
+                self.objects[value] = result
+
+    def _fetch(self, value: Value) -> Any:
+        return value.data if value.is_constant else self.views[value].array if value in self.views else self.objects[value]
+
+    def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """The graph's outputs by name, as fresh arrays. The feeds have been checked: every input is there, of its type and shape."""
+        self._feed(feeds)
+        queues = tuple(self.queues.values())
+        for queue in queues:
+            queue.begin_run()
+        try:
+            for action in self.hot:
+                action()
+        except BaseException:
+            self._drain()
+            raise
+        finally:
+            for queue in queues:
+                queue.end_run()
+        return self._results()
+
+    def _feed(self, feeds: Mapping[str, Any]) -> None:
+        for value, target in self.inputs:
+            if target is None:
+                self.objects[value] = feeds[value.name]
+            else:
+                np.copyto(target, feeds[value.name])
+
+    def _results(self) -> dict[str, Any]:
+        results = {v.name: np.array(a) if a is not None else self.objects[v] for v, a in self.outputs}
+        self.objects.clear()
+        return results
+
+    def _drain(self) -> None:
+        """Nothing may still be running when an error leaves this run: the next one uses the same memory."""
+        for queue in self.queues.values():
+            try:
+                queue.finish()
+            except DeviceError as error:
+                log.warning("while stopping after an error: %s", error)
+
+    def close(self) -> None:
+        """Frees kernels and memory; nothing is running afterwards."""
+        for queue in self.queues.values():
+            queue.close()
+        self.queues, self.kernels, self.actions, self.hot = {}, {}, [], []
+        self.views, self.inputs, self.outputs = {}, [], []
+        buffer = self.__dict__.pop("buffer", None)
+        if buffer is not None:
+            buffer.close()
+
+
+class _NoKernel(Exception):
+    def __init__(self, node: Node, device: str, error: DeviceError):
+        super().__init__(str(error))
+        self.node, self.device, self.error = node, device, error
+
+
+def moved(plan: Plan, node: Node, note: str, device: str = HOST) -> Plan:
+    """The plan with that node whole on another device, and a note that says why."""
+    there = on_one_device(node, device, note=note)
+    return replace(plan, partitions=tuple(there if p.name == node.name else p for p in plan.partitions))
+
+
+def settle(graph: Graph, plan: Plan, devices: Mapping[str, Device], strict: bool) -> Plan:
+    """The plan with every node that its device declines moved to the CPU. Raises DeviceError instead under `strict`."""
+    changed: dict[str, Any] = {}
+    for node in graph.nodes:
+        partition = plan[node.name]
+        for name in partition.devices:
+            if name == HOST or is_fallback(op_for(node)) and not node.is_static:
+                continue
+            reason = f"there is no device '{name}' here" if name not in devices else devices[name].declines(node)
+            if reason and strict:
+                raise DeviceError(f"the plan puts this node on {name}, which cannot run it", where=f"{node.op_type} '{node.name}'",
+                                  found=reason, hint="run without --strict, or force the node to the CPU")
+            if reason:
+                changed[node.name] = on_one_device(node, HOST, note=f"{name}: {reason}")
+                break
+    if not changed:
+        return plan
+    return replace(plan, partitions=tuple(changed.get(p.name, p) for p in plan.partitions))
+
+

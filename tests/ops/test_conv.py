@@ -1,0 +1,130 @@
+"""Conv: equals onnx.reference (onnxruntime for auto_pad, where the reference is wrong), and keeps the law."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from coexec.errors import IllegalCut
+from coexec.ops.base import find_op, pieces_along
+from coexec.ops.conv import conv_params
+from coexec.regions import Region
+
+from .law import LAW, Const, assert_law, assert_matches, make_node, ort_reference, reference
+
+
+def conv(rng, x_shape, w_shape, bias=True, dtype=np.float32, judge=reference, **attributes):
+    x, w = (rng.standard_normal(s).astype(dtype) for s in (x_shape, w_shape))
+    b = Const(rng.standard_normal(w_shape[0]).astype(dtype)) if bias else None
+    return make_node("Conv", [x, Const(w)] + ([b] if bias else []), attributes, judge=judge)
+
+
+EXAMPLES = [
+    ((1, 3, 9, 8), (4, 3, 3, 3), {"pads": [1, 1, 1, 1]}),
+    ((2, 3, 9, 8), (4, 3, 3, 2), {"pads": [0, 1, 2, 1], "strides": [2, 3]}),
+    ((1, 4, 7, 7), (6, 2, 3, 3), {"group": 2, "dilations": [2, 1]}),
+    ((1, 4, 7, 7), (4, 1, 3, 3), {"group": 4, "pads": [1, 1, 1, 1], "strides": [2, 2]}),
+    ((1, 3, 5, 5), (6, 1, 3, 3), {"group": 3}),
+    ((2, 5, 6, 6), (7, 5, 1, 1), {}),
+    ((2, 5, 6, 6), (7, 5, 1, 1), {"strides": [2, 2]}),
+    ((2, 5, 6, 6), (7, 5, 1, 1), {"pads": [1, 0, 0, 1]}),
+    ((2, 3, 11), (4, 3, 4), {"pads": [2, 1], "strides": [2]}),
+    ((1, 2, 5, 6, 4), (4, 2, 2, 3, 2), {"pads": [1, 0, 1, 0, 1, 0], "strides": [1, 2, 1]}),
+    ((1, 2, 8, 8), (2, 1, 5, 5), {"group": 2, "pads": [4, 4, 4, 4], "dilations": [2, 2]}),
+]
+
+
+@pytest.mark.parametrize("x_shape, w_shape, attributes", EXAMPLES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_matches_the_reference(x_shape, w_shape, attributes, bias):
+    node, arrays = conv(np.random.default_rng(1), x_shape, w_shape, bias, **attributes)
+    assert_matches(node, arrays)
+
+
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER", "VALID"])
+@pytest.mark.parametrize("strides, kernel", [((1, 1), (3, 3)), ((2, 2), (3, 3)), ((2, 3), (4, 2)), ((3, 3), (2, 2))])
+def test_auto_pad_matches_onnxruntime(auto_pad, strides, kernel):
+    node, arrays = conv(np.random.default_rng(2), (1, 2, 8, 7), (3, 2, *kernel), auto_pad=auto_pad, strides=strides, judge=ort_reference)
+    assert_matches(node, arrays, ort_reference(node, arrays))
+    assert_law(node, np.random.default_rng(3), arrays)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_other_floats(dtype):
+    node, arrays = conv(np.random.default_rng(4), (1, 3, 6, 6), (4, 3, 3, 3), dtype=dtype, pads=[1, 1, 1, 1], judge=reference)
+    expected = reference(node, [a.astype(np.float64) for a in arrays]) if dtype == np.float64 else None
+    if expected is None:
+        wide, wide_arrays = conv(np.random.default_rng(4), (1, 3, 6, 6), (4, 3, 3, 3), dtype=np.float32, pads=[1, 1, 1, 1])
+        rounded = [a.astype(np.float32) for a in arrays]
+        wide, wide_arrays = make_node("Conv", [rounded[0], Const(rounded[1]), Const(rounded[2])], dict(node.attributes))
+        expected = [reference(wide, wide_arrays)[0].astype(np.float16)]
+    assert_matches(node, arrays, expected, ulps=4)
+    assert_law(node, np.random.default_rng(5), arrays)
+
+
+def test_large_columns_are_built_in_parts(monkeypatch):
+    monkeypatch.setattr("coexec.ops.conv.COLUMN_BYTES", 1000)
+    node, arrays = conv(np.random.default_rng(6), (2, 4, 9, 8), (6, 2, 3, 3), group=2, pads=[1, 1, 1, 1])
+    assert_matches(node, arrays)
+
+
+@st.composite
+def convs(draw):
+    count = draw(st.integers(1, 3))
+    high = {1: 12, 2: 8, 3: 5}[count]
+    sizes = [draw(st.integers(1, high)) for _ in range(count)]
+    kernel = [draw(st.integers(1, 4 if count < 3 else 2)) for _ in range(count)]
+    dilations = [draw(st.integers(1, 2)) for _ in range(count)]
+    strides = [draw(st.integers(1, 3)) for _ in range(count)]
+    pads = [draw(st.integers(0, 3)) for _ in range(2 * count)]
+    for d in range(count):
+        short = (kernel[d] - 1) * dilations[d] + 1 - sizes[d] - pads[d] - pads[count + d]
+        pads[count + d] += max(0, short)
+    group = draw(st.sampled_from([1, 1, 2, 3]))
+    depthwise = draw(st.booleans())
+    in_per = 1 if depthwise else draw(st.integers(1, 3))
+    out_per = draw(st.integers(1, 3))
+    rng = np.random.default_rng(draw(st.integers(0, 1000)))
+    return conv(rng, (draw(st.integers(1, 3)), group * in_per, *sizes), (group * out_per, in_per, *kernel), draw(st.booleans()),
+                strides=strides, dilations=dilations, pads=pads, group=group)
+
+
+@LAW
+@given(convs(), st.integers(0, 1000))
+def test_law(example, seed):
+    node, arrays = example
+    assert_matches(node, arrays)
+    assert_law(node, np.random.default_rng(seed), arrays)
+
+
+def test_axes_are_best_first_and_groups_stay_whole():
+    node, _ = conv(np.random.default_rng(0), (2, 6, 8, 8), (9, 2, 3, 3), group=3)
+    op = find_op("", "Conv")
+    assert [(a.name, a.multiple) for a in op.split_axes(node)] == [("height", 1), ("channel", 3), ("width", 1), ("batch", 1)]
+    x, w, b = op.input_regions(node, Region.whole(node.output.shape).replace(1, (3, 6)))
+    assert (x[1], w[0], b[0]) == ((2, 4), (3, 6), (3, 6))
+    with pytest.raises(IllegalCut, match="multiple of 3"):
+        pieces_along(node, op.axis(node, "channel"), (0, 4, 9))
+
+
+def test_depthwise_may_be_cut_at_every_channel():
+    node, _ = conv(np.random.default_rng(0), (1, 6, 8, 8), (6, 1, 3, 3), group=6)
+    assert find_op("", "Conv").axis(node, "channel").multiple == 1
+
+
+def test_height_piece_reads_its_halo_only():
+    node, _ = conv(np.random.default_rng(0), (1, 2, 16, 8), (4, 2, 3, 3), pads=[1, 1, 1, 1])
+    x = find_op("", "Conv").input_regions(node, Region.whole(node.output.shape).replace(2, (5, 9)))[0]
+    assert x[2] == (4, 10)
+
+
+def test_params_resolve_auto_pad():
+    node, _ = conv(np.random.default_rng(0), (1, 2, 8, 7), (3, 2, 3, 2), auto_pad="SAME_LOWER", strides=[2, 2], judge=ort_reference)
+    assert conv_params(node) == ((3, 2), (2, 2), (1, 1), (1, 1), (0, 0), 1)
+
+
+def test_flops_count_multiply_adds_twice():
+    node, _ = conv(np.random.default_rng(0), (1, 4, 6, 6), (8, 2, 3, 3), bias=False, group=2)
+    assert find_op("", "Conv").flops(node, Region.whole(node.output.shape)) == 8 * 4 * 4 * 2 * 2 * 9
