@@ -80,7 +80,7 @@ class UnsupportedOps(ModelError):
     def __init__(self, ops: Iterable[tuple[str, str]], *, where: str = "", supported: Iterable[str] = ()):
         self.ops = tuple(ops)
         kinds = sorted({op for op, _ in self.ops})
-        near = sorted({n for k in kinds for n in difflib.get_close_matches(k.split("::")[-1], list(supported), 2)})
+        near = sorted({n for k in kinds for n in difflib.get_close_matches(k.split("::")[-1], list(supported), 1, 0.7)})
         hint = f"did you mean {', '.join(near)}? " if near else ""
         nodes = ", ".join(f"{op} '{name}'" for op, name in self.ops[:20]) + (", ..." if len(self.ops) > 20 else "")
         super().__init__(

@@ -113,6 +113,12 @@ class Op:
             outputs = [apply_epilogue(outputs[0], inputs[-1] if node.residual else None, node.activation), *outputs[1:]]
         return outputs
 
+    def run_whole(self, node: Node, inputs: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
+        """The operator itself: every output, from whole inputs."""
+        region = Region.whole(node.output.shape)
+        read = self.regions_read(node, region)
+        return self.run(node, [None if a is None or r is None else a[r.slices] for a, r in zip(inputs, read)], region)
+
     def work(self, node: Node, out_region: Region) -> Work:
         """Work of a piece, fused tail included."""
         read = sum(r.size * v.dtype.itemsize for v, r in zip(node.inputs, self.regions_read(node, out_region)) if r is not None and v is not None)
@@ -179,11 +185,15 @@ def find_op(domain: str, op_type: str) -> Op | None:
     return _registry.get((domain, op_type))
 
 
+def is_native(node: Node) -> bool:
+    """True where the operator's own meaning computes this node, so that it may be cut and fused."""
+    op = find_op(node.domain, node.op_type)
+    return op is not None and node.is_static and node.outputs[0] is not None and op.declines(node) is None
+
+
 def op_for(node: Node) -> Op:
     """The meaning of this node: its own operator, or the fallback that asks onnx's reference implementation."""
     from .fallback import FALLBACK
 
     op = find_op(node.domain, node.op_type)
-    if op is None or not node.is_static or op.declines(node) is not None:
-        return FALLBACK
-    return op
+    return op if op is not None and is_native(node) else FALLBACK

@@ -12,7 +12,7 @@ from ..graph.ir import Node
 from ..regions import Interval, Region
 from .base import Op, SplitAxis, register
 from .conv import group_span
-from .sliding import best_first, not_floats, per_axis, spatial, text, widened
+from .sliding import best_first, not_floats, per_axis, spatial, widened
 
 
 class ConvTransposeParams(NamedTuple):
@@ -30,7 +30,7 @@ def conv_transpose_params(node: Node) -> ConvTransposeParams:
     x, kernel = node.inputs[0], node.inputs[1].shape[2:]
     count = len(kernel)
     strides, dilations = per_axis(node, "strides", count, 1), per_axis(node, "dilations", count, 1)
-    auto_pad = text(node.attr("auto_pad", "NOTSET")) or "NOTSET"
+    auto_pad = node.attr("auto_pad", "NOTSET")
     begins = per_axis(node, "pads", 2 * count, 0)[:count]
     wanted = node.attr("output_shape")
     if wanted or auto_pad in ("SAME_UPPER", "SAME_LOWER"):

@@ -32,9 +32,10 @@ class Gemm(Op):
 
     def input_regions(self, node: Node, out_region: Region) -> tuple[Region | None, ...]:
         a, b = Region.whole(node.inputs[0].shape), Region.whole(node.inputs[1].shape)
-        regions = (a.replace(1 if node.attr("transA", 0) else 0, out_region[0]), b.replace(0 if node.attr("transB", 0) else 1, out_region[1]))
+        a = a.replace(1 if node.attr("transA", 0) else 0, out_region[0])
+        b = b.replace(0 if node.attr("transB", 0) else 1, out_region[1])
         c = node.operand(2)
-        return (*regions, None if c is None else aligned_region(c.shape, out_region))[:len(node.operands)]
+        return (a, b, None if c is None else aligned_region(c.shape, out_region))[:len(node.operands)]
 
     def flops(self, node: Node, out_region: Region) -> float:
         depth = node.inputs[0].shape[0 if node.attr("transA", 0) else 1]

@@ -32,11 +32,6 @@ class Windows(NamedTuple):
         return int(np.prod(self.kernel, dtype=np.int64))
 
 
-def text(value: str | bytes) -> str:
-    """A string attribute, however it is stored."""
-    return value.decode() if isinstance(value, bytes) else value
-
-
 def per_axis(node: Node, name: str, count: int, default: int) -> tuple[int, ...]:
     """An integer-list attribute, one entry per spatial axis, or `default` everywhere where it is absent or empty."""
     return tuple(int(v) for v in node.attr(name) or (default,) * count)
@@ -50,7 +45,7 @@ def resolve_windows(node: Node, sizes: Sequence[int], kernel: Sequence[int]) -> 
     count = len(sizes)
     kernel = tuple(int(k) for k in kernel)
     strides, dilations = per_axis(node, "strides", count, 1), per_axis(node, "dilations", count, 1)
-    auto_pad = text(node.attr("auto_pad", "NOTSET")) or "NOTSET"
+    auto_pad = node.attr("auto_pad", "NOTSET")
     if auto_pad == "NOTSET":
         pads = per_axis(node, "pads", 2 * count, 0)
         return Windows(kernel, strides, dilations, pads[:count], pads[count:])

@@ -11,8 +11,6 @@ import numpy as np
 from ..errors import NumericMismatch
 from ..graph.ir import Node
 from ..ops import op_for
-from ..ops.fallback import is_fallback
-from ..regions import Region
 from .executor import PreparedRun
 from .schedule import HOST, Start
 
@@ -41,12 +39,12 @@ def run_checked(prepared: PreparedRun, feeds: Mapping[str, Any], rtol: float = 1
     """
     prepared._feed(feeds)
     actions = prepared.actions
+    last = {step.node: position for position, (step, _) in enumerate(actions) if isinstance(step, Start)}
     for position, (step, action) in enumerate(actions):
         action()
-        node = getattr(step, "node", None)
-        following = getattr(actions[position + 1][0], "node", None) if position + 1 < len(actions) else None
-        if not isinstance(step, Start) or node is following:
+        if not isinstance(step, Start) or last[step.node] != position:
             continue
+        node = step.node
         _settle(prepared, node, [s for s, _ in actions[: position + 1] if isinstance(s, Start) and s.node is node])
         error = compare(prepared, node, rtol, atol)
         if report is not None:
@@ -59,7 +57,7 @@ def run_checked(prepared: PreparedRun, feeds: Mapping[str, Any], rtol: float = 1
 
 
 def _settle(prepared: PreparedRun, node: Node, starts: list[Start]) -> None:
-    """Waits for the node's pieces and makes them visible to the host."""
+    """Waits for the node's pieces and brings all of them to the host, so that it has every later node's inputs too."""
     for step in starts:
         if step.device == HOST:
             continue
@@ -73,14 +71,9 @@ def _settle(prepared: PreparedRun, node: Node, starts: list[Start]) -> None:
 
 def compare(prepared: PreparedRun, node: Node, rtol: float, atol: float) -> NodeError:
     """The node's outputs as they stand in memory, beside the reference computed from its inputs as they stand in memory."""
-    for value in node.inputs:  # where memory is not shared, inputs may so far exist only on the device that made them
-        if value is not None and value in prepared.views and not prepared.buffer.shared:
-            _fetch_missing(prepared, node)
-            break
     op = op_for(node)
     inputs = [None if v is None else prepared._fetch(v) for v in node.inputs]
-    whole = Region.whole(node.output.shape)
-    references = op.run(node, inputs, whole)
+    references = op.run_whole(node, inputs)
     partition = prepared.plan[node.name]
     worst = NodeError(node.name, node.op_type, str(partition), 0.0, 0.0, True)
     for value, reference in zip(node.outputs, references):
@@ -92,21 +85,6 @@ def compare(prepared: PreparedRun, node: Node, rtol: float, atol: float) -> Node
         if not found[2]:
             break
     return worst
-
-
-def _fetch_missing(prepared: PreparedRun, node: Node) -> None:
-    for device, queue in prepared.queues.items():
-        if device == HOST:
-            continue
-        queue.finish()
-        for value in node.inputs:
-            for step, _ in prepared.actions:
-                producer = value is not None and isinstance(step, Start) and step.device == device and value in step.node.outputs
-                if producer:
-                    regions = op_for(step.node).output_regions(step.node, step.region)
-                    region = regions[step.node.outputs.index(value)]
-                    if region is not None and region.size:
-                        queue.download(prepared.views[value].sub(region)).wait()
 
 
 def difference(found: np.ndarray, reference: np.ndarray, rtol: float, atol: float) -> tuple[float, float, bool, tuple[int, ...], float, float]:

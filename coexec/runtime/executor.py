@@ -118,7 +118,7 @@ class PreparedRun:
             raise _NoKernel(node, device, error) from error
 
     def _dynamic(self, node: Node) -> None:
-        results = op_for(node).run(node, [None if v is None else self._fetch(v) for v in node.inputs], Region())
+        results = op_for(node).run_whole(node, [None if v is None else self._fetch(v) for v in node.inputs])
         for value, result in zip(node.outputs, results):
             if value is None:
                 continue

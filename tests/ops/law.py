@@ -38,11 +38,18 @@ def make_node(op_type: str, inputs: Sequence[np.ndarray | Const | None], attribu
     values = tuple(None if i is None else constant(f"i{k}", i.data) if isinstance(i, Const) else
                    Value(f"i{k}", TensorType(i.dtype, i.shape)) for k, i in enumerate(inputs))
     wanted = [True] * n_outputs if isinstance(n_outputs, int) else list(n_outputs)
-    tidy = {k: tuple(v) if isinstance(v, (list, tuple)) else v for k, v in (attributes or {}).items() if v is not None}
+    tidy = {k: _stored(v) for k, v in (attributes or {}).items() if v is not None}
     node = Node(op_type, values, tuple(Value(f"o{k}") if w else None for k, w in enumerate(wanted)), tidy, name=op_type.lower(),
                 domain=domain, version=onnx.defs.onnx_opset_version())
     found = (judge or reference)(node, arrays)
     return with_output_types(node, found), arrays
+
+
+def _stored(value: Any) -> Any:
+    """An attribute as a model holds it: lists are tuples, floats have 32 bits."""
+    if isinstance(value, (list, tuple)):
+        return tuple(_stored(v) for v in value)
+    return float(np.float32(value)) if isinstance(value, float) else value
 
 
 def with_output_types(node: Node, outputs: Sequence[np.ndarray | None]) -> Node:

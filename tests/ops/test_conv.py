@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from coexec.errors import IllegalCut
+from coexec.graph.ir import Activation, TensorType, Value
 from coexec.ops.base import find_op, pieces_along
 from coexec.ops.conv import conv_params
 from coexec.regions import Region
@@ -51,17 +54,28 @@ def test_auto_pad_matches_onnxruntime(auto_pad, strides, kernel):
     assert_law(node, np.random.default_rng(3), arrays)
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float64])
-def test_other_floats(dtype):
-    node, arrays = conv(np.random.default_rng(4), (1, 3, 6, 6), (4, 3, 3, 3), dtype=dtype, pads=[1, 1, 1, 1], judge=reference)
-    expected = reference(node, [a.astype(np.float64) for a in arrays]) if dtype == np.float64 else None
-    if expected is None:
-        wide, wide_arrays = conv(np.random.default_rng(4), (1, 3, 6, 6), (4, 3, 3, 3), dtype=np.float32, pads=[1, 1, 1, 1])
-        rounded = [a.astype(np.float32) for a in arrays]
-        wide, wide_arrays = make_node("Conv", [rounded[0], Const(rounded[1]), Const(rounded[2])], dict(node.attributes))
-        expected = [reference(wide, wide_arrays)[0].astype(np.float16)]
-    assert_matches(node, arrays, expected, ulps=4)
+@pytest.mark.parametrize("dtype, computed", [(np.float16, np.float32), (np.float64, np.float64)])
+def test_other_floats(dtype, computed):
+    node, arrays = conv(np.random.default_rng(4), (1, 3, 6, 6), (4, 3, 3, 3), dtype=dtype, pads=[1, 1, 1, 1])
+    wide, wide_arrays = make_node("Conv", [a.astype(computed) for a in arrays], dict(node.attributes))
+    assert_matches(node, arrays, [reference(wide, wide_arrays)[0].astype(dtype)], ulps=16)
     assert_law(node, np.random.default_rng(5), arrays)
+
+
+def test_other_types_are_declined():
+    node, _ = conv(np.random.default_rng(4), (1, 3, 6, 6), (4, 3, 3, 3))
+    x = Value("x", TensorType(np.dtype(np.int32), (1, 3, 6, 6)))
+    assert "int32" in find_op("", "Conv").declines(replace(node, inputs=(x, *node.inputs[1:])))
+
+
+def test_a_fused_tail_keeps_the_law():
+    node, arrays = conv(np.random.default_rng(4), (2, 3, 6, 6), (4, 3, 3, 3), pads=[1, 1, 1, 1])
+    residual = Value("r", node.output.type)
+    fused = replace(node, inputs=(*node.inputs, residual), residual=True, activation=Activation("Relu"))
+    other = np.random.default_rng(5).standard_normal(node.output.shape).astype(np.float32)
+    expected = np.maximum(reference(node, arrays)[0] + other, 0)
+    assert_matches(fused, [*arrays, other], [expected])
+    assert_law(fused, np.random.default_rng(6), [*arrays, other])
 
 
 def test_large_columns_are_built_in_parts(monkeypatch):

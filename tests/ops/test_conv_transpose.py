@@ -98,7 +98,8 @@ def test_rows_reaching_is_the_exact_hull(size, kernel, stride, dilation, pad, st
 
 
 def test_float16_and_flops():
-    node, arrays = transpose(np.random.default_rng(5), (1, 2, 4, 4), (2, 3, 2, 2), dtype=np.float16, bias=False, strides=[2, 2], judge=reference)
+    node, arrays = transpose(np.random.default_rng(5), (1, 2, 4, 4), (2, 3, 2, 2), dtype=np.float16, bias=False, strides=[2, 2],
+                             judge=reference)
     wide, wide_arrays = make_node("ConvTranspose", [a.astype(np.float32) for a in arrays], dict(node.attributes))
     assert_matches(node, arrays, [reference(wide, wide_arrays)[0].astype(np.float16)], ulps=2)
     assert_law(node, np.random.default_rng(6), arrays)

@@ -19,6 +19,8 @@ from ... import settings
 
 #: Reassociation and contraction are free; NaN and infinity keep their meaning (Relu of NaN is NaN, masks are -inf).
 FASTMATH = {"reassoc", "contract", "nsz", "arcp", "afn"}
+#: Without numba's reference counting: kernels allocate nothing, and a count per call of an inlined helper costs more than its work.
+_COMMON = {"nogil": True, "error_model": "numpy", "_nrt": False}
 
 
 @lru_cache(maxsize=1)
@@ -40,7 +42,7 @@ def kernel(function: Callable | None = None, **options: Any) -> Callable:
     """Decorator: a kernel that runs without the GIL. Arrays are passed flat (1-D, C order) with offsets and strides in elements."""
     if function is None:
         return lambda f: kernel(f, **options)
-    wanted = {"nogil": True, "fastmath": FASTMATH, "error_model": "numpy", **options}
+    wanted = {**_COMMON, "fastmath": FASTMATH, **options}
     if numba.config.CACHE_DIR:
         return _cached(function, wanted)
     folder = cache_dir()
@@ -61,8 +63,13 @@ def _cached(function: Callable, wanted: dict[str, Any]) -> Callable:
 
 
 def inlined(function: Callable) -> Callable:
-    """Decorator: a helper that LLVM inlines into the kernels that call it."""
-    return numba.njit(nogil=True, fastmath=FASTMATH, error_model="numpy", forceinline=True)(function)
+    """Decorator: a helper that LLVM inlines into the kernels that call it; its arithmetic is kept in the order written."""
+    return numba.njit(fastmath={"contract", "nsz"}, forceinline=True, **_COMMON)(function)
+
+
+def helper(function: Callable) -> Callable:
+    """Decorator: a function that kernels call and that stays one, for what is long or called in many places."""
+    return numba.njit(fastmath={"contract", "nsz"}, no_cpython_wrapper=True, **_COMMON)(function)
 
 
 def flat(view: np.ndarray) -> np.ndarray:

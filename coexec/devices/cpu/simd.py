@@ -10,7 +10,8 @@ import operator
 
 from llvmlite import binding, ir
 from numba.core import cgutils, types
-from numba.core.extending import intrinsic, models, overload, register_model
+from numba.core.extending import intrinsic, lower_builtin, models, register_model
+from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 
 _F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 
@@ -90,6 +91,66 @@ def splat(typingctx, value):
     return vector(types.float32), lambda context, builder, signature, args: _splat(builder, args[0])
 
 
+def _mask(builder, count, first, stop):
+    ints = ir.VectorType(_I32, count)
+    lanes = ir.Constant(ints, list(range(count)))
+    low, high = (_splat(builder, builder.trunc(a, _I32), ints) for a in (first, stop))
+    return builder.and_(builder.icmp_signed(">=", lanes, low), builder.icmp_signed("<", lanes, high))
+
+
+@intrinsic
+def keep(typingctx, value, first, stop):
+    """Lanes first <= i < stop of a vector, 0 in the others."""
+    def codegen(context, builder, signature, args):
+        inside = _mask(builder, LANES, args[1], args[2])
+        return builder.select(inside, args[0], ir.Constant(_VEC, [0.0] * LANES))
+    return vector(vector, types.int64, types.int64), codegen
+
+
+@intrinsic
+def load_inside(typingctx, array, index, step, first, stop):
+    """Every step-th (literal) of the step * LANES elements from array[index]; those before `first` or from `stop` on are not
+    touched and read as 0 (counted from index)."""
+    if not isinstance(step, types.IntegerLiteral):
+        return None
+    count = LANES * step.literal_value
+
+    def codegen(context, builder, signature, args):
+        wide = ir.VectorType(_F32, count)
+        at = _pointer(context, builder, signature.args[0], args[0], args[1], wide)
+        mask = _mask(builder, count, args[3], args[4])
+        kind = ir.FunctionType(wide, [at.type, _I32, mask.type, wide])
+        masked = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{count}f32.p0")
+        whole = builder.call(masked, [at, ir.Constant(_I32, 4), mask, ir.Constant(wide, [0.0] * count)])
+        if count == LANES:
+            return whole
+        picks = list(range(0, count, step.literal_value))
+        return builder.shuffle_vector(whole, ir.Constant(wide, ir.Undefined), ir.Constant(ir.VectorType(_I32, LANES), picks))
+    return vector(array, types.int64, step, types.int64, types.int64), codegen
+
+
+@intrinsic
+def store_first(typingctx, array, index, value, count):
+    """Writes the first `count` lanes at array[index]."""
+    def codegen(context, builder, signature, args):
+        at = _pointer(context, builder, signature.args[0], args[0], args[1], _VEC)
+        mask = _mask(builder, LANES, ir.Constant(_I64, 0), args[3])
+        kind = ir.FunctionType(ir.VoidType(), [_VEC, at.type, _I32, mask.type])
+        masked = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}f32.p0")
+        builder.call(masked, [args[2], at, ir.Constant(_I32, 4), mask])
+        return context.get_dummy_value()
+    return types.void(array, types.int64, vector, types.int64), codegen
+
+
+@intrinsic
+def power_of_two(typingctx, n):
+    """2 ** n as a float32 scalar, for int32 n between -127 (0) and 128 (infinity): n put where a float keeps its exponent."""
+    def codegen(context, builder, signature, args):
+        exponent = builder.shl(builder.add(args[0], ir.Constant(_I32, 127)), ir.Constant(_I32, 23))
+        return builder.bitcast(exponent, _F32)
+    return types.float32(types.int32), codegen
+
+
 @intrinsic
 def load_strided(typingctx, array, index, step, phase):
     """Elements phase, phase + step, ... (LANES of them) of the step * LANES elements from array[index]; step and phase literal."""
@@ -133,32 +194,25 @@ def store2(typingctx, array, index, a, b):
     return types.void(array, types.int64, vector, vector), codegen
 
 
-def _binary(name):
-    @intrinsic
-    def op(typingctx, a, b):
-        def codegen(context, builder, signature, args):
-            return getattr(builder, name)(args[0], args[1], flags=("contract", "reassoc", "nsz"))
-        return vector(vector, vector), codegen
-    return op
+def _define(function, instruction):
+    @infer_global(function)
+    class Arithmetic(AbstractTemplate):
+        def generic(self, args, kws):
+            kinds = (vector, types.float32)
+            if len(args) == 2 and vector in args and all(a in kinds for a in args):
+                return signature(vector, *args)
+
+    def lower(context, builder, sig, args):
+        a, b = (v if t is vector or isinstance(t, F32Vector) else _splat(builder, v) for t, v in zip(sig.args, args))
+        return getattr(builder, instruction)(a, b, flags=("contract", "nsz"))
+
+    for kinds in ((vector, vector), (vector, types.float32), (types.float32, vector)):
+        lower_builtin(function, *kinds)(lower)  # no function of its own: a call per addition would cost more than the addition
 
 
-_add, _sub, _mul = _binary("fadd"), _binary("fsub"), _binary("fmul")
-
-
-def _define(function, implementation):
-    @overload(function)
-    def chosen(a, b):
-        if isinstance(a, F32Vector) and isinstance(b, F32Vector):
-            return lambda a, b: implementation(a, b)
-        if isinstance(a, F32Vector) and isinstance(b, types.Float):
-            return lambda a, b: implementation(a, splat(b))
-        if isinstance(b, F32Vector) and isinstance(a, types.Float):
-            return lambda a, b: implementation(splat(a), b)
-
-
-_define(operator.add, _add)
-_define(operator.sub, _sub)
-_define(operator.mul, _mul)
+_define(operator.add, "fadd")
+_define(operator.sub, "fsub")
+_define(operator.mul, "fmul")
 
 
 def _clamped(builder, value, low, high):
@@ -175,23 +229,24 @@ def clamp(typingctx, value, low, high):
 
 
 @intrinsic
-def multiply_tile(typingctx, vectors, a, a_at, b, b_at, depth, c, c_at, c_row, bias, bias_at, accumulate, low, high):
-    """A tile of a matrix product: ROWS rows, `vectors` (literal) vectors wide.
+def multiply_tile(typingctx, rows, vectors, a, a_at, b, b_at, depth, c, c_at, c_row, bias, bias_at, accumulate,
+                  res, res_at, res_row, low, high):
+    """A tile of a matrix product: `rows` rows (at most ROWS), `vectors` vectors wide, both literal; depth is at least 1.
 
     a: depth x ROWS, b: depth x (vectors * LANES), both packed; row r of the tile is c[c_at + r * c_row ...]. Adds bias[bias_at + r],
-    or what c holds where `accumulate`; the result is clamped between low and high.
+    or what c holds where `accumulate`, and res[res_at + r * res_row ...] unless res_row is negative; clamps the result.
     """
-    if not isinstance(vectors, types.IntegerLiteral):
+    if not (isinstance(rows, types.IntegerLiteral) and isinstance(vectors, types.IntegerLiteral)):
         return None
-    wide = vectors.literal_value
+    tall, wide = rows.literal_value, vectors.literal_value
 
     def codegen(context, builder, signature, args):
-        _, a, a_at, b, b_at, depth, c, c_at, c_row, bias, bias_at, accumulate, low, high = args
+        _, _, a, a_at, b, b_at, depth, c, c_at, c_row, bias, bias_at, accumulate, res, res_at, res_row, low, high = args
         kind = signature.args
-        a0 = _pointer(context, builder, kind[1], a, a_at, _F32)
-        b0 = _pointer(context, builder, kind[3], b, b_at, _VEC)
-        c0 = _pointer(context, builder, kind[6], c, c_at, _F32)
-        bias0 = _pointer(context, builder, kind[9], bias, bias_at, _F32)
+        a0 = _pointer(context, builder, kind[2], a, a_at, _F32)
+        b0 = _pointer(context, builder, kind[4], b, b_at, _VEC)
+        c0 = _pointer(context, builder, kind[7], c, c_at, _F32)
+        bias0 = _pointer(context, builder, kind[10], bias, bias_at, _F32)
         fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_VEC, [_VEC] * 3), f"llvm.fmuladd.v{LANES}f32")
         zero = ir.Constant(_VEC, [0.0] * LANES)
         before = builder.block
@@ -200,31 +255,58 @@ def multiply_tile(typingctx, vectors, a, a_at, b, b_at, depth, c, c_at, c_row, b
         builder.position_at_end(body)
         k = builder.phi(_I64)
         ap, bp = builder.phi(a0.type), builder.phi(b0.type)
-        sums = [[builder.phi(_VEC) for _ in range(wide)] for _ in range(ROWS)]
+        sums = [[builder.phi(_VEC) for _ in range(wide)] for _ in range(tall)]
         columns = [_load(builder, builder.gep(bp, [ir.Constant(_I64, v)])) for v in range(wide)]
         new = []
-        for r in range(ROWS):
+        for r in range(tall):
             factor = _splat(builder, builder.load(builder.gep(ap, [ir.Constant(_I64, r)])))
             new.append([builder.call(fma, [factor, columns[v], sums[r][v]]) for v in range(wide)])
         k1 = builder.add(k, ir.Constant(_I64, 1))
         a1, b1 = builder.gep(ap, [ir.Constant(_I64, ROWS)]), builder.gep(bp, [ir.Constant(_I64, wide)])
         builder.cbranch(builder.icmp_signed("<", k1, depth), body, after)
         for phi, first, following in [(k, ir.Constant(_I64, 0), k1), (ap, a0, a1), (bp, b0, b1)] + [
-                (sums[r][v], zero, new[r][v]) for r in range(ROWS) for v in range(wide)]:
+                (sums[r][v], zero, new[r][v]) for r in range(tall) for v in range(wide)]:
             phi.add_incoming(first, before)
             phi.add_incoming(following, body)
         builder.position_at_end(after)
         low, high = _splat(builder, low), _splat(builder, high)
-        with builder.if_else(builder.icmp_signed("!=", accumulate, ir.Constant(_I64, 0))) as (more, fresh):
-            for branch, first in ((more, False), (fresh, True)):
-                with branch:
-                    for r in range(ROWS):
-                        row = builder.gep(c0, [builder.mul(c_row, ir.Constant(_I64, r))])
-                        base = _splat(builder, builder.load(builder.gep(bias0, [ir.Constant(_I64, r)]))) if first else None
-                        for v in range(wide):
-                            at = builder.bitcast(builder.gep(row, [ir.Constant(_I64, v * LANES)]), _VEC.as_pointer())
-                            total = builder.fadd(new[r][v], base if first else _load(builder, at))
-                            _store(builder, _clamped(builder, total, low, high), at)
+        res0 = _pointer(context, builder, kind[13], res, res_at, _F32)
+        plain, summed, write, end = (builder.append_basic_block(f"tile.{n}") for n in ("fresh", "summed", "write", "done"))
+        sums = [new[r][v] for r in range(tall) for v in range(wide)]
+
+        def rows_of(base, stride):
+            for r in range(tall):
+                row = builder.gep(base, [builder.mul(stride, ir.Constant(_I64, r))])
+                for v in range(wide):
+                    yield builder.bitcast(builder.gep(row, [ir.Constant(_I64, v * LANES)]), _VEC.as_pointer())
+
+        def merge(parts):
+            merged = []
+            for values in zip(*(values for _, values in parts)):
+                phi = builder.phi(_VEC)
+                for (block, _), value in zip(parts, values):
+                    phi.add_incoming(value, block)
+                merged.append(phi)
+            return merged
+
+        builder.cbranch(builder.icmp_signed("!=", accumulate, ir.Constant(_I64, 0)), summed, plain)
+        builder.position_at_end(summed)
+        more = [builder.fadd(s, _load(builder, p)) for s, p in zip(sums, rows_of(c0, c_row))]
+        builder.branch(write)
+        builder.position_at_end(plain)
+        biases = [_splat(builder, builder.load(builder.gep(bias0, [ir.Constant(_I64, r)]))) for r in range(tall)]
+        fresh = [builder.fadd(s, biases[i // wide]) for i, s in enumerate(sums)]
+        builder.branch(write)
+        builder.position_at_end(write)
+        sums = merge([(summed, more), (plain, fresh)])
+        added = builder.append_basic_block("tile.residual")
+        builder.cbranch(builder.icmp_signed(">=", res_row, ir.Constant(_I64, 0)), added, end)
+        builder.position_at_end(added)
+        with_res = [builder.fadd(s, _load(builder, p)) for s, p in zip(sums, rows_of(res0, res_row))]
+        builder.branch(end)
+        builder.position_at_end(end)
+        for total, at in zip(merge([(write, sums), (added, with_res)]), rows_of(c0, c_row)):
+            _store(builder, _clamped(builder, total, low, high), at)
         return context.get_dummy_value()
     i, f = types.int64, types.float32
-    return types.void(vectors, a, i, b, i, i, c, i, i, bias, i, i, f, f), codegen
+    return types.void(rows, vectors, a, i, b, i, i, c, i, i, bias, i, i, res, i, i, f, f), codegen

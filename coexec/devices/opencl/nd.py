@@ -101,6 +101,7 @@ def elementwise(c: Compile, expression: str, y: ClOperand, inputs: Sequence[ClOp
     program = {
         **text, **tail_defines, **(defines or {}), "T": ctype(compute), "I": _SIGNED[compute.itemsize], "TY": ctype(y.dtype), "V": width,
         "ROUND": rounding, "RANK": len(shape), "EXPR(T, I)": f"({expression})",
+        "RESULT(T, I)": "I" if predicate else "T",
         "FINISH(T, v)": "((v) & 1)" if predicate else "ACTIVATE(T, v)" if "ACT_ALPHA" in tail_defines else "(v)",
     }
     size, local, chunk = ndrange(c, shape, width)

@@ -6,7 +6,6 @@ import numpy as np
 
 from ...errors import CoexecError
 from ...ops import op_for
-from ...regions import Region
 from ..ir import UNKNOWN, Graph, Node, Value, constant
 from ..rewrite import rewrite
 
@@ -64,8 +63,7 @@ def _fold(node: Node, inputs: tuple[Value | None, ...]) -> list[np.ndarray] | No
         return None
     typed = node.with_values(inputs, outputs)
     try:
-        whole = Region.whole(typed.output.shape) if typed.is_static else Region()
-        results = op_for(typed).run(typed, [None if v is None else v.data for v in inputs], whole)
+        results = op_for(typed).run_whole(typed, [None if v is None else v.data for v in inputs])
     except (CoexecError, ValueError, IndexError, ArithmeticError, TypeError, NotImplementedError, MemoryError):
         return None  # it will say what is wrong when it runs, with its name
     if any(not isinstance(r, np.ndarray) for r, v in zip(results, node.outputs) if v is not None):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ...ops import is_native
 from ..ir import Activation, Graph, Node
 from ..rewrite import rewrite, sole_consumer
 
@@ -15,7 +16,7 @@ def fuse_activations(graph: Graph) -> Graph:
     """activation(op(x)) becomes op with that activation."""
     nodes: dict[Node, Node | None] = {}
     for host in graph.nodes:
-        if host in nodes or host.op_type not in HOSTS or host.domain or host.activation or not host.is_static or host.output.dtype.kind != "f":
+        if host in nodes or host.op_type not in HOSTS or host.domain or host.activation or not is_native(host) or host.output.dtype.kind != "f":
             continue
         tail = sole_consumer(graph, host.output)
         activation = None if tail is None or tail in nodes else activation_of(tail)

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ...ops import is_native
 from ..ir import Graph, Node, Value, constant
 from ..rewrite import rewrite, sole_consumer
 
@@ -38,7 +39,7 @@ def _fuse_once(graph: Graph) -> Graph:
 
 
 def _may_host(node: Node) -> bool:
-    if node.op_type not in HOSTS or node.domain or node.residual or node.activation or not node.is_static:
+    if node.op_type not in HOSTS or node.domain or node.residual or node.activation or not is_native(node):
         return False
     if node.output.dtype.kind != "f" or len(node.output.shape) < 2:
         return False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+from ...ops import is_native
 from ..ir import Graph, Node, Value
 from ..rewrite import rewrite, sole_consumer
 
@@ -15,7 +16,7 @@ def fuse_patterns(graph: Graph) -> Graph:
         nodes: dict[Node, Node | None] = {}
         for node in graph.nodes:
             found = match(graph, node)
-            if found is not None and not any(n in nodes for n in found[1]):
+            if found is not None and is_native(found[0]) and not any(n in nodes for n in found[1]):
                 nodes.update(dict.fromkeys(found[1]))
                 nodes[node] = found[0]
         if nodes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ...ops import is_native
 from ..ir import Graph, Node
 from ..rewrite import rewrite, sole_consumer
 
@@ -30,5 +31,5 @@ def fuse_residuals(graph: Graph) -> Graph:
 
 
 def _may_host(node: Node, add: Node) -> bool:
-    return (node.op_type in HOSTS and not node.domain and not node.residual and node.activation is None and node.is_static
+    return (node.op_type in HOSTS and not node.domain and not node.residual and node.activation is None and is_native(node)
             and node.output.shape == add.output.shape and node.output.dtype.kind == "f")

@@ -1,0 +1,1 @@
+"""The command line: one module per verb. A verb reads its options, calls `coexec.api`, and prints."""

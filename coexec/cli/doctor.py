@@ -1,0 +1,88 @@
+"""Shows the devices and drivers of this machine, what is wrong with them and what to do, and tries each device on a small convolution."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from ..errors import CoexecError, NoDevice, NumericMismatch
+from .console import Console, table
+
+HELP = "devices, drivers, why one is missing and what to do"
+EXAMPLES = (
+    "coexec doctor",
+    "coexec doctor --json | python3 -m json.tool",
+    "RUSTICL_ENABLE=panfrost coexec doctor       with the devices that Mesa hides",
+)
+
+_MARKS = {"error": "red", "warning": "yellow", "note": "dim"}
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--no-self-test", action="store_true", help="only look, run nothing on the devices")
+
+
+def execute(options: argparse.Namespace, console: Console) -> int:
+    from ..report.doctor import diagnose
+    from ..report.machine import look
+
+    machine = look()
+    devices = [_cpu(options)] + [_gpu(facts, options) for facts in machine.devices]
+    problems = diagnose(machine)
+    console.emit({"devices": devices, "problems": [asdict(p) for p in problems], "drivers": [asdict(i) for i in machine.icds],
+                  "device_nodes": [asdict(n) for n in machine.nodes], "loaders": machine.loaders, "cache_dir": machine.cache_dir})
+    _show(devices, problems, machine, console)
+    if not machine.usable:
+        return NoDevice.exit_code
+    failed = [d for d in devices if d["self_test"] and not d["self_test"]["ok"]]
+    if not failed:
+        return 0
+    return NumericMismatch.exit_code if any(d["self_test"]["max_rel_error"] is not None for d in failed) else CoexecError.exit_code
+
+
+def _cpu(options: argparse.Namespace) -> dict[str, Any]:
+    from ..devices.registry import cpu_device
+    from ..report.doctor import self_test
+
+    device = cpu_device()
+    facts = device.facts
+    return {"unit": "cpu", "name": facts.name, "driver": facts.driver, "compute_units": facts.compute_units, "emulated": False,
+            "problem": None, "self_test": None if options.no_self_test else self_test(device)}
+
+
+def _gpu(facts: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    from ..devices.opencl import open_device
+    from ..report.doctor import self_test
+
+    tried = None
+    if not facts.get("problem") and not options.no_self_test:
+        try:
+            tried = self_test(open_device(facts["spec"]))
+        except CoexecError as error:
+            tried = {"ok": False, "max_rel_error": None, "error": str(error)}
+    return {"unit": "gpu", **facts, "self_test": tried}
+
+
+def _show(devices: list[dict[str, Any]], problems: list[Any], machine: Any, console: Console) -> None:
+    rows = []
+    for device in devices:
+        tried = device["self_test"]
+        state = device["problem"] or ("" if tried is None else "self-test ok" if tried["ok"] else f"self-test FAILED: {tried['error']}")
+        kind = device["unit"] + (" (emulated)" if device["emulated"] else "")
+        rows.append((kind, device["name"], f"{device['compute_units']} units", device["driver"], state))
+    console.result(console.style("Devices", "bold"))
+    console.result(table(rows, align="llrll"))
+    console.result()
+    console.result(console.style("Problems", "bold") if problems else "No problems found.")
+    for problem in problems:
+        console.result(f"{console.style(problem.severity, _MARKS[problem.severity])}: {problem.what}")
+        console.result(f"  why: {problem.why}")
+        console.result(f"  fix: {problem.fix}")
+    console.result()
+    console.result(f"Cache: {machine.cache_dir}")
+    if console.verbose:
+        for icd in machine.icds:
+            console.result(f"Driver: {icd.file} -> {icd.library}{'' if icd.exists else ' (missing)'}")
+        for node in machine.nodes:
+            console.result(f"Device node: {node.path}, group {node.group}{'' if node.allowed else ' (no permission)'}")

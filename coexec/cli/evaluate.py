@@ -1,0 +1,5 @@
+"""evaluate"""
+HELP="x"
+EXAMPLES=()
+def arguments(parser): pass
+def execute(options, console): return 0

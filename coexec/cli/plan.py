@@ -1,0 +1,5 @@
+"""plan"""
+HELP="x"
+EXAMPLES=()
+def arguments(parser): pass
+def execute(options, console): return 0

@@ -1,0 +1,5 @@
+"""profile"""
+HELP="x"
+EXAMPLES=()
+def arguments(parser): pass
+def execute(options, console): return 0

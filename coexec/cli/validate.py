@@ -1,0 +1,5 @@
+"""validate"""
+HELP="x"
+EXAMPLES=()
+def arguments(parser): pass
+def execute(options, console): return 0

@@ -1,0 +1,1 @@
+def winograd(piece, case): return None

@@ -1,0 +1,223 @@
+"""Conv on OpenCL: panel or tiled matrix products, strips for depthwise filters, Winograd for 3x3, and a direct kernel for the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from ...ops.conv import conv_input, conv_params
+from .builder import ClOperand, Compile, builds, short
+from .tail import bias_args, five, i32, three, type_defines
+from .tiles import Tiles, tiles_for
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What of a convolution a kernel is told: windows (batch, channel, depth, height, width), and per-axis numbers local to the piece."""
+
+    x: ClOperand
+    y: ClOperand
+    r: ClOperand | None
+    groups: int
+    in_channels: int  # of one group
+    out_channels: int  # of one group
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[int, ...]
+    constant: bool
+
+    @property
+    def depth(self) -> int:
+        return self.in_channels * prod(self.kernel)
+
+    @property
+    def pixels(self) -> int:
+        return prod(self.y.shape[2:])
+
+    @property
+    def is_plane(self) -> bool:
+        """True for at most two spatial axes of float32, weights constant, neighbours along a row side by side in memory."""
+        windows = [w for w in (self.x, self.y, self.r) if w is not None]
+        return (self.constant and self.kernel[0] == 1 and self.x.shape[2] == self.y.shape[2] == 1 and self.y.dtype == np.float32
+                and all(w.strides[4] == 1 or w.shape[4] == 1 for w in windows))
+
+    @property
+    def is_depthwise(self) -> bool:
+        return self.in_channels == self.out_channels == 1 and self.groups > 1
+
+    def flattened(self) -> Shape:
+        """A 1x1 convolution of dense planes as one of a single long row; anything else as it is."""
+        windows = [w for w in (self.x, self.y, self.r) if w is not None]
+        if prod(self.kernel) * prod(self.strides) != 1 or any(self.pads) or self.x.shape[2:] != self.y.shape[2:]:
+            return self
+        if any(w.strides[3] != w.shape[4] for w in windows):
+            return self
+        flat = [replace(w, shape=(*w.shape[:2], 1, 1, w.shape[3] * w.shape[4])) if w is not None else None for w in (self.x, self.y, self.r)]
+        return replace(self, x=flat[0], y=flat[1], r=flat[2])
+
+    def args(self) -> list[Any]:
+        """in, out, size, stride, dilation, pad as kernel arguments."""
+        return [three(self.x.shape[2:], 1), three(self.y.shape[2:], 1), three(self.kernel, 1), three(self.strides, 1), three(self.dilations, 1),
+                three(self.pads, 0)]
+
+
+def conv_shape(c: Compile) -> Shape:
+    """The piece's convolution with three spatial axes; missing ones come first, with extent 1."""
+    p = conv_params(c.node)
+    spans = conv_input(c.node, c.region)[1]
+    x, y, r = c.input(0), c.output(0), c.residual
+    w = c.node.inputs[1]
+    per_group = w.shape[0] // p.group if p.group > 1 else y.shape[1]
+    lead = (0,) * (3 - len(p.kernel))
+    ones = (1,) * len(lead)
+    return Shape(five(x), five(y), r and five(r), y.shape[1] // per_group, w.shape[1], per_group, (*ones, *p.kernel), (*ones, *p.strides),
+                 (*ones, *p.dilations), (*lead, *(s.pad_begin for s in spans)), w.is_constant)
+
+
+@builds("Conv", tail=True)
+def build(c: Compile) -> None:
+    shape, tiles = conv_shape(c), tiles_for(c.facts)
+    method = choose(shape, tiles, c.node.attr("method"))
+    _METHODS[method](c, shape, tiles)
+
+
+def choose(s: Shape, tiles: Tiles, wanted: str | None = None) -> str:
+    """The method for a convolution: `wanted` (an attribute a tuner may set) where it can be, else the one that is usually fastest."""
+    if not s.is_plane or not s.depth:
+        return "direct"
+    possible = ["direct"]
+    if s.is_depthwise:
+        possible.insert(0, "depthwise")
+    else:
+        possible.insert(0, "tiled")
+        if tiles.panels and panel_bytes(s.flattened(), tiles) <= tiles.local_bytes:
+            possible.insert(0, "panel")
+    if wanted in possible:
+        return wanted
+    if possible[0] == "panel" and s.out_channels == 1 and s.depth < 8:
+        return "direct"
+    return possible[0]
+
+
+def _operands(c: Compile, s: Shape) -> tuple[dict[str, Any], list[Any]]:
+    """Defines and trailing arguments of bias and residual."""
+    bias = c.input(2) if c.has(2) else None
+    defines = {**type_defines(c), **({"BIAS": 1} if bias is not None else {})}
+    return defines, [*bias_args(bias), *([s.r, strides(s.r)] if s.r is not None else [])]
+
+
+def strides(window: ClOperand) -> np.ndarray:
+    """A window's strides as an int8 argument."""
+    return three_plus(window.strides)
+
+
+def three_plus(values: tuple[int, ...]) -> np.ndarray:
+    packed = np.zeros(8, np.int32)
+    packed[:len(values)] = values
+    return packed
+
+
+def build_direct(c: Compile, s: Shape, tiles: Tiles) -> None:
+    w = five(c.input(1))
+    defines, tail = _operands(c, s)
+    c.implementation = f"{short(s.y.dtype)}_conv_direct"
+    c.launch("conv_direct.cl", "conv_direct", defines, (s.pixels, s.y.shape[1], s.y.shape[0]), None, s.x, strides(s.x), w, strides(w), s.y, strides(s.y),
+             *i32(s.in_channels, s.out_channels), *s.args(), *tail)
+
+
+def pack_rows(w: np.ndarray, groups: int, rows: int) -> np.ndarray:
+    """Weights (groups * out, depth...) as [group][tile][depth][rows], zeros beyond the last row."""
+    matrix = w.reshape(groups, w.shape[0] // groups, -1)
+    tiles = -(-matrix.shape[1] // rows)
+    padded = np.zeros((groups, tiles * rows, matrix.shape[2]), w.dtype)
+    padded[:, :matrix.shape[1]] = matrix
+    return padded.reshape(groups, tiles, rows, -1).swapaxes(2, 3)
+
+
+def strip_elements(s: Shape, columns: int, tiles: Tiles) -> int:
+    """Upper bound of one channel's strip: the input rows, padding included, that `columns` output pixels read."""
+    height, width = s.y.shape[3:]
+    rows = min(height, (columns - 2) // width + 2)
+    phase = ((width - 1) * s.strides[2] + (s.kernel[2] - 1) * s.dilations[2]) // s.strides[2] + 1 + tiles.width
+    single = ((min(columns, width) - 1) * s.strides[2] + (s.kernel[2] - 1) * s.dilations[2]) // s.strides[2] + 1 + tiles.width
+    high = (s.kernel[1] - 1) * s.dilations[1] + 1
+    crossing = ((rows - 1) * s.strides[1] + high) * phase if width % columns or height == 1 and width < columns else 0
+    return max(crossing if height > 1 else 0, high * single) * s.strides[2] + tiles.width
+
+
+def panel_tile(s: Shape, tiles: Tiles) -> tuple[int, int]:
+    """Rows and vectors of the register tile; one vector where a panel of two would not fit."""
+    vectors = tiles.vectors_for(s.pixels)
+    while vectors > 1 and 4 * (s.depth * vectors * tiles.width) > tiles.local_bytes // 2:
+        vectors -= 1
+    return tiles.rows_for(s.out_channels), vectors
+
+
+def panel_bytes(s: Shape, tiles: Tiles) -> int:
+    """Local memory that the panel method takes."""
+    columns = panel_tile(s, tiles)[1] * tiles.width
+    return 4 * (s.depth * columns + tiles.width + strip_elements(s, columns, tiles))
+
+
+def build_panel(c: Compile, s: Shape, tiles: Tiles) -> None:
+    import pyopencl as cl
+
+    s = s.flattened()
+    rows, vectors = panel_tile(s, tiles)
+    columns = vectors * tiles.width
+    w = c.packed(1, ("rows", s.groups, rows), lambda w: pack_rows(w, s.groups, rows))
+    defines, tail = _operands(c, s)
+    c.implementation = f"f32_conv_panel_{rows}x{columns}"
+    c.launch(["gemm_tile.clh", "conv_panel.cl"], "conv_panel", {**defines, **tiles.panel_defines(rows, vectors)},
+             (-(-s.pixels // columns), s.y.shape[0] * s.groups), (1, 1), s.x, strides(s.x), w, s.y, strides(s.y),
+             *i32(s.groups, s.in_channels, s.out_channels), *s.args(),
+             cl.LocalMemory(4 * (s.depth * columns + tiles.width)), cl.LocalMemory(4 * strip_elements(s, columns, tiles)), *tail)
+
+
+def build_tiled(c: Compile, s: Shape, tiles: Tiles) -> None:
+    w = c.packed(1, "plain", lambda w: w)
+    defines, tail = _operands(c, s)
+    c.implementation = f"f32_conv_tiled_{tiles.block_rows}x{tiles.block_columns}"
+    sizes = tiles.block_groups(s.out_channels, s.pixels, s.y.shape[0] * s.groups)
+    c.launch("tiled.cl", "conv_tiled", {**defines, **tiles.block_defines(), "CONV": 1}, *sizes, s.x, strides(s.x), w, s.y, strides(s.y),
+             *i32(s.groups, s.in_channels, s.out_channels), *s.args(), *tail)
+
+
+#: A strip of a depthwise convolution is cut into rows so that it stays in the first-level cache.
+STRIP_BYTES = 24 << 10
+
+
+def build_depthwise(c: Compile, s: Shape, tiles: Tiles) -> None:
+    import pyopencl as cl
+
+    w = c.packed(1, "plain", lambda w: w)
+    defines, tail = _operands(c, s)
+    defines |= {"KH": s.kernel[1], "KW": s.kernel[2]}
+    (batch, channels, _, height, width), (_, sh, sw), (_, dh, dw) = s.y.shape, s.strides, s.dilations
+    if not tiles.panels:
+        c.implementation = "f32_conv_depthwise_items_4"
+        c.launch("conv_depthwise.cl", "conv_depthwise_items", {**defines, "PER": 4}, (-(-width // 4) * height, channels, batch), None,
+                 s.x, strides(s.x), w, s.y, strides(s.y), *_plane_args(s), *tail)
+        return
+    pitch, vectors = width + (s.kernel[2] - 1) * dw // sw, 4
+    halo = (s.kernel[1] - 1) * dh // sh
+    rows = max(1, min(height, STRIP_BYTES // (4 * pitch * (sh * sw + 1)) - halo))
+    step = tiles.width * vectors
+    plane = sh * sw * (rows + halo) * pitch + (s.kernel[2] - 1) * dw // sw + step
+    c.implementation = f"f32_conv_depthwise_strip_{s.kernel[1]}x{s.kernel[2]}"
+    c.launch("conv_depthwise.cl", "conv_depthwise_strip", {**defines, "VW": tiles.width, "NV": vectors}, (-(-height // rows), channels, batch), (1, 1, 1),
+             s.x, strides(s.x), w, s.y, strides(s.y), *_plane_args(s), np.int32(rows), cl.LocalMemory(4 * plane),
+             cl.LocalMemory(4 * (rows * pitch + step)), *tail)
+
+
+def _plane_args(s: Shape) -> list[Any]:
+    """in, out, stride, dilation, pad: the size is compiled in."""
+    args = s.args()
+    return [*args[:2], *args[3:]]
+
+
+_METHODS = {"direct": build_direct, "panel": build_panel, "tiled": build_tiled, "depthwise": build_depthwise}

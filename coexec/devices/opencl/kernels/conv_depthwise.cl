@@ -1,0 +1,110 @@
+// Depthwise convolution: one filter per channel, size KH x KW.
+
+#ifdef RESIDUAL
+#define RESIDUAL_ARGS , __global const T *restrict r, int r_off, int8 rs
+#else
+#define RESIDUAL_ARGS
+#endif
+#ifdef BIAS
+#define BIAS_ARGS , __global const T *restrict bias, int bias_off, int bias_stride
+#define BIAS_OF(c) bias[bias_off + (c) * bias_stride]
+#else
+#define BIAS_ARGS
+#define BIAS_OF(c) 0
+#endif
+
+#ifdef VW
+#define VEC CAT(T, VW)
+#define VLOAD CAT(vload, VW)
+#define VSTORE CAT(vstore, VW)
+
+// One work-item owns a core and makes `rows` output rows of one channel. It copies the input they need, padding included, into local
+// memory sorted by phase of the strides, so that the output is one run of vectors across row ends; columns between rows are dropped.
+__attribute__((reqd_work_group_size(1, 1, 1)))
+__kernel void conv_depthwise_strip(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off, __global T *restrict y, int y_off, int8 ys,
+                                   int8 in, int8 out, int8 stride, int8 dilation, int8 pad, int rows, __local T *restrict plane, __local T *restrict sums
+                                   BIAS_ARGS RESIDUAL_ARGS) {
+  const int c = get_global_id(1), n = get_global_id(2), top = get_global_id(0) * rows, count = min(rows, out.s1 - top);
+  const int H = in.s1, W = in.s2, OW = out.s2, SH = stride.s1, SW = stride.s2, DH = dilation.s1, DW = dilation.s2;
+  const int pitch = ((OW - 1) * SW + (KW - 1) * DW) / SW + 1, plane_rows = ((rows - 1) * SH + (KH - 1) * DH) / SH + 1;
+  const int phase = plane_rows * pitch;
+  x += x_off + n * xs.s0 + c * xs.s1;
+  w += w_off + c * KH * KW;
+  const int used_rows = (count - 1) * SH + (KH - 1) * DH + 1;
+  for (int s = 0; s < used_rows; s++) {
+    const int h = top * SH - pad.s1 + s;
+    for (int p = 0; p < SW; p++) {
+      __local T *cells = plane + (s % SH * SW + p) * phase + s / SH * pitch;
+      const int at = p - pad.s2;
+      const int begin = h < 0 || h >= H ? pitch : at >= 0 ? 0 : min(pitch, (SW - 1 - at) / SW);
+      const int end = h < 0 || h >= H ? pitch : clamp((W - at + SW - 1) / SW, begin, pitch);
+      __global const T *from = x + h * xs.s3 + at;
+      for (int i = 0; i < begin; i++) cells[i] = 0;
+      if (SW == 1) for (int i = begin; i < end; i++) cells[i] = from[i];
+      else if (SW == 2) for (int i = begin; i < end; i++) cells[i] = from[i * 2];
+      else for (int i = begin; i < end; i++) cells[i] = from[i * SW];
+      for (int i = end; i < pitch; i++) cells[i] = 0;
+    }
+  }
+  T taps[KH * KW];
+  for (int k = 0; k < KH * KW; k++) taps[k] = w[k];
+  const VEC shift = (VEC)(BIAS_OF(c));
+  for (int q = 0; q < count * pitch; q += VW * NV) {
+    VEC acc[NV];
+    _Pragma("unroll") for (int j = 0; j < NV; j++) acc[j] = shift;
+    _Pragma("unroll") for (int kh = 0; kh < KH; kh++)
+    _Pragma("unroll") for (int kw = 0; kw < KW; kw++) {
+      __local const T *from = plane + (kh * DH % SH * SW + kw * DW % SW) * phase + kh * DH / SH * pitch + kw * DW / SW + q;
+      _Pragma("unroll") for (int j = 0; j < NV; j++) acc[j] = FMA((VEC)(taps[kh * KW + kw]), VLOAD(j, from), acc[j]);
+    }
+    _Pragma("unroll") for (int j = 0; j < NV; j++) {
+#ifndef RESIDUAL
+      acc[j] = ACTIVATE(VEC, acc[j]);
+#endif
+      VSTORE(acc[j], j, sums + q);
+    }
+  }
+  y += y_off + n * ys.s0 + c * ys.s1 + top * ys.s3;
+  for (int o = 0; o < count; o++) {
+    __global T *to = y + o * ys.s3;
+    __local const T *from = sums + o * pitch;
+#ifdef RESIDUAL
+    __global const T *more = r + r_off + n * rs.s0 + c * rs.s1 + (top + o) * rs.s3;
+    for (int i = 0; i < OW; i++) {
+      const T v = from[i] + more[i];
+      to[i] = ACTIVATE(T, v);
+    }
+#else
+    for (int i = 0; i < OW; i++) to[i] = from[i];
+#endif
+  }
+}
+#else
+// One work-item makes PER neighbouring outputs of a row. Any stride of memory.
+__kernel void conv_depthwise_items(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off, __global T *restrict y, int y_off, int8 ys,
+                                   int8 in, int8 out, int8 stride, int8 dilation, int8 pad BIAS_ARGS RESIDUAL_ARGS) {
+  const int groups = (out.s2 + PER - 1) / PER, c = get_global_id(1), n = get_global_id(2);
+  const int oh = get_global_id(0) / groups, first = get_global_id(0) % groups * PER;
+  x += x_off + n * xs.s0 + c * xs.s1;
+  w += w_off + c * KH * KW;
+  T sums[PER];
+  for (int i = 0; i < PER; i++) sums[i] = BIAS_OF(c);
+  for (int kh = 0; kh < KH; kh++) {
+    const int h = oh * stride.s1 - pad.s1 + kh * dilation.s1;
+    if (h < 0 || h >= in.s1) continue;
+    for (int kw = 0; kw < KW; kw++) {
+      const T tap = w[kh * KW + kw];
+      _Pragma("unroll") for (int i = 0; i < PER; i++) {
+        const int at = (first + i) * stride.s2 - pad.s2 + kw * dilation.s2;
+        if (at >= 0 && at < in.s2) sums[i] = FMA(tap, x[h * xs.s3 + at * xs.s4], sums[i]);
+      }
+    }
+  }
+  for (int i = 0; i < PER && first + i < out.s2; i++) {
+#ifdef RESIDUAL
+    sums[i] += r[r_off + n * rs.s0 + c * rs.s1 + oh * rs.s3 + (first + i) * rs.s4];
+#endif
+    y[y_off + n * ys.s0 + c * ys.s1 + oh * ys.s3 + (first + i) * ys.s4] = ACTIVATE(T, sums[i]);
+  }
+}
+#endif

@@ -1,0 +1,85 @@
+// Stacks of matrix products where one work-item owns a core: it takes a panel of NR columns of B (PACKED: made beforehand; else it
+// gathers one into local memory, which such devices keep in cache) and runs over all rows of A. Arguments as in gemm_direct;
+// columns of y and r lie side by side. A is read in place: rows beyond the last repeat it and are not stored.
+
+#ifdef PACKED
+#define PANEL_SPACE __global const
+#else
+#define PANEL_SPACE __local
+#endif
+
+__attribute__((reqd_work_group_size(1, 1, 1)))
+__kernel void gemm_panel(__global const T *restrict a, int a_off, int a_row, int a_depth, __global const T *restrict b, int b_off, int b_depth, int b_column,
+                         __global T *restrict y, int y_off, int y_row, int y_column, __global const int *restrict stacks, int stacks_off,
+                         int depth, ACC alpha, int rows, int columns
+#ifndef PACKED
+                         , __local T *restrict panel
+#endif
+#ifdef BIAS
+                         , __global const T *restrict bias, int bias_off, int bias_row, int bias_column, ACC beta
+#endif
+#ifdef RESIDUAL
+                         , __global const T *restrict r, int r_off, int r_row, int r_column
+#endif
+) {
+  const int first = get_global_id(0) * NR, lanes = min(NR, columns - first);
+  stacks += stacks_off + get_global_id(1) * 5;
+  a += a_off + stacks[0];
+#ifdef PACKED
+  __global const T *panel = b + b_off + get_global_id(0) * NR * depth;
+#else
+  b += b_off + stacks[1] + first * b_column;
+  if (b_column == 1 && lanes == NR)
+    for (int k = 0; k < depth; k++)
+      for (int j = 0; j < NV; j++) VSTORE(VLOAD(j, b + k * b_depth), j, panel + k * NR);
+  else
+    for (int l = 0; l < NR; l++)
+      for (int k = 0; k < depth; k++) panel[k * NR + l] = l < lanes ? b[k * b_depth + l * b_column] : 0;
+#endif
+  y += y_off + stacks[2] + first;
+#ifdef RESIDUAL
+  r += r_off + stacks[3] + first;
+#endif
+#ifdef BIAS
+  bias += bias_off + stacks[4] + first * bias_column;
+#endif
+  for (int m = 0; m < rows; m += MR) {
+    VEC acc[MR][NV];
+    TILE_CLEAR(acc)
+    if (m + MR <= rows) {
+      if (a_depth == 1) { TILE_RUN(acc, a + m * a_row, a_row, 1, panel, NR, depth) }
+      else { TILE_RUN(acc, a + m * a_row, a_row, a_depth, panel, NR, depth) }
+    } else {
+      for (int k = 0; k < depth; k++)
+        for (int i = 0; i < MR; i++)
+          for (int j = 0; j < NV; j++) acc[i][j] = FMA((VEC)(a[min(m + i, rows - 1) * a_row + k * a_depth]), VLOAD(j, panel + k * NR), acc[i][j]);
+    }
+    for (int i = 0; i < MR && m + i < rows; i++)
+      for (int j = 0; j < NV; j++) {
+        VEC v = acc[i][j] * alpha;
+        const int at = j * VW, some = min(VW, lanes - at);
+        if (some == VW) {
+#ifdef BIAS
+          v += beta * (bias_column == 1 ? VLOAD(j, bias + (m + i) * bias_row) : (VEC)(bias[(m + i) * bias_row]));
+#endif
+#ifdef RESIDUAL
+          v += VLOAD(j, r + (m + i) * r_row);
+#endif
+          VSTORE(ACTIVATE(VEC, v), j, y + (m + i) * y_row);
+          continue;
+        }
+        T lane[VW];
+        VSTORE(v, 0, lane);
+        for (int l = 0; l < some; l++) {
+          T one = lane[l];
+#ifdef BIAS
+          one += beta * bias[(m + i) * bias_row + (at + l) * bias_column];
+#endif
+#ifdef RESIDUAL
+          one += r[(m + i) * r_row + at + l];
+#endif
+          y[(m + i) * y_row + at + l] = ACTIVATE(T, one);
+        }
+      }
+  }
+}

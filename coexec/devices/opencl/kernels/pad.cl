@@ -1,0 +1,83 @@
+// y[o] = x[map(o)], or `value` where map leaves x. Coordinates: o + begin counts from x's first element; `extent` is x's whole shape,
+// `first` the coordinate of the window's first element. WRAP, EDGE or REFLECT choose the map, else the value is taken. Rows are
+// walked as in elementwise.cl; every dimension of a bit in MASK is mapped, the others read straight.
+
+#if defined(WRAP)
+#define MAP_(at, n) (((at) % (n) + (n)) % (n))
+#elif defined(EDGE)
+#define MAP_(at, n) clamp(at, 0, (n) - 1)
+#elif defined(REFLECT)
+int reflected(int at, int n)
+{
+    const int period = 2 * n - 2;
+    if (period == 0)
+        return 0;
+    at = (at % period + period) % period;
+    return at < n ? at : period - at;
+}
+#define MAP_(at, n) reflected(at, n)
+#else
+#define MAP_(at, n) (at)
+#endif
+
+#define MOVE_(k, i) \
+    if (MASK & (1 << k)) { \
+        const int at = MAP_((i) + begin.s##k, extent.s##k); \
+        inside &= (at >= first.s##k) & (at < first.s##k + held.s##k); \
+        from += (at - first.s##k) * x_s.s##k; \
+    } else \
+        from += (i) * x_s.s##k;
+
+kernel void pad(global const T *restrict x, int x_off, int8 x_s, global T *restrict y, int y_off, int8 y_s, int8 shape, int chunk,
+                int8 begin, int8 extent, int8 first, int8 held
+#ifdef VALUE
+                , global const T *restrict value, int value_off
+#endif
+                )
+{
+    ND_ROW(shape)
+    x += x_off;
+    y += y_off + ND_OFFSET(y_s);
+#ifdef VALUE
+    const T other = value[value_off];
+#else
+    const T other = 0;
+#endif
+    int row = 0, outside = 0;
+    {
+        int from = 0, inside = 1;
+#if RANK > 1
+        MOVE_(1, i1)
+#endif
+#if RANK > 2
+        MOVE_(2, i2)
+#endif
+#if RANK > 3
+        MOVE_(3, i3)
+#endif
+#if RANK > 4
+        MOVE_(4, i4)
+#endif
+#if RANK > 5
+        MOVE_(5, i5)
+#endif
+#if RANK > 6
+        MOVE_(6, i6)
+#endif
+#if RANK > 7
+        MOVE_(7, i7)
+#endif
+        row = from;
+        outside = !inside;
+    }
+    int i = get_global_id(0) * chunk;
+    const int end = min(i + chunk, shape.s0);
+    for (; i < end; ++i) {
+        int from = row, inside = !outside;
+        MOVE_(0, i)
+        T v = other;
+        if (inside)
+            v = x[from];
+        y[i * y_s.s0] = v;
+    }
+}

@@ -1,0 +1,42 @@
+"""What the compute-heavy families share: arguments of bias and residual, five-axis windows, the types of sums."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from .builder import ClOperand, Compile, ctype, int8
+
+#: The type a sum is kept in, by element type.
+SUMS = {"float16": "float"}
+
+
+def type_defines(c: Compile) -> dict[str, Any]:
+    """T (elements), ACC (sums) and the fused activation of the node; RESIDUAL and BIAS where it has them."""
+    kind = ctype(c.node.output.dtype)
+    return {"T": kind, "ACC": SUMS.get(c.node.output.dtype.name, kind), **c.tail_defines()}
+
+
+def five(window: ClOperand, rank: int | None = None) -> ClOperand:
+    """A window (batch, channel, 1 to 3 spatial axes) seen with three spatial axes: missing ones come first, with extent 1."""
+    missing = 5 - len(window.shape)
+    return replace(window, shape=(*window.shape[:2], *(1,) * missing, *window.shape[2:]),
+                   strides=(*window.strides[:2], *(0,) * missing, *window.strides[2:]))
+
+
+def three(values: Any, fill: int) -> np.ndarray:
+    """Up to three per-axis numbers as (depth, height, width), `fill` for the missing first ones."""
+    values = tuple(int(v) for v in values)
+    return int8((*(fill,) * (3 - len(values)), *values))
+
+
+def bias_args(bias: ClOperand | None) -> list[Any]:
+    """pointer, offset, stride of a vector, or nothing."""
+    return [] if bias is None else [bias, np.int32(bias.strides[0])]
+
+
+def i32(*values: int) -> list[np.int32]:
+    """Kernel arguments of type int."""
+    return [np.int32(v) for v in values]

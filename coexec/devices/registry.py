@@ -1,0 +1,66 @@
+"""Which devices this process has: the CPU always, the GPU where OpenCL finds one. Opened once, when first asked for."""
+
+from __future__ import annotations
+
+import threading
+
+from .. import settings
+from ..errors import NoDevice
+from .base import Device
+
+_lock = threading.Lock()
+_open: dict[str, Device] = {}
+
+
+def cpu_device() -> Device:
+    """The processor this program runs on."""
+    from .cpu.device import CpuDevice
+
+    with _lock:
+        if "cpu" not in _open:
+            _open["cpu"] = CpuDevice()
+        return _open["cpu"]
+
+
+def gpu_device(spec: str = "") -> Device:
+    """The OpenCL device that `spec` (PLATFORM:DEVICE) or the setting names. Raises NoDevice where there is none."""
+    spec = spec or settings.get("opencl")
+    if spec == "none":
+        raise NoDevice("the GPU is switched off", found="none", expected="an OpenCL device", hint="unset COEXEC_OPENCL, or drop --gpu none")
+    key = f"gpu {spec} {settings.get('sharing')}"
+    with _lock:
+        if key not in _open:
+            try:
+                from .opencl.device import OpenCLDevice
+                from .opencl.platform import find_device
+            except ImportError as error:
+                raise NoDevice("OpenCL cannot be used", found=str(error), expected="pyopencl and an OpenCL library",
+                               hint="pip install pyopencl; then `coexec doctor`") from None
+            _open[key] = OpenCLDevice(find_device(spec))
+        return _open[key]
+
+
+def find_devices(gpu: str = "", need_gpu: bool = False) -> dict[str, Device]:
+    """`cpu`, and `gpu` where there is one. Raises NoDevice only where `need_gpu` asks for one in vain, or where the name is wrong."""
+    devices = {"cpu": cpu_device()}
+    spec = gpu or settings.get("opencl")
+    if spec == "none" and not need_gpu:
+        return devices
+    try:
+        devices["gpu"] = gpu_device(gpu)
+    except NoDevice:
+        if need_gpu or spec:
+            raise
+    return devices
+
+
+def session_threads(devices: dict[str, Device], wanted: int = 0, gpu_used: bool = True) -> int:
+    """CPU threads of a session: what was asked for, else every usable core less those an emulated GPU keeps busy."""
+    wanted = wanted or settings.get("threads")
+    if wanted:
+        return wanted
+    cores = devices["cpu"].facts.compute_units
+    gpu = devices.get("gpu")
+    if gpu is not None and gpu_used and gpu.facts.emulated:
+        cores -= min(gpu.facts.compute_units, settings.get("emulated_gpu_threads") or gpu.facts.compute_units)
+    return max(1, cores)

@@ -1,0 +1,104 @@
+"""An adversary: an asynchronous device that does nothing until somebody waits, so that a missing wait or a reused buffer shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from coexec.devices.base import Buffer, Device, DeviceFacts, Event, HostBuffer, Kernel, Operand, Queue, TensorView
+from coexec.devices.cpu.device import CpuDevice
+from coexec.graph.ir import Node
+from coexec.regions import Region
+
+
+class TwoSidedBuffer(HostBuffer):
+    """Host memory with, where it is not shared, a second copy that only the device sees. Both start poisoned."""
+
+    def __init__(self, nbytes: int, shared: bool):
+        super().__init__(nbytes)
+        self.shared = shared
+        self.host[:] = 0xFF  # NaN in every float type
+        self.device_side: Buffer = self if shared else HostBuffer(nbytes)
+        if not shared:
+            self.device_side.host[:] = 0xFF
+
+
+class LazyDevice(Device):
+    """Runs on NumPy, in order, and only when an event is waited for or the queue is finished."""
+
+    name = "gpu"
+    asynchronous = True
+
+    def __init__(self, shared: bool = True, declined: frozenset[str] = frozenset()):
+        self.facts = DeviceFacts("lazy", "test")
+        self.shared, self.declined = shared, declined
+
+    def declines(self, node: Node) -> str | None:
+        return "not wanted" if node.op_type in self.declined else None
+
+    def allocate(self, nbytes: int) -> Buffer:
+        return TwoSidedBuffer(nbytes, self.shared)
+
+    def queue(self, threads: int = 1) -> Queue:
+        return LazyQueue(self)
+
+
+class LazyEvent(Event):
+    def __init__(self, queue: LazyQueue, count: int):
+        self.queue, self.count = queue, count
+
+    def wait(self) -> None:
+        self.queue.advance(self.count)
+
+    @property
+    def done(self) -> bool:
+        return self.queue.executed >= self.count
+
+
+class LazyQueue(Queue):
+    def __init__(self, device: LazyDevice):
+        self.device, self.inner = device, CpuDevice().queue(1)
+        self.pending: list[Callable[[], object]] = []
+        self.enqueued = self.executed = 0
+
+    def push(self, action: Callable[[], object]) -> Event:
+        self.pending.append(action)
+        self.enqueued += 1
+        return LazyEvent(self, self.enqueued)
+
+    def advance(self, count: int) -> None:
+        while self.executed < count:
+            self.pending.pop(0)()
+            self.executed += 1
+
+    def compile(self, node: Node, out_region: Region, inputs: Sequence[Operand], outputs: Sequence[TensorView | None]) -> Kernel:
+        kernel = self.inner.compile(node, out_region, [far(v) for v in inputs], [far(v) for v in outputs])
+        return LazyKernel(self, kernel)
+
+    def seal(self) -> None:
+        self.inner.seal()
+
+    def finish(self) -> None:
+        self.advance(self.enqueued)
+
+    def upload(self, view: TensorView) -> Event:
+        return self.push(lambda: np.copyto(far(view).array, view.array))
+
+    def download(self, view: TensorView) -> Event:
+        return self.push(lambda: np.copyto(view.array, far(view).array))
+
+
+class LazyKernel(Kernel):
+    def __init__(self, queue: LazyQueue, kernel: Kernel):
+        self.queue, self.kernel = queue, kernel
+
+    def start(self) -> Event:
+        return self.queue.push(self.kernel.start)
+
+
+def far(view: Operand) -> Operand:
+    """The device's side of a view."""
+    if not isinstance(view, TensorView):
+        return view
+    return TensorView(view.buffer.device_side, view.dtype, view.region, view.offset_bytes, view.strides)
