@@ -1,5 +1,103 @@
-"""bench"""
-HELP="x"
-EXAMPLES=()
-def arguments(parser): pass
-def execute(options, console): return 0
+"""Measures strategies side by side, in turns, beside the best single device and the ideal bound."""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+from typing import Any
+
+from . import options as shared
+from .console import Console, milliseconds, table
+from .progress import Progress
+from .session import add_inputs, feeds, profile, session_options, shapes_of
+
+HELP = "latency of several strategies, side by side"
+EXAMPLES = (
+    "coexec bench model.onnx",
+    "coexec bench model.onnx --compare cpu,gpu,greedy,coexec --iters 200",
+    "coexec bench model.onnx --compare cpu,fixed:gpu=0.3,fixed:gpu=0.5 --json",
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    shared.model(parser)
+    add_inputs(parser)
+    shared.planning(parser, strategy=False)
+    parser.add_argument("--compare", metavar="S,S,...", type=_names, default=["cpu", "gpu", "coexec"], help="strategies (default: cpu,gpu,coexec)")
+    parser.add_argument("--warmup", metavar="N", type=shared.count, default=5, help="runs before counting (default: %(default)s)")
+    parser.add_argument("--iters", metavar="N", type=shared.positive, default=50, help="rounds; each runs every strategy once (default: %(default)s)")
+    parser.add_argument("--percentiles", metavar="P,P", type=_percentiles, default=(50.0, 90.0, 99.0), help="(default: 50,90,99)")
+
+
+def execute(options: argparse.Namespace, console: Console) -> int:
+    from ..api import InferenceSession, load
+    from ..report.timing import interleave, summary
+
+    graph = load(options.model)
+    given = feeds(graph, options, random_by_default=True)
+    known = profile(options, options.compare, console)
+    percents = sorted({50.0, 90.0, 99.0, *options.percentiles})
+    with ExitStack() as stack:
+        sessions = {}
+        for name in options.compare:
+            sessions[name] = stack.enter_context(InferenceSession(graph, session_options(options, shapes_of(given)), device_profile=known, strategy=name))
+        with Progress(console, "benchmark") as tick:
+            times = interleave({name: lambda s=s: s.run(None, given) for name, s in sessions.items()}, options.warmup, options.iters, tick)
+        found = {name: {**summary(times[name], percents), "predicted_ms": s.plan.predicted_ms, "peak_memory_bytes": s.peak_memory_bytes,
+                        "threads": s.threads} for name, s in sessions.items()}
+        devices = {unit: {"name": d.facts.name, "driver": d.facts.driver, "emulated": d.facts.emulated}
+                   for s in sessions.values() for unit, d in s.devices.items()}
+    report = {"model": options.model, "profile": getattr(known, "name", None), "strategies": found, **compare(found), "devices": devices, **_version()}
+    console.emit(report)
+    _show(report, options, console)
+    return 0
+
+
+def compare(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The best single device, how much faster the best of the others is (None where either is missing), and the ideal bound."""
+    from ..report.timing import ideal
+
+    single = {name: found[name]["p50_ms"] for name in ("cpu", "gpu") if name in found}
+    others = {name: facts["p50_ms"] for name, facts in found.items() if name not in single}
+    best = min(single, key=single.__getitem__) if single else None
+    chosen = "coexec" if "coexec" in others else min(others, key=others.__getitem__) if others else None
+    bound = ideal(single["cpu"], single["gpu"]) if len(single) == 2 else None
+    return {"best_single": best, "compared": chosen, "ideal_ms": bound,
+            "speedup_over_best_single": single[best] / others[chosen] if best and chosen else None,
+            "ideal_speedup": single[best] / bound if bound else None}
+
+
+def _show(report: dict[str, Any], options: argparse.Namespace, console: Console) -> None:
+    shown = [f"p{p:g}" for p in options.percentiles]
+    best = report["strategies"][report["best_single"]]["p50_ms"] if report["best_single"] else None
+    rows = []
+    for name, facts in report["strategies"].items():
+        rows.append((name, *(milliseconds(facts[f"{p}_ms"]) for p in shown), milliseconds(facts["min_ms"]), f"{facts['stdev_ms']:.2f}",
+                     milliseconds(facts["predicted_ms"]), f"{best / facts['p50_ms']:.2f}x" if best else "-", f"{facts['peak_memory_bytes'] / 1e6:.1f}",
+                     facts["threads"]))
+    if report["ideal_ms"]:
+        rows.append(("ideal bound", *(milliseconds(report["ideal_ms"]) if p == "p50" else "" for p in shown), "", "", "", f"{report['ideal_speedup']:.2f}x", "", ""))
+    console.result(table(rows, ("strategy", *(f"{p} ms" for p in shown), "min", "stdev", "predicted", "vs best single", "MB", "threads")))
+    console.result(f"{options.iters} rounds in turns after {options.warmup} warm-up runs; ideal bound: 1/(1/cpu + 1/gpu)")
+    for unit, facts in sorted(report["devices"].items()):
+        console.result(f"{unit}: {facts['name']}{' (emulated on CPU cores)' if facts['emulated'] else ''}")
+
+
+def _version() -> dict[str, str]:
+    from .. import __version__
+
+    return {"coexec": __version__}
+
+
+def _names(text: str) -> list[str]:
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected strategies with commas between them")
+    return names
+
+
+def _percentiles(text: str) -> tuple[float, ...]:
+    values = shared.numbers(text)
+    if any(not 0 <= v <= 100 for v in values):
+        raise argparse.ArgumentTypeError(f"found '{text}', expected numbers from 0 to 100")
+    return values

@@ -70,7 +70,7 @@ def _show(devices: list[dict[str, Any]], problems: list[Any], machine: Any, cons
         tried = device["self_test"]
         state = device["problem"] or ("" if tried is None else "self-test ok" if tried["ok"] else f"self-test FAILED: {tried['error']}")
         kind = device["unit"] + (" (emulated)" if device["emulated"] else "")
-        rows.append((kind, device["name"], f"{device['compute_units']} units", device["driver"], state))
+        rows.append((kind, device["name"], f"{device['compute_units']} units", device["driver"] if console.verbose else device["driver"].partition(" (")[0], state))
     console.result(console.style("Devices", "bold"))
     console.result(table(rows, align="llrll"))
     console.result()

@@ -54,7 +54,7 @@ def make_parser() -> tuple[options.Parser, dict[str, options.Parser]]:
 def parse(arguments: Sequence[str]) -> Any:
     """The options. Raises UsageError for a wrong one, SystemExit after --help and --version."""
     if arguments and not arguments[0].startswith("-") and arguments[0] not in VERBS:
-        raise UsageError(f"unknown verb '{arguments[0]}'", where="coexec", hint=suggest(arguments[0], VERBS))
+        raise UsageError(f"unknown verb '{arguments[0]}'", hint=suggest(arguments[0], VERBS))
     parser, parsers = make_parser()
     found, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -82,7 +82,7 @@ def _run(arguments: Sequence[str], console: Console) -> int:
     try:
         found = parse(arguments)
         if found.verb is None:
-            raise UsageError("a verb is missing", where="coexec", expected=", ".join(VERBS), hint="see `coexec --help`")
+            raise UsageError("a verb is missing", expected=", ".join(VERBS), hint="see `coexec --help`")
         console = Console(found.json, found.quiet, found.verbose)
         logging.basicConfig(format="coexec: %(message)s", level=logging.ERROR if found.quiet else logging.WARNING)
         with settings.override(**_overrides(found)):

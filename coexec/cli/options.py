@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
 
     def refuse(self, unknown: Sequence[str]) -> NoReturn:
         """Raises UsageError for arguments that nobody took, with near option names."""
-        known = re.findall(r"(?<![\w-])--[a-z][a-z-]*", self.format_help())
+        known = dict.fromkeys(re.findall(r"(?<![\w-])--[a-z][a-z-]*", self.format_help()))
         first = unknown[0]
         if not first.startswith("-"):
             raise UsageError(f"unexpected argument '{first}'", where=self.prog, hint=f"see `{self.prog} --help`")

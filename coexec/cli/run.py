@@ -1,5 +1,124 @@
-"""run"""
-HELP="x"
-EXAMPLES=()
-def arguments(parser): pass
-def execute(options, console): return 0
+"""Runs a model on the CPU and the GPU at once, and shows its outputs."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import UsageError
+from . import options as shared
+from .console import Console, milliseconds
+from .session import add_inputs, feeds, profile, session_options, shapes_of
+
+HELP = "run a model"
+EXAMPLES = (
+    "coexec run model.onnx --random",
+    "coexec run model.onnx --input x.npy -o out.npz",
+    "coexec run model.onnx --input ids=ids.npy mask=mask.npy",
+    "coexec run digits.onnx --image 7.jpg",
+    "coexec run model.onnx --image cat.jpg --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels names.txt",
+    "coexec run model.onnx --random --shape input:8,3,224,224 --strategy fixed:gpu=0.4 --check",
+    "coexec run model.onnx --random --plan plan.json --repeat 50",
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    shared.model(parser)
+    add_inputs(parser)
+    group = parser.add_argument_group("how it runs")
+    shared.planning(group)
+    group.add_argument("--plan", metavar="F.json", help="replay a plan that `coexec plan -o` saved")
+    group.add_argument("--check", action="store_true", help="compare every operator with the unsplit reference, stop at the first that differs")
+    group.add_argument("--strict", action="store_true", help="fail where an operator cannot run where the plan puts it, instead of using the CPU")
+    group.add_argument("--repeat", metavar="N", type=shared.positive, default=1, help="run N times and show how long it took (default: %(default)s)")
+    group = parser.add_argument_group("what comes out")
+    group.add_argument("-o", "--output", metavar="OUT.npz", help="write every output, by name")
+    group.add_argument("--labels", metavar="FILE", help="class names, one a line, for the best classes")
+    group.add_argument("--trace", metavar="T.json", help="write what ran when, for https://ui.perfetto.dev")
+
+
+def execute(options: argparse.Namespace, console: Console) -> int:
+    from ..api import InferenceSession, load
+    from . import outputs
+    from .inputs import read_labels
+
+    target = shared.writable(options.output)
+    trace = shared.writable(options.trace, "--trace")
+    outputs.check_name(target)
+    if options.plan and (options.profile or options.force):
+        raise UsageError("a saved plan says everything", found="--plan beside --profile or --force", expected="one or the other")
+    labels = read_labels(options.labels) if options.labels else []
+    graph = load(options.model)
+    given = feeds(graph, options)
+    known = None if options.plan else profile(options, [options.strategy], console)
+    settings = session_options(options, shapes_of(given))
+    if trace is not None:
+        settings.enable_profiling, settings.profile_file_prefix = True, str(trace)
+    started = time.perf_counter()
+    with InferenceSession(graph, settings, device_profile=known, strategy=options.strategy, plan=options.plan) as session:
+        prepared_ms = (time.perf_counter() - started) * 1e3
+        if not options.quiet:
+            describe_plan(session, console)
+        results, times = _repeat(session, given, options.repeat)
+        facts = _facts(session, options, prepared_ms)
+        if trace is not None:
+            session.end_profiling()
+    found = dict(zip((v.name for v in graph.outputs), results))
+    facts["outputs"] = {name: outputs.describe(value, labels) for name, value in found.items()}
+    if len(times) > 1:
+        from ..report.timing import summary
+
+        facts["latency"] = summary(times)
+    if target is not None:
+        outputs.save(target, found)
+        facts["written"] = str(target)
+    for name, said in facts["outputs"].items():
+        for line in outputs.lines(name, said):
+            console.result(line)
+    if "latency" in facts:
+        timed = facts["latency"]
+        console.result(f"{options.repeat} runs: median {milliseconds(timed['p50_ms'])} ms, p90 {milliseconds(timed['p90_ms'])} ms, "
+                       f"p99 {milliseconds(timed['p99_ms'])} ms, least {milliseconds(timed['min_ms'])} ms")
+    for name in (target, trace):
+        if name is not None:
+            console.note(f"wrote {name}")
+    if options.check:
+        console.note("every operator agrees with the unsplit reference")
+    console.emit(facts)
+    return 0
+
+
+def _repeat(session: Any, given: dict[str, Any], times: int) -> tuple[list[Any], list[float]]:
+    """The outputs, and the milliseconds of each run; with more than one, the first is a warm-up and not counted."""
+    run: Callable[[], list[Any]] = lambda: session.run(None, given)  # noqa: E731
+    if times > 1:
+        run()
+    taken = []
+    for _ in range(times):
+        started = time.perf_counter()
+        results = run()
+        taken.append((time.perf_counter() - started) * 1e3)
+    return results, taken
+
+
+def _facts(session: Any, options: argparse.Namespace, prepared_ms: float) -> dict[str, Any]:
+    plan = session.plan
+    return {"model": options.model, "profile": plan.profile, "strategy": plan.strategy, "threads": session.threads, "prepared_ms": prepared_ms,
+            "predicted_ms": plan.predicted_ms, "peak_memory_bytes": session.peak_memory_bytes, "checked": options.check,
+            "devices": {name: device.facts.name for name, device in session.devices.items()}}
+
+
+def describe_plan(session: Any, console: Console) -> None:
+    """Where the model runs: always what fell back, with -v the share of each device, with -vv every operator."""
+    plan = session.plan
+    moved = [p for p in plan.partitions if p.note and p.note != "forced"]
+    if moved:
+        console.detail(f"{len(moved)} operator(s) are where they are for a reason: " + ", ".join(sorted({f"{p.op_type} ({p.note})" for p in moved})[:8]))
+    split = sum(len(set(p.devices)) > 1 for p in plan.partitions)
+    console.detail(f"strategy {plan.strategy}: {split} of {len(plan.partitions)} operators are split, {session.threads} CPU thread(s)")
+    for name, device in session.devices.items():
+        console.detail(f"{name}: {device.facts.name}{' (emulated)' if device.facts.emulated else ''}")
+    if console.verbose > 1:
+        console.detail(str(plan))

@@ -65,14 +65,30 @@ class OnnxNode:
             raise InvalidModel("the inputs do not fit the operator", where=f"{self.proto.op_type} '{self.proto.name}'",
                                found=f"{[str(v.type) for v in known.values()]} ({text[:200]})",
                                expected="inputs as ONNX's schema demands", hint="check the model with onnx.checker") from None
-        return [type_from_onnx(found[o]) if o in found else UNKNOWN for o in self.proto.output]
+        types = [type_from_onnx(found[o]) if o in found else UNKNOWN for o in self.proto.output]
+        if any(t.shape is None for t, o in zip(types, self.proto.output) if o) and schema.has_context_dependent_function:
+            return self._infer_body(known, types)
+        return types
+
+    def _infer_body(self, known: Mapping[str, Value], types: list[TensorType]) -> list[TensorType]:
+        """Operators that are defined by a function get their shapes from its body, which only whole models are asked about."""
+        model = self._model({n: type_to_onnx(v.type) for n, v in known.items()})
+        for value in known.values():
+            if value.data is not None and value.data.size <= _SHAPE_DATA_LIMIT and value.data.dtype != object:
+                model.graph.initializer.append(numpy_helper.from_array(value.data, next(n for n, v in known.items() if v is value)))
+        try:
+            inferred = onnx.shape_inference.infer_shapes(model)
+        except (onnx.shape_inference.InferenceError, RuntimeError):
+            return types
+        found = {o.name: type_from_onnx(o.type) for o in inferred.graph.output}
+        return [found.get(o, t) if t.shape is None else t for t, o in zip(types, self.proto.output)]
 
     def evaluate(self, inputs: Sequence[Any]) -> list[Any]:
         """The node's outputs by onnx's reference implementation. Raises CoexecError naming the node where that fails."""
         feeds = {n: a for n, a in zip(self.input_names, inputs) if n and a is not None}
         with self._lock:
             if self._evaluator is None:
-                self._evaluator = self._build()
+                self._evaluator = self._build(feeds)
         try:
             with np.errstate(all="ignore"):
                 results = dict(zip((o for o in self.proto.output if o), self._evaluator.run(None, feeds)))
@@ -84,21 +100,28 @@ class OnnxNode:
                               hint="check the node's inputs; set COEXEC_DEBUG=1 for the traceback") from error
         return [_plain(results.get(o)) if o else None for o in self.proto.output]
 
-    def _build(self) -> Any:
+    def _build(self, feeds: Mapping[str, Any]) -> Any:
         from onnx.reference import ReferenceEvaluator
 
+        types = {n: onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(a.dtype), None)
+                 for n, a in feeds.items() if isinstance(a, np.ndarray) and a.dtype != object}
+        return ReferenceEvaluator(self._model(types))
+
+    def _model(self, types: Mapping[str, onnx.TypeProto]) -> onnx.ModelProto:
+        """This node as a whole model, with the types of its inputs as far as they are given."""
         names = list(dict.fromkeys(n for n in self.input_names if n))
         anything = onnx.TypeProto()
         graph = onnx.helper.make_graph(
             [self.proto], "node",
-            [onnx.helper.make_value_info(n, anything) for n in names],
+            [onnx.helper.make_value_info(n, types.get(n, anything)) for n in names],
             [onnx.helper.make_value_info(o, anything) for o in self.proto.output if o])
-        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(d, v) for d, v in self.opsets.items()])
-        return ReferenceEvaluator(model)
+        return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(d, v) for d, v in self.opsets.items()])
 
 
 def _plain(result: Any) -> Any:
-    return np.asarray(result) if isinstance(result, (np.generic, int, float, bool)) else result
+    if isinstance(result, (np.generic, int, float, bool, str)):
+        result = np.asarray(result)
+    return result.astype(object) if isinstance(result, np.ndarray) and result.dtype.kind == "U" else result
 
 
 def has_reference(domain: str, op_type: str, version: int) -> bool:

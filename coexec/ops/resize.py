@@ -36,7 +36,7 @@ class AxisTable:
     @property
     def is_copy(self) -> bool:
         """True where each output element is one input element (nearest, or an axis that keeps its size)."""
-        return self.taps == 1
+        return self.taps == 1 and bool((self.weights == 1).all())
 
     @property
     def is_identity(self) -> bool:
@@ -114,6 +114,7 @@ def axis_table(extent: int, out_extent: int, scale: float, mode: str = "nearest"
         weights /= np.where(total == 0, 1, total)
     indices = np.clip(indices, 0, extent - 1)
     used = (weights != 0).any(axis=0)
+    used[0] |= not used.any()
     indices, weights = indices[:, used], weights[:, used]
     heaviest = np.take_along_axis(indices, np.abs(weights).argmax(axis=1)[:, None], axis=1)
     return AxisTable(np.where(weights == 0, heaviest, indices), weights, outside)
@@ -207,7 +208,7 @@ class Resize(Op):
 
 def _resample(x: np.ndarray, dim: int, indices: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The taps summed one after the other: in the same order for every piece, whatever its shape."""
-    if indices.shape[1] == 1:
+    if indices.shape[1] == 1 and (weights == 1).all():
         return select(x, dim, indices[:, 0])
     shape = (-1,) + (1,) * (x.ndim - dim - 1)
     terms = (np.take(x, indices[:, t], axis=dim) * weights[:, t].astype(x.dtype).reshape(shape) for t in range(indices.shape[1]))
@@ -218,8 +219,8 @@ def _resample(x: np.ndarray, dim: int, indices: np.ndarray, weights: np.ndarray)
 
 
 def _saturate(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """A cast that clips to an integer type's range; fractions are dropped."""
+    """A cast that clips to an integer type's range and rounds to it, halves to even."""
     if dtype.kind in "iu" and x.dtype != dtype:
         limits = np.iinfo(dtype)
-        return np.clip(np.trunc(x), limits.min, limits.max).astype(dtype)
+        return np.clip(np.rint(x), limits.min, limits.max).astype(dtype)
     return np.asarray(x).astype(dtype, copy=False)

@@ -105,6 +105,8 @@ def rusticl_hidden(machine: Machine) -> Iterator[Problem]:
     if not installed or machine.environment.get("RUSTICL_ENABLE"):
         return
     names = sorted({_RUSTICL_NAMES[n.driver] for n in machine.nodes if n.driver in _RUSTICL_NAMES})
+    if not names and machine.usable:  # no GPU that it could drive: its software rasteriser is no gain
+        return
     name = names[0] if names else "llvmpipe"
     matters = bool(names) and all(d.get("emulated") for d in machine.usable)
     yield Problem("Mesa's OpenCL driver (rusticl) hides its devices", "it shows only those that the variable RUSTICL_ENABLE names",

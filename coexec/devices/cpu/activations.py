@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from .jit import helper, inlined
-from .simd import power_of_two
+from .simd import LANES, clamp, load, load_inside, magnitude, pick_less, pick_number, scale_by_power, store, store_first
 
 #: Activations that are a clamp between two bounds.
 CLAMPED = ("Relu", "Clip")
@@ -24,70 +24,59 @@ def code_of(kind: str) -> int:
 
 f32 = np.float32
 _LOG2E, _LN2_HIGH, _LN2_LOW = f32(1.44269504088896341), f32(0.693359375), f32(-2.12194440e-4)
-_ONE, _HALF, _ZERO, _TWO, _SIX = f32(1), f32(0.5), f32(0), f32(2), f32(6)
+_ONE, _HALF, _ZERO, _TWO = f32(1), f32(0.5), f32(0), f32(2)
 _ROUND = f32(12582912)
 
 
 @inlined
-def exp32(x):
+def exp(x):
     """e ** x; 0 below -87.3, infinity above 88.7; NaN stays NaN."""
-    low = x if x > f32(-87.3) else f32(-87.3)
-    held = low if low < f32(89) else f32(89)
+    held = pick_less(x, f32(-87.3), f32(-87.3), x)
+    held = pick_less(f32(89), held, f32(89), held)
     n = held * _LOG2E + _ROUND - _ROUND  # to the nearest integer: adding 1.5 * 2**23 leaves no room for a fraction
     r = held - n * _LN2_HIGH - n * _LN2_LOW
-    p = f32(1.9875691500e-4)
-    p = p * r + f32(1.3981999507e-3)
+    p = r * f32(1.9875691500e-4) + f32(1.3981999507e-3)
     p = p * r + f32(8.3334519073e-3)
     p = p * r + f32(4.1665795894e-2)
     p = p * r + f32(1.6666665459e-1)
     p = p * r + f32(5.0000001201e-1)
-    p = p * r * r + r + _ONE
-    power = np.int32(n)
-    half = np.int32(power >> 1)  # in two factors: 2 ** 128 itself is no float
-    y = p * power_of_two(half) * power_of_two(np.int32(power - half))
-    y = _ZERO if x < f32(-87.3) else y
-    return x if x != x else y
+    p = p * (r * r) + r + _ONE
+    return pick_number(x, pick_less(x, f32(-87.3), _ZERO, scale_by_power(p, n)))
 
 
 @inlined
-def sigmoid32(x):
+def sigmoid(x):
     """1 / (1 + e ** -x)."""
-    return _ONE / (_ONE + exp32(-x))
+    return _ONE / (exp(_ZERO - x) + _ONE)
 
 
 @inlined
-def tanh32(x):
+def tanh(x):
     """tanh, by a polynomial near 0 (where the difference of exponentials would cancel)."""
-    a = abs(x)
+    a = magnitude(x)
     z = x * x
-    p = f32(-5.70498872745e-3)
-    p = p * z + f32(2.06390887954e-2)
+    p = z * f32(-5.70498872745e-3) + f32(2.06390887954e-2)
     p = p * z + f32(-5.37397155531e-2)
     p = p * z + f32(1.33314422036e-1)
     p = p * z + f32(-3.33332819422e-1)
-    small = p * z * x + x
-    big = _ONE - _TWO / (exp32(a + a) + _ONE)
-    big = -big if x < _ZERO else big
-    y = small if a < f32(0.625) else big
-    return x if x != x else y
+    big = _ONE - _TWO / (exp(a + a) + _ONE)
+    big = pick_less(x, _ZERO, _ZERO - big, big)
+    return pick_number(x, pick_less(a, f32(0.625), p * z * x + x, big))
 
 
 @inlined
-def erf32(x):
+def erf(x):
     """The error function: an odd polynomial up to 1, then 1 - e ** -q(x)."""
-    a = abs(x)
+    a = magnitude(x)
     z = x * x
-    p = f32(7.88249361e-05)
-    p = p * z + f32(-8.01885386e-04)
+    p = z * f32(7.88249361e-05) + f32(-8.01885386e-04)
     p = p * z + f32(5.1893118e-03)
     p = p * z + f32(-2.68543287e-02)
     p = p * z + f32(1.12835975e-01)
     p = p * z + f32(-3.76126269e-01)
     p = p * z + f32(1.12837917)
-    small = p * x
-    c = a if a < f32(4) else f32(4)
-    q = f32(1.55402069e-08)
-    q = q * c + f32(2.13686635e-05)
+    c = pick_less(f32(4), a, f32(4), a)
+    q = c * f32(1.55402069e-08) + f32(2.13686635e-05)
     q = q * c + f32(-4.38812223e-04)
     q = q * c + f32(4.19398795e-03)
     q = q * c + f32(-2.51821492e-02)
@@ -95,86 +84,48 @@ def erf32(x):
     q = q * c + f32(6.33255513e-01)
     q = q * c + f32(1.12956063)
     q = q * c + f32(-1.84272269e-04)
-    big = _ONE - exp32(-q)
-    big = -big if x < _ZERO else big
-    y = small if a < _ONE else big
-    return x if x != x else y
+    big = _ONE - exp(_ZERO - q)
+    big = pick_less(x, _ZERO, _ZERO - big, big)
+    return pick_number(x, pick_less(a, _ONE, p * x, big))
 
 
 @inlined
-def hard_sigmoid32(x, alpha, beta):
+def hard_sigmoid(x, alpha, beta):
     """alpha * x + beta between 0 and 1."""
-    y = x * alpha + beta
-    y = _ZERO if y < _ZERO else y
-    return _ONE if y > _ONE else y
+    return clamp(x * alpha + beta, _ZERO, _ONE)
 
 
 @inlined
-def gelu32(x):
-    """x * (1 + erf(x / sqrt 2)) / 2."""
-    return _HALF * x * (_ONE + erf32(x * f32(0.70710678118654752)))
-
-
-@inlined
-def gelu_tanh32(x):
-    """Gelu by its tanh approximation."""
-    return _HALF * x * (_ONE + tanh32(f32(0.7978845608028654) * (x + f32(0.044715) * x * x * x)))
+def apply(x, kind, alpha, beta):
+    """The activation of that code of a vector."""
+    if kind == LEAKY:
+        return pick_less(x, _ZERO, x * alpha, x)
+    if kind == SIGMOID:
+        return sigmoid(x)
+    if kind == TANH:
+        return tanh(x)
+    if kind == HARD_SIGMOID:
+        return hard_sigmoid(x, alpha, beta)
+    if kind == HARD_SWISH:
+        return x * hard_sigmoid(x, f32(1 / 6), _HALF)
+    if kind == SILU:
+        return x * sigmoid(x)
+    if kind == GELU:
+        return x * _HALF * (erf(x * f32(0.70710678118654752)) + _ONE)
+    if kind == ERF:
+        return erf(x)
+    if kind == EXP:
+        return exp(x)
+    if kind == GELU_TANH:
+        return x * _HALF * (tanh((x * x * x * f32(0.044715) + x) * f32(0.7978845608028654)) + _ONE)
+    return x + _ZERO
 
 
 @helper
 def activate(y, at, n, x, x_at, kind, alpha, beta):
     """y[at:at + n] = the activation of that code of x[x_at:x_at + n]; x may be y itself."""
-    if kind == LEAKY:
-        for i in range(n):
-            v = x[x_at + i]
-            y[at + i] = v * alpha if v < _ZERO else v
-    elif kind == SIGMOID:
-        for i in range(n):
-            y[at + i] = sigmoid32(x[x_at + i])
-    elif kind == TANH:
-        for i in range(n):
-            y[at + i] = tanh32(x[x_at + i])
-    elif kind == HARD_SIGMOID:
-        for i in range(n):
-            y[at + i] = hard_sigmoid32(x[x_at + i], alpha, beta)
-    elif kind == HARD_SWISH:
-        for i in range(n):
-            v = x[x_at + i]
-            y[at + i] = v * hard_sigmoid32(v, f32(1 / 6), _HALF)
-    elif kind == SILU:
-        for i in range(n):
-            v = x[x_at + i]
-            y[at + i] = v * sigmoid32(v)
-    elif kind == GELU:
-        for i in range(n):
-            y[at + i] = gelu32(x[x_at + i])
-    elif kind == ERF:
-        for i in range(n):
-            y[at + i] = erf32(x[x_at + i])
-    elif kind == EXP:
-        for i in range(n):
-            y[at + i] = exp32(x[x_at + i])
-    elif kind == GELU_TANH:
-        for i in range(n):
-            y[at + i] = gelu_tanh32(x[x_at + i])
-
-
-@inlined
-def clamp_row(y, at, n, low, high):
-    """Holds y[at:at + n] between low and high; NaN stays NaN."""
-    for i in range(n):
-        v = y[at + i]
-        v = low if v < low else v
-        y[at + i] = high if v > high else v
-
-
-@helper
-def finish_row(y, at, n, has_residual, res, res_at, kind, alpha, beta, low, high):
-    """The fused tail on one row of outputs: residual, then the activation."""
-    if has_residual:
-        for i in range(n):
-            v = y[at + i] + res[res_at + i]
-            v = low if v < low else v
-            y[at + i] = high if v > high else v
-    if kind != 0:
-        activate(y, at, n, y, at, kind, alpha, beta)
+    whole = n // LANES * LANES
+    for j in range(0, whole, LANES):
+        store(y, at + j, apply(load(x, x_at + j), kind, alpha, beta))
+    if whole < n:
+        store_first(y, at + whole, apply(load_inside(x, x_at + whole, 1, 0, n - whole), kind, alpha, beta), n - whole)

@@ -143,15 +143,6 @@ def store_first(typingctx, array, index, value, count):
 
 
 @intrinsic
-def power_of_two(typingctx, n):
-    """2 ** n as a float32 scalar, for int32 n between -127 (0) and 128 (infinity): n put where a float keeps its exponent."""
-    def codegen(context, builder, signature, args):
-        exponent = builder.shl(builder.add(args[0], ir.Constant(_I32, 127)), ir.Constant(_I32, 23))
-        return builder.bitcast(exponent, _F32)
-    return types.float32(types.int32), codegen
-
-
-@intrinsic
 def load_strided(typingctx, array, index, step, phase):
     """Elements phase, phase + step, ... (LANES of them) of the step * LANES elements from array[index]; step and phase literal."""
     if not (isinstance(step, types.IntegerLiteral) and isinstance(phase, types.IntegerLiteral)):
@@ -194,17 +185,19 @@ def store2(typingctx, array, index, a, b):
     return types.void(array, types.int64, vector, vector), codegen
 
 
+def _wide(builder, kind, value):
+    return value if isinstance(kind, F32Vector) else _splat(builder, value)
+
+
 def _define(function, instruction):
     @infer_global(function)
     class Arithmetic(AbstractTemplate):
         def generic(self, args, kws):
-            kinds = (vector, types.float32)
-            if len(args) == 2 and vector in args and all(a in kinds for a in args):
+            if len(args) == 2 and vector in args and all(a in (vector, types.float32) for a in args):
                 return signature(vector, *args)
 
     def lower(context, builder, sig, args):
-        a, b = (v if t is vector or isinstance(t, F32Vector) else _splat(builder, v) for t, v in zip(sig.args, args))
-        return getattr(builder, instruction)(a, b, flags=("contract", "nsz"))
+        return getattr(builder, instruction)(*(_wide(builder, t, v) for t, v in zip(sig.args, args)), flags=("contract", "nsz"))
 
     for kinds in ((vector, vector), (vector, types.float32), (types.float32, vector)):
         lower_builtin(function, *kinds)(lower)  # no function of its own: a call per addition would cost more than the addition
@@ -213,6 +206,75 @@ def _define(function, instruction):
 _define(operator.add, "fadd")
 _define(operator.sub, "fsub")
 _define(operator.mul, "fmul")
+_define(operator.truediv, "fdiv")
+
+
+@intrinsic
+def pick_less(typingctx, a, b, x, y):
+    """x where a < b, y elsewhere (where either is NaN too); each a vector or a float32."""
+    def codegen(context, builder, signature, args):
+        a, b, x, y = (_wide(builder, t, v) for t, v in zip(signature.args, args))
+        return builder.select(builder.fcmp_ordered("<", a, b), x, y)
+    return vector(a, b, x, y), codegen
+
+
+@intrinsic
+def pick_number(typingctx, x, y):
+    """y where x is a number, x where it is NaN."""
+    def codegen(context, builder, signature, args):
+        x, y = (_wide(builder, t, v) for t, v in zip(signature.args, args))
+        return builder.select(builder.fcmp_unordered("uno", x, x), x, y)
+    return vector(x, y), codegen
+
+
+def _fabs(builder, value):
+    ints = ir.VectorType(_I32, LANES)
+    return builder.bitcast(builder.and_(builder.bitcast(value, ints), ir.Constant(ints, [0x7FFFFFFF] * LANES)), _VEC)
+
+
+@intrinsic
+def magnitude(typingctx, x):
+    """Absolute values."""
+    return vector(vector), lambda context, builder, signature, args: _fabs(builder, args[0])
+
+
+@intrinsic
+def square_root(typingctx, x):
+    """Square roots."""
+    def codegen(context, builder, signature, args):
+        return builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(_VEC, [_VEC]), f"llvm.sqrt.v{LANES}f32"), args)
+    return vector(vector), codegen
+
+
+@intrinsic
+def scale_by_power(typingctx, x, n):
+    """x * 2 ** n for integral n between -252 and 254, in two factors: 2 ** 128 itself is no float."""
+    def codegen(context, builder, signature, args):
+        ints = ir.VectorType(_I32, LANES)
+        power = builder.fptosi(args[1], ints)
+        half = builder.ashr(power, ir.Constant(ints, [1] * LANES))
+        result = args[0]
+        for part in (half, builder.sub(power, half)):
+            bits = builder.shl(builder.add(part, ir.Constant(ints, [127] * LANES)), ir.Constant(ints, [23] * LANES))
+            result = builder.fmul(result, builder.bitcast(bits, _VEC))
+        return result
+    return vector(vector, vector), codegen
+
+
+@intrinsic
+def total(typingctx, x):
+    """The sum of the lanes."""
+    def codegen(context, builder, signature, args):
+        kind = ir.FunctionType(_F32, [_F32, _VEC])
+        add = cgutils.get_or_insert_function(builder.module, kind, f"llvm.vector.reduce.fadd.v{LANES}f32")
+        return builder.call(add, [ir.Constant(_F32, 0.0), args[0]], fastmath=("reassoc",))
+    return types.float32(vector), codegen
+
+
+@intrinsic
+def lane(typingctx, x, index):
+    """One lane (literal index 0) as a scalar."""
+    return types.float32(vector, index), lambda context, builder, signature, args: builder.extract_element(args[0], ir.Constant(_I32, 0))
 
 
 def _clamped(builder, value, low, high):

@@ -9,6 +9,7 @@ import numpy as np
 from ...ops.pool import pool_input, pool_params
 from .builder import ClOperand, Compile, builds, int8, short
 from .conv import strides
+from .statistics import line_pool
 from .tail import five, i32, three, type_defines
 
 _LOWEST = {"float16": "-65504.0f", "float32": "-FLT_MAX", "float64": "-DBL_MAX", "int8": "-128", "uint8": "0"}
@@ -50,10 +51,31 @@ def build_average(c: Compile) -> None:
     for size, rows, before, after in zip(c.node.inputs[0].shape[2:], c.in_regions[0][2:], p.pads_begin, p.pads_end):
         low.append((-before if padded else 0) - rows.start)
         high.append(size + (after if padded else 0) - rows.start)
-    _launch(c, "average_pool", {"COUNT_AT_LEAST": 1}, x, y, args, [three(low, 0), three(high, 1)])
+    _launch(c, "average_pool", {}, x, y, args, [three(low, 0), three(high, 1)])
 
 
 @builds("LpPool", tail=True)
 def build_lp(c: Compile) -> None:
     x, y, args = _windows(c)
     _launch(c, "lp_pool", {}, x, y, args, i32(int(c.node.attr("p", 2))))
+
+
+def _plane(c: Compile, mode: str, power: int = 2) -> None:
+    x = c.input(0)
+    line_pool(c, mode, range(2, len(x.shape)), x, c.output(0), c.residual, power)
+
+
+@builds("GlobalAveragePool", tail=True)
+def build_global_average(c: Compile) -> None:
+    _plane(c, "AVERAGE")
+
+
+@builds("GlobalMaxPool", tail=True)
+def build_global_max(c: Compile) -> None:
+    _plane(c, "LARGEST")
+
+
+@builds("GlobalLpPool", tail=True)
+def build_global_lp(c: Compile) -> None:
+    p = int(c.node.attr("p", 2))
+    _plane(c, {1: "NORM1", 2: "NORM2"}.get(p, "NORMP"), p)

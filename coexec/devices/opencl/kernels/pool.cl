@@ -76,7 +76,7 @@ __kernel void average_pool(__global const T *restrict x, int x_off, int8 xs, __g
   END_TAPS
   const int count = taps(d0, size.s0, dilation.s0, low.s0, high.s0) * taps(h0, size.s1, dilation.s1, low.s1, high.s1)
                   * taps(w0, size.s2, dilation.s2, low.s2, high.s2);
-  sum = sum / (ACC)max(count, COUNT_AT_LEAST);
+  sum = sum / (ACC)max(count, 1);
   ADD_RESIDUAL(sum, n, c, od, oh, ow)
   PUT(sum)
 }

@@ -1,0 +1,73 @@
+"""THE feature function: fitting and predicting both use it, so they cannot drift apart. And the families that share a fit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..graph.ir import Node
+from ..ops import Work, op_for
+from ..regions import Region
+
+#: Columns of `features`, in order. A fitted term of column c is `us_per_<c>` (of `fixed`: `fixed_us`).
+COLUMNS = ("fixed", "mflop", "mbyte", "mbyte_read", "mbyte_written", "kelement_out", "krow_out")
+
+_FAMILIES = {
+    "gemm": "Gemm",
+    "matmul": "MatMul",
+    "conv_transpose": "ConvTranspose",
+    "pool": "MaxPool AveragePool LpPool",
+    "reduction": "GlobalMaxPool GlobalAveragePool GlobalLpPool ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 "
+                 "ReduceLogSum ReduceLogSumExp ReduceSumSquare ArgMax ArgMin CumSum CumProd",
+    "normalization": "BatchNormalization InstanceNormalization GroupNormalization LayerNormalization RMSNormalization LRN LpNormalization "
+                     "MeanVarianceNormalization",
+    "softmax": "Softmax LogSoftmax Hardmax",
+    "movement": "Transpose Concat Split Slice Pad Expand Tile Gather GatherElements GatherND ScatterElements ScatterND DepthToSpace "
+                "SpaceToDepth Shape Size ConstantOfShape Range EyeLike Trilu ReverseSequence Compress OneHot",
+    "view": "Reshape Flatten Squeeze Unsqueeze Identity Dropout",
+    "resize": "Resize Upsample GridSample",
+    # Elementwise functions that cost tens of operations an element: bound by arithmetic where an addition is bound by memory.
+    "elementwise_slow": "Sigmoid Tanh Erf Gelu Exp Log Silu Mish Softplus Softsign Elu Selu Celu HardSwish Sin Cos Tan Asin Acos Atan Sinh "
+                        "Cosh Asinh Acosh Atanh Pow Sqrt Reciprocal Div Mod",
+}
+_FAMILY_OF = {op_type: family for family, types in _FAMILIES.items() for op_type in types.split()}
+
+#: Every answer of `family`.
+FAMILIES = ("conv_1x1", "conv_3x3", "conv_dense", "conv_depthwise", "conv_grouped", *_FAMILIES, "elementwise", "other")
+
+
+def family(node: Node) -> str:
+    """Which fit serves this node: operators of one family take time in the same way."""
+    if node.domain:
+        return "other"
+    if node.op_type != "Conv":
+        return _FAMILY_OF.get(node.op_type, "elementwise")
+    weights = node.inputs[1].shape
+    group = int(node.attr("group", 1))
+    if group > 1:
+        return "conv_depthwise" if weights[1] == 1 else "conv_grouped"
+    kernel = tuple(weights[2:])
+    if all(k == 1 for k in kernel):
+        return "conv_1x1"
+    plain = all(s == 1 for s in node.attr("strides") or ()) and all(d == 1 for d in node.attr("dilations") or ())
+    return "conv_3x3" if plain and kernel == (3, 3) else "conv_dense"  # only the former has fast (Winograd) algorithms
+
+
+def features(node: Node, region: Region) -> np.ndarray:
+    """The features of the piece `region` of the node's first output: float64[len(COLUMNS)].
+
+    mflop: millions of operations, a multiply-add counts as two. mbyte*: millions of bytes moved once. kelement_out: thousands of
+    output elements. krow_out: thousands of output rows (all axes but the last), what loops over rows pay for.
+    """
+    work: Work = op_for(node).work(node, region)
+    rows = region.size // max(1, region[-1].size) if len(region) else 1
+    return np.array([1.0, work.flops / 1e6, (work.bytes_read + work.bytes_written) / 1e6, work.bytes_read / 1e6, work.bytes_written / 1e6,
+                     region.size / 1e3, rows / 1e3])
+
+
+def term(column: str) -> str:
+    """The name in a profile of a column's coefficient."""
+    return "fixed_us" if column == "fixed" else f"us_per_{column}"
+
+
+#: A term's name -> its column in `features`.
+COLUMN_OF_TERM = {term(column): index for index, column in enumerate(COLUMNS)}

@@ -1,0 +1,22 @@
+// Local response normalization: each element divided by a power of the sum of squares of `size` channels around it.
+// `first` is the piece's first channel in the input's window, `before` how many of the `size` channels come before an element's own.
+__kernel void lrn(__global const T *restrict x, int x_off, int8 xs, __global T *restrict y, int y_off, int8 ys, int8 out,
+                  int channels, int first, int size, int before, ACC alpha, ACC beta, ACC shift
+#ifdef RESIDUAL
+                  , __global const T *restrict r, int r_off, int8 rs
+#endif
+) {
+  const int position = get_global_id(0), c = get_global_id(1), n = get_global_id(2);
+  const int w = position % out.s2, h = position / out.s2 % out.s1, d = position / (out.s2 * out.s1);
+  x += x_off + n * xs.s0 + d * xs.s2 + h * xs.s3 + w * xs.s4;
+  ACC total = 0;
+  for (int k = max(0, first + c - before); k < min(channels, first + c - before + size); k++) {
+    const ACC v = (ACC)x[k * xs.s1];
+    total = FMA(v, v, total);
+  }
+  ACC v = (ACC)x[(first + c) * xs.s1] / pow(shift + alpha * total, beta);
+#ifdef RESIDUAL
+  v += (ACC)r[r_off + n * rs.s0 + c * rs.s1 + d * rs.s2 + h * rs.s3 + w * rs.s4];
+#endif
+  y[y_off + n * ys.s0 + c * ys.s1 + d * ys.s2 + h * ys.s3 + w * ys.s4] = (T)ACTIVATE(ACC, v);
+}
