@@ -46,8 +46,10 @@ def axes_of(rank: int, axes: Iterable[int]) -> tuple[int, ...]:
 
 
 def every_axis(node: Node, keep: Callable[[int], bool] = lambda dim: True) -> tuple[SplitAxis, ...]:
-    """The axes of the first output that have two elements at least, those for which `keep` says so."""
+    """The axes of the first output that have two elements at least, those for which `keep` says so; none of an empty one."""
     shape = node.output.shape
+    if 0 in shape:
+        return ()
     return tuple(SplitAxis(name, dim, extent) for dim, (name, extent) in enumerate(zip(axis_names(len(shape)), shape))
                  if extent >= 2 and keep(dim))
 

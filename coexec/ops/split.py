@@ -21,7 +21,10 @@ class Split(Op):
     def declines(self, node: Node) -> str | None:
         if reason := foreign_type(node) or variable_among(node, {1: "split"}):
             return reason
-        return "an output is absent" if any(v is None for v in node.outputs) else None
+        if any(v is None for v in node.outputs):
+            return "an output is absent"
+        # Pieces are pieces of the first output: where it has none, nothing would make the others.
+        return "the first output is empty, others are not" if not node.output.type.size and node.operands[0].type.size else None
 
     def _axis(self, node: Node) -> int:
         return axes_of(len(node.output.shape), (node.attr("axis", 0),))[0]

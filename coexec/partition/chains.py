@@ -65,19 +65,20 @@ def access(node: Node, region: Region, op: Op | None = None) -> Access:
 
 
 class Flow:
-    """Who wrote which region so far. Cheap to copy, so that a planner can try several futures."""
+    """Who wrote which region so far; `shared`: the two memories are one. Cheap to copy, so that a planner can try several futures."""
 
-    __slots__ = ("writes", "started", "waited", "moved")
+    __slots__ = ("shared", "writes", "started", "waited", "moved")
 
-    def __init__(self) -> None:
+    def __init__(self, shared: bool = True) -> None:
+        self.shared = shared
         self.writes: dict[Value, tuple[Write, ...]] = {}
         self.started = 0
         self.waited = 0
-        self.moved: frozenset[tuple[int, str, Region]] = frozenset()
+        self.moved: set[tuple[Value, str, Region]] = set()
 
     def copy(self) -> Flow:
-        other = Flow()
-        other.writes, other.started, other.waited, other.moved = dict(self.writes), self.started, self.waited, self.moved
+        other = Flow(self.shared)
+        other.writes, other.started, other.waited, other.moved = dict(self.writes), self.started, self.waited, set(self.moved)
         return other
 
     def visit(self, node: Node, parts: Sequence[tuple[str, Region]], reach: Sequence[Access]) -> Visit:
@@ -128,10 +129,10 @@ class Flow:
         return nbytes
 
     def _moved(self, value: Value, to: str, region: Region) -> int:
-        key = (id(value), to, region)
-        if key in self.moved:
+        key = (value, to, region)
+        if self.shared or key in self.moved:
             return 0
-        self.moved |= {key}
+        self.moved.add(key)
         return region.size * value.dtype.itemsize
 
     def _alias(self, node: Node) -> tuple[int, int]:

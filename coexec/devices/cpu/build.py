@@ -77,10 +77,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Options:
-    """What a queue may be told. `winograd`: 3x3 convolutions by F(m x m, 3x3), `winograd_tile` being m (2, 4 or 6)."""
+    """What a queue may be told. `fast`: kernels of this package, not only NumPy. `winograd`: 3x3 convolutions by F(m x m, 3x3); `winograd_tile` forces m (2 or 4), 0 chooses."""
 
     winograd: bool = True
-    winograd_tile: int = 4
+    winograd_tile: int = 0
     fast: bool = True
 
 

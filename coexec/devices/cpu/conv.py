@@ -53,7 +53,7 @@ def convolution(piece: Piece) -> Convolution | None:
     x, y, residual = deep(piece.inputs[0]), deep(piece.outputs[0]), deep(piece.residual)
     if not rows_contiguous(x, y, residual) or any(s < 0 for a in (x, y) for s in a.strides):
         return None
-    group = piece.inputs[1].shape[0] * params.group // piece.constant(1).shape[0]
+    group = 1 if params.group == 1 else piece.inputs[1].shape[0] * params.group // piece.constant(1).shape[0]
     return Convolution(x, deep(piece.inputs[1]), None if piece.absent(2) else piece.inputs[2], y, residual, (*extra, *params.strides),
                        (*extra, *params.dilations), (*(0,) * len(extra), *(s.pad_begin for s in spans)), group, tail_of(piece.node.activation),
                        piece.values[1], tuple(piece.region[1]))

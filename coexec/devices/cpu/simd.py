@@ -189,6 +189,20 @@ def _wide(builder, kind, value):
     return value if isinstance(kind, F32Vector) else _splat(builder, value)
 
 
+@intrinsic
+def store_turned(typingctx, to, at, array, index, row):
+    """Turns ROWS rows of LANES elements, `row` apart from array[index], into LANES times ROWS side by side at to[at]."""
+    def codegen(context, builder, signature, args):
+        to, at, array, index, row = args
+        base = _pointer(context, builder, signature.args[2], array, index, _F32)
+        rows = [_load(builder, builder.bitcast(builder.gep(base, [builder.mul(row, ir.Constant(_I64, r))]), _VEC.as_pointer())) for r in range(ROWS)]
+        whole = _interleaved(builder, rows)
+        _store(builder, whole, _pointer(context, builder, signature.args[0], to, at, whole.type))
+        return context.get_dummy_value()
+    i = types.int64
+    return types.void(to, i, array, i, i), codegen
+
+
 def _define(function, instruction):
     @infer_global(function)
     class Arithmetic(AbstractTemplate):

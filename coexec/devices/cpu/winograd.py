@@ -1,1 +1,324 @@
-def winograd(piece, case): return None
+"""Winograd convolution F(m x m, 3 x 3), m = 2 or 4: fewer multiplications for 3x3 kernels of stride 1.
+
+Tiles of m x m outputs come from (m + 2) x (m + 2) inputs: transform them, multiply (m + 2)^2 matrices (input channels by tiles), transform
+back. Tiles are taken in blocks so that what is between the transforms stays in the caches. Rounding: about 1e-5 of the largest value.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .activations import activate
+from .build import Piece, Program
+from .jit import flat, inlined, kernel, strides
+from .panels import NO_FLOATS, pack_bias, round_up
+from .simd import (
+    LANES, PANEL, ROWS, clamp, load, load_inside, load_strided, multiply_tile, splat, store, store2, store4, store_first,
+)
+
+if TYPE_CHECKING:
+    from .conv import Convolution
+
+#: Weight transforms G: a 3x3 kernel g becomes G g G'.
+_G = {
+    2: np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]),
+    4: np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]),
+}
+#: What transformed inputs and products of a block of tiles may take together (bytes, and where weights are large), and how deep one product may be.
+BLOCK_BYTES, MOST_BLOCK_BYTES, MOST_DEPTH = 2 << 20, 16 << 20, 256
+#: Fewer channels than this on either side do not pay for the transforms; a transformed element costs about that many multiply-adds.
+LEAST_CHANNELS, TRANSFORM_COST = 16, 14
+
+
+def best_tile(ic: int, oc: int, oh: int, ow: int) -> int:
+    """The m with the least arithmetic for that piece, or 0 where multiplying directly has less."""
+    def lanes(count: int) -> int:
+        return round_up(count, LANES)
+
+    costs = {0: 9.0 * lanes(oh * ow) * (1 + 2 / oc)}
+    for m in _G:
+        costs[m] = (m + 2) ** 2 * lanes(-(-oh // m) * -(-ow // m)) * (1 + TRANSFORM_COST / ic + TRANSFORM_COST / oc)
+    return min(costs, key=costs.__getitem__)
+
+
+def winograd(piece: Piece, case: Convolution) -> Program | None:
+    """3x3, stride and dilation 1, one group, enough channels, and fewer multiplications than the direct way."""
+    oc, ic, kh, kw = case.w.shape
+    if (kh, kw) != (3, 3) or case.strides != (1, 1) or case.dilations != (1, 1) or case.group != 1 or min(ic, oc) < LEAST_CHANNELS:
+        return None
+    (n, _, h, w), (oh, ow) = case.x.shape, case.y.shape[2:]
+    m = piece.options.winograd_tile or best_tile(ic, oc, oh, ow)
+    if m not in _G:
+        return None
+    points, padded = (m + 2) ** 2, round_up(oc, ROWS)
+
+    def pack() -> tuple[np.ndarray, np.ndarray]:
+        g = _G[m]
+        u = np.einsum("ab,ocbd,ed->aeoc", g, case.w.astype(np.float64), g, optimize=True).reshape(points, oc, ic)
+        full = np.zeros((points, padded, ic), np.float32)
+        full[:, :oc] = u
+        return np.ascontiguousarray(full.reshape(points, -1, ROWS, ic).transpose(0, 1, 3, 2)).reshape(-1), pack_bias(case.bias, oc)
+
+    u, bias = piece.packed.get(case.weights, ("winograd", m, case.cut), pack)
+    tiles_across, tiles = -(-ow // m), -(-oh // m) * -(-ow // m)
+    room = min(max(BLOCK_BYTES, u.nbytes), MOST_BLOCK_BYTES)  # a block reads all weights once: large ones want large blocks
+    blocks = -(-tiles // max(PANEL, room // (4 * points * (ic + padded)) // PANEL * PANEL))
+    block = round_up(-(-tiles // blocks), PANEL if blocks > 1 else LANES)
+    line = tiles_across * m + 2 + (m + 1) * LANES
+    v_step, m_step = ic * block + LANES, padded * block + LANES  # the odd vector keeps the points out of one another's cache sets
+    sizes = [points * v_step, points * m_step, (m + 2) * line, points * (block + LANES), m * (m * block + LANES)]
+    starts = np.cumsum([0, *(round_up(s, LANES) for s in sizes)])
+    res_strides = (-1,) * 3 if case.residual is None else strides(case.residual)[:3]
+    geometry = np.array([n, ic, h, w, *case.pads, oc, oh, ow, block, line, v_step, m_step, *starts[:5],
+                         *strides(case.x)[:3], *strides(case.y)[:3], *res_strides], np.int64)
+    arrays = flat(case.x), u, bias, flat(case.y), NO_FLOATS if case.residual is None else flat(case.residual)
+    run = winograd4 if m == 4 else winograd2
+
+    def bind(scratch: np.ndarray):
+        return partial(run, *arrays, scratch.view(np.float32), geometry, *case.tail)
+
+    return Program(f"f32_conv_winograd{m}_{ROWS}x{PANEL}", bind, 4 * int(starts[5]))
+
+
+@inlined
+def input4(d0, d1, d2, d3, d4, d5):
+    """B' d for m = 4."""
+    f4, f5, f2 = np.float32(4), np.float32(5), np.float32(2)
+    a, b = d4 - d2 * f4, d3 - d1 * f4
+    c, d = d4 - d2, (d3 - d1) * f2
+    return d0 * f4 - d2 * f5 + d4, a + b, a - b, c + d, c - d, d1 * f4 - d3 * f5 + d5
+
+
+@inlined
+def output4(m0, m1, m2, m3, m4, m5):
+    """A' m for m = 4."""
+    f2, f4, f8 = np.float32(2), np.float32(4), np.float32(8)
+    a, b, c, d = m1 + m2, m1 - m2, m3 + m4, m3 - m4
+    return m0 + a + c, b + d * f2, a + c * f4, b + d * f8 + m5
+
+
+@inlined
+def input2(d0, d1, d2, d3):
+    """B' d for m = 2."""
+    return d0 - d2, d1 + d2, d2 - d1, d1 - d3
+
+
+@inlined
+def output2(m0, m1, m2, m3):
+    """A' m for m = 2."""
+    return m0 + m1 + m2, m1 - m2 - m3
+
+
+@inlined
+def row_part(x, plane, row, column, x_row, h, w):
+    """LANES elements of a row from a column on, 0 where they lie outside the h x w plane."""
+    if row < 0 or row >= h:
+        return splat(np.float32(0))
+    return load_inside(x, plane + row * x_row + column, 1, -column, w - column)
+
+
+@inlined
+def to_panels(s, from_at, from_step, points, count, to_at, to_step, ic, channel):
+    """One channel's transformed tiles into the strips that the products read."""
+    for point in range(points):
+        for start in range(0, count, PANEL):
+            width = min(PANEL, count - start)
+            at = to_at + point * to_step + start * ic + channel * width
+            for v in range(0, width, LANES):
+                store(s, at + v, load(s, from_at + point * from_step + start + v))
+
+
+@inlined
+def products(points, u, s, v_at, v_step, m_at, m_step, ic, oc, count, block):
+    """For every point, (output channels x input channels) @ (input channels x tiles)."""
+    padded = (oc + ROWS - 1) // ROWS * ROWS
+    free, infinity = np.float32(-np.inf), np.float32(np.inf)
+    for point in range(points):
+        for start in range(0, count, PANEL):
+            width = min(PANEL, count - start)
+            for k in range(0, ic, MOST_DEPTH):
+                depth = min(MOST_DEPTH, ic - k)
+                b = v_at + point * v_step + start * ic + k * width
+                for row in range(0, oc, ROWS):
+                    a = (point * padded + row) * ic + k * ROWS
+                    c = m_at + point * m_step + row * block + start
+                    if width == 3 * LANES:
+                        multiply_tile(ROWS, 3, u, a, s, b, depth, s, c, block, NO_BIAS, 0, 1 if k else 0, NO_BIAS, 0, -1, free, infinity)
+                    elif width == 2 * LANES:
+                        multiply_tile(ROWS, 2, u, a, s, b, depth, s, c, block, NO_BIAS, 0, 1 if k else 0, NO_BIAS, 0, -1, free, infinity)
+                    else:
+                        multiply_tile(ROWS, 1, u, a, s, b, depth, s, c, block, NO_BIAS, 0, 1 if k else 0, NO_BIAS, 0, -1, free, infinity)
+
+
+NO_BIAS = np.zeros(ROWS, np.float32)
+
+
+@inlined
+def write_tiles(m, s, rows_at, rows_step, first, count, across, y, y_at, y_row, oh, ow, res, r_at, r_row, kind, alpha, beta, low, high):
+    """Tiles first ... first + count of one channel from rows of the block to where they belong; the tail applied."""
+    tile = first
+    while tile < first + count:
+        ty, tx = tile // across, tile % across
+        run = min(across - tx, first + count - tile)
+        width = min(run * m, ow - tx * m)
+        for r in range(min(m, oh - ty * m)):
+            source = rows_at + r * rows_step + (tile - first) * m
+            to, ra = y_at + (ty * m + r) * y_row + tx * m, r_at + (ty * m + r) * r_row + tx * m
+            for j in range(0, width, LANES):
+                value = load(s, source + j)
+                left = width - j
+                if r_row >= 0:
+                    value = value + load_inside(res, ra + j, 1, 0, left)
+                value = clamp(value, low, high)
+                if left >= LANES:
+                    store(y, to + j, value)
+                else:
+                    store_first(y, to + j, value, left)
+            if kind != 0:
+                activate(y, to, width, y, to, kind, alpha, beta)
+        tile += run
+
+
+@kernel
+def winograd4(x, u, bias, y, res, s, g, kind, alpha, beta, low, high):
+    n, ic, h, w, top, left, oc, oh, ow, block, line, v_step, m_step = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9], g[10], g[11], g[12]
+    v_at, m_at, line_at, turn_at, rows_at = g[13], g[14], g[15], g[16], g[17]
+    x_batch, x_channel, x_row, y_batch, y_channel, y_row, r_batch, r_channel, r_row = g[18], g[19], g[20], g[21], g[22], g[23], g[24], g[25], g[26]
+    across = (ow + 3) // 4
+    tiles = across * ((oh + 3) // 4)
+    turn, rows_step = block + LANES, 4 * block + LANES
+    for batch in range(n):
+        for first in range(0, tiles, block):
+            number = min(block, tiles - first)
+            count = (number + LANES - 1) // LANES * LANES
+            for channel in range(ic):
+                plane = batch * x_batch + channel * x_channel
+                tile = first
+                while tile < first + number:
+                    ty, tx = tile // across, tile % across
+                    run = min(across - tx, first + number - tile)
+                    row, column = ty * 4 - top, tx * 4 - left
+                    for j in range(0, run * 4 + 2, LANES):
+                        c = column + j
+                        t0, t1, t2, t3, t4, t5 = input4(
+                            row_part(x, plane, row, c, x_row, h, w), row_part(x, plane, row + 1, c, x_row, h, w),
+                            row_part(x, plane, row + 2, c, x_row, h, w), row_part(x, plane, row + 3, c, x_row, h, w),
+                            row_part(x, plane, row + 4, c, x_row, h, w), row_part(x, plane, row + 5, c, x_row, h, w))
+                        store(s, line_at + j, t0)
+                        store(s, line_at + line + j, t1)
+                        store(s, line_at + 2 * line + j, t2)
+                        store(s, line_at + 3 * line + j, t3)
+                        store(s, line_at + 4 * line + j, t4)
+                        store(s, line_at + 5 * line + j, t5)
+                    for i in range(6):
+                        for j in range(0, run, LANES):
+                            p = line_at + i * line + 4 * j
+                            t0, t1, t2, t3, t4, t5 = input4(
+                                load_strided(s, p, 4, 0), load_strided(s, p, 4, 1), load_strided(s, p, 4, 2), load_strided(s, p, 4, 3),
+                                load_strided(s, p + 4, 4, 0), load_strided(s, p + 4, 4, 1))
+                            q = turn_at + i * 6 * turn + tile - first + j
+                            store(s, q, t0)
+                            store(s, q + turn, t1)
+                            store(s, q + 2 * turn, t2)
+                            store(s, q + 3 * turn, t3)
+                            store(s, q + 4 * turn, t4)
+                            store(s, q + 5 * turn, t5)
+                    tile += run
+                to_panels(s, turn_at, turn, 36, count, v_at, v_step, ic, channel)
+            products(36, u, s, v_at, v_step, m_at, m_step, ic, oc, count, block)
+            for channel in range(oc):
+                b = bias[channel]
+                for j in range(0, count, LANES):
+                    p = m_at + channel * block + j
+                    c0 = output4(load(s, p), load(s, p + 6 * m_step), load(s, p + 12 * m_step), load(s, p + 18 * m_step),
+                                 load(s, p + 24 * m_step), load(s, p + 30 * m_step))
+                    p += m_step
+                    c1 = output4(load(s, p), load(s, p + 6 * m_step), load(s, p + 12 * m_step), load(s, p + 18 * m_step),
+                                 load(s, p + 24 * m_step), load(s, p + 30 * m_step))
+                    p += m_step
+                    c2 = output4(load(s, p), load(s, p + 6 * m_step), load(s, p + 12 * m_step), load(s, p + 18 * m_step),
+                                 load(s, p + 24 * m_step), load(s, p + 30 * m_step))
+                    p += m_step
+                    c3 = output4(load(s, p), load(s, p + 6 * m_step), load(s, p + 12 * m_step), load(s, p + 18 * m_step),
+                                 load(s, p + 24 * m_step), load(s, p + 30 * m_step))
+                    p += m_step
+                    c4 = output4(load(s, p), load(s, p + 6 * m_step), load(s, p + 12 * m_step), load(s, p + 18 * m_step),
+                                 load(s, p + 24 * m_step), load(s, p + 30 * m_step))
+                    p += m_step
+                    c5 = output4(load(s, p), load(s, p + 6 * m_step), load(s, p + 12 * m_step), load(s, p + 18 * m_step),
+                                 load(s, p + 24 * m_step), load(s, p + 30 * m_step))
+                    q = rows_at + 4 * j
+                    o0, o1, o2, o3 = output4(c0[0] + b, c1[0], c2[0], c3[0], c4[0], c5[0])
+                    store4(s, q, o0, o1 + b, o2 + b, o3 + b)
+                    o0, o1, o2, o3 = output4(c0[1] + b, c1[1], c2[1], c3[1], c4[1], c5[1])
+                    store4(s, q + rows_step, o0, o1 + b, o2 + b, o3 + b)
+                    o0, o1, o2, o3 = output4(c0[2] + b, c1[2], c2[2], c3[2], c4[2], c5[2])
+                    store4(s, q + 2 * rows_step, o0, o1 + b, o2 + b, o3 + b)
+                    o0, o1, o2, o3 = output4(c0[3] + b, c1[3], c2[3], c3[3], c4[3], c5[3])
+                    store4(s, q + 3 * rows_step, o0, o1 + b, o2 + b, o3 + b)
+                write_tiles(4, s, rows_at, rows_step, first, number, across, y, batch * y_batch + channel * y_channel, y_row, oh, ow,
+                            res, batch * r_batch + channel * r_channel, r_row, kind, alpha, beta, low, high)
+
+
+@kernel
+def winograd2(x, u, bias, y, res, s, g, kind, alpha, beta, low, high):
+    n, ic, h, w, top, left, oc, oh, ow, block, line, v_step, m_step = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9], g[10], g[11], g[12]
+    v_at, m_at, line_at, turn_at, rows_at = g[13], g[14], g[15], g[16], g[17]
+    x_batch, x_channel, x_row, y_batch, y_channel, y_row, r_batch, r_channel, r_row = g[18], g[19], g[20], g[21], g[22], g[23], g[24], g[25], g[26]
+    across = (ow + 1) // 2
+    tiles = across * ((oh + 1) // 2)
+    turn, rows_step = block + LANES, 2 * block + LANES
+    for batch in range(n):
+        for first in range(0, tiles, block):
+            number = min(block, tiles - first)
+            count = (number + LANES - 1) // LANES * LANES
+            for channel in range(ic):
+                plane = batch * x_batch + channel * x_channel
+                tile = first
+                while tile < first + number:
+                    ty, tx = tile // across, tile % across
+                    run = min(across - tx, first + number - tile)
+                    row, column = ty * 2 - top, tx * 2 - left
+                    for j in range(0, run * 2 + 2, LANES):
+                        c = column + j
+                        t0, t1, t2, t3 = input2(
+                            row_part(x, plane, row, c, x_row, h, w), row_part(x, plane, row + 1, c, x_row, h, w),
+                            row_part(x, plane, row + 2, c, x_row, h, w), row_part(x, plane, row + 3, c, x_row, h, w))
+                        store(s, line_at + j, t0)
+                        store(s, line_at + line + j, t1)
+                        store(s, line_at + 2 * line + j, t2)
+                        store(s, line_at + 3 * line + j, t3)
+                    for i in range(4):
+                        for j in range(0, run, LANES):
+                            p = line_at + i * line + 2 * j
+                            t0, t1, t2, t3 = input2(load_strided(s, p, 2, 0), load_strided(s, p, 2, 1),
+                                                    load_strided(s, p + 2, 2, 0), load_strided(s, p + 2, 2, 1))
+                            q = turn_at + i * 4 * turn + tile - first + j
+                            store(s, q, t0)
+                            store(s, q + turn, t1)
+                            store(s, q + 2 * turn, t2)
+                            store(s, q + 3 * turn, t3)
+                    tile += run
+                to_panels(s, turn_at, turn, 16, count, v_at, v_step, ic, channel)
+            products(16, u, s, v_at, v_step, m_at, m_step, ic, oc, count, block)
+            for channel in range(oc):
+                b = bias[channel]
+                for j in range(0, count, LANES):
+                    p = m_at + channel * block + j
+                    c0 = output2(load(s, p), load(s, p + 4 * m_step), load(s, p + 8 * m_step), load(s, p + 12 * m_step))
+                    p += m_step
+                    c1 = output2(load(s, p), load(s, p + 4 * m_step), load(s, p + 8 * m_step), load(s, p + 12 * m_step))
+                    p += m_step
+                    c2 = output2(load(s, p), load(s, p + 4 * m_step), load(s, p + 8 * m_step), load(s, p + 12 * m_step))
+                    p += m_step
+                    c3 = output2(load(s, p), load(s, p + 4 * m_step), load(s, p + 8 * m_step), load(s, p + 12 * m_step))
+                    q = rows_at + 2 * j
+                    o0, o1 = output2(c0[0] + b, c1[0], c2[0], c3[0])
+                    store2(s, q, o0, o1 + b)
+                    o0, o1 = output2(c0[1] + b, c1[1], c2[1], c3[1])
+                    store2(s, q + rows_step, o0, o1 + b)
+                write_tiles(2, s, rows_at, rows_step, first, number, across, y, batch * y_batch + channel * y_channel, y_row, oh, ow,
+                            res, batch * r_batch + channel * r_channel, r_row, kind, alpha, beta, low, high)

@@ -7,6 +7,7 @@ from math import prod
 from typing import Any
 
 import numpy as np
+import pyopencl as cl
 
 from ...ops.conv import conv_input, conv_params
 from .builder import ClOperand, Compile, builds, short
@@ -96,11 +97,13 @@ def choose(s: Shape, tiles: Tiles, wanted: str | None = None) -> str:
         possible.insert(0, "tiled")
         if tiles.panels and panel_bytes(s.flattened(), tiles) <= tiles.local_bytes:
             possible.insert(0, "panel")
+            if can_winograd(s, tiles):
+                possible.insert(1, "winograd")
     if wanted in possible:
         return wanted
     if possible[0] == "panel" and s.out_channels == 1 and s.depth < 8:
         return "direct"
-    return possible[0]
+    return "winograd" if "winograd" in possible and winograd_pays(s, tiles) else possible[0]
 
 
 def _operands(c: Compile, s: Shape) -> tuple[dict[str, Any], list[Any]]:
@@ -154,7 +157,7 @@ def panel_tile(s: Shape, tiles: Tiles) -> tuple[int, int]:
     vectors = tiles.vectors_for(s.pixels)
     while vectors > 1 and 4 * (s.depth * vectors * tiles.width) > tiles.local_bytes // 2:
         vectors -= 1
-    return tiles.rows_for(s.out_channels), vectors
+    return tiles.rows_for(s.out_channels, vectors), vectors
 
 
 def panel_bytes(s: Shape, tiles: Tiles) -> int:
@@ -164,8 +167,6 @@ def panel_bytes(s: Shape, tiles: Tiles) -> int:
 
 
 def build_panel(c: Compile, s: Shape, tiles: Tiles) -> None:
-    import pyopencl as cl
-
     s = s.flattened()
     rows, vectors = panel_tile(s, tiles)
     columns = vectors * tiles.width
@@ -187,13 +188,78 @@ def build_tiled(c: Compile, s: Shape, tiles: Tiles) -> None:
              *i32(s.groups, s.in_channels, s.out_channels), *s.args(), *tail)
 
 
+#: F(4x4, 3x3): how a 3x3 filter becomes 6x6 points.
+_FILTER = np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]])
+
+
+def can_winograd(s: Shape, tiles: Tiles) -> bool:
+    """True for a 3x3 filter without stride and dilation whose transformed input fits in local memory."""
+    return s.kernel == (1, 3, 3) and set(s.strides) == set(s.dilations) == {1} and sum(winograd_bytes(s, tiles)) <= tiles.local_bytes
+
+
+def winograd_tile(s: Shape, tiles: Tiles) -> tuple[int, int]:
+    """Rows and vectors of the register tile."""
+    count = -(-s.y.shape[3] // 4) * -(-s.y.shape[4] // 4)
+    vectors = tiles.vectors_for(count)
+    while vectors > 1 and 36 * 4 * s.in_channels * vectors * tiles.width > tiles.local_bytes // 2:
+        vectors -= 1
+    return tiles.rows_for(s.out_channels, vectors), vectors
+
+
+def winograd_bytes(s: Shape, tiles: Tiles) -> tuple[int, int, int, int]:
+    """Local memory for the transformed input, the points, the output lines, and a channel's strip."""
+    rows, vectors = winograd_tile(s, tiles)
+    columns, across, down = vectors * tiles.width, -(-s.y.shape[4] // 4), -(-s.y.shape[3] // 4)
+    tile_rows = min(down, (columns - 2) // across + 2)
+    strip = 4 * (min(across, columns) if down == 1 else across) + 4 * (1 + tiles.width)
+    return (4 * 36 * s.in_channels * columns, 4 * (36 * max(rows, 1) * columns + tiles.width), 4 * 16 * columns,
+            4 * ((tile_rows - 1) * 4 + 6) * strip + 4 * tiles.width)
+
+
+def winograd_pays(s: Shape, tiles: Tiles) -> bool:
+    """Whether fewer multiplications outweigh transforms and unused tiles, in vector operations."""
+    if min(s.in_channels, s.out_channels) < MIN_WINOGRAD_CHANNELS:
+        return False
+    vectors = winograd_tile(s, tiles)[1]
+    count = -(-s.y.shape[3] // 4) * -(-s.y.shape[4] // 4)
+    runs = -(-count // (vectors * tiles.width)) * vectors
+    direct = -(-s.pixels // tiles.width)
+    products = s.in_channels * s.out_channels
+    return runs * (18 * products + 250 * (s.in_channels + s.out_channels)) < 0.9 * direct * 5 * products
+
+
+#: With fewer channels on either side the transforms cost more than they save.
+MIN_WINOGRAD_CHANNELS = 16
+
+
+def pack_winograd(w: np.ndarray, groups: int, rows: int) -> np.ndarray:
+    """3x3 weights as [group][tile][36][in channel][rows], zeros beyond the last output channel."""
+    out, channels = w.shape[0] // groups, w.shape[1]
+    points = np.einsum("ij,ocjk,lk->ilco", _FILTER, w.reshape(*w.shape[:2], 3, 3).astype(np.float64), _FILTER).reshape(36, channels, groups, out)
+    tiles = -(-out // rows)
+    padded = np.zeros((36, channels, groups, tiles * rows), w.dtype)
+    padded[..., :out] = points
+    return padded.reshape(36, channels, groups, tiles, rows).transpose(2, 3, 0, 1, 4)
+
+
+def build_winograd(c: Compile, s: Shape, tiles: Tiles) -> None:
+    rows, vectors = winograd_tile(s, tiles)
+    columns = vectors * tiles.width
+    count = -(-s.y.shape[3] // 4) * -(-s.y.shape[4] // 4)
+    w = c.packed(1, ("winograd", s.groups, rows), lambda w: pack_winograd(w, s.groups, rows))
+    defines, tail = _operands(c, s)
+    c.implementation = f"f32_conv_winograd_4x4_{rows}x{columns}"
+    inside, outside, *_, pad = s.args()
+    c.launch(["gemm_tile.clh", "conv_winograd.cl"], "conv_winograd", {**defines, **tiles.panel_defines(rows, vectors)},
+             (-(-count // columns), s.y.shape[0] * s.groups), (1, 1), s.x, strides(s.x), w, s.y, strides(s.y),
+             *i32(s.groups, s.in_channels, s.out_channels), inside, outside, pad, *map(cl.LocalMemory, winograd_bytes(s, tiles)), *tail)
+
+
 #: A strip of a depthwise convolution is cut into rows so that it stays in the first-level cache.
 STRIP_BYTES = 24 << 10
 
 
 def build_depthwise(c: Compile, s: Shape, tiles: Tiles) -> None:
-    import pyopencl as cl
-
     w = c.packed(1, "plain", lambda w: w)
     defines, tail = _operands(c, s)
     defines |= {"KH": s.kernel[1], "KW": s.kernel[2]}
@@ -220,4 +286,4 @@ def _plane_args(s: Shape) -> list[Any]:
     return [*args[:2], *args[3:]]
 
 
-_METHODS = {"direct": build_direct, "panel": build_panel, "tiled": build_tiled, "depthwise": build_depthwise}
+_METHODS = {"direct": build_direct, "panel": build_panel, "tiled": build_tiled, "depthwise": build_depthwise, "winograd": build_winograd}

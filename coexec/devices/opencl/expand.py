@@ -17,4 +17,4 @@ def build(c: Compile) -> None:
 @builds("Tile")
 def build_tile(c: Compile) -> None:
     c.implementation = f"b{8 * c.node.output.dtype.itemsize}_tile_copy"
-    mapped(c, "wrap", [0] * len(c.region))
+    mapped(c, "wrap", [(0, 0)] * len(c.region))

@@ -80,8 +80,6 @@ def elementwise(c: Compile, expression: str, y: ClOperand, inputs: Sequence[ClOp
     compute = np.dtype(compute or inputs[0].dtype)
     simple = y_strides[0] == 1 and all(s[0] in (0, 1) for s in strides) and not scalar_only and "r" not in kinds
     width = vector_width(c, y.dtype.itemsize, compute.itemsize, *(x.dtype.itemsize for x in inputs)) if simple else 1
-    if shape[0] < width:
-        width = 1
     text = {"PARAMS": "", "SETUP": "", "LOAD_SCALAR": "", "LOAD_VECTOR": ""}
     arguments: list[Any] = []
     for k, (x, s, kind) in enumerate(zip(inputs, strides, kinds)):
@@ -102,7 +100,7 @@ def elementwise(c: Compile, expression: str, y: ClOperand, inputs: Sequence[ClOp
         **text, **tail_defines, **(defines or {}), "T": ctype(compute), "I": _SIGNED[compute.itemsize], "TY": ctype(y.dtype), "V": width,
         "ROUND": rounding, "RANK": len(shape), "EXPR(T, I)": f"({expression})",
         "RESULT(T, I)": "I" if predicate else "T",
-        "FINISH(T, v)": "((v) & 1)" if predicate else "ACTIVATE(T, v)" if "ACT_ALPHA" in tail_defines else "(v)",
+        "FINISH(T, I, v)": "((v) & (I)(1))" if predicate else "ACTIVATE(T, v)" if "ACT_ALPHA" in tail_defines else "(v)",
     }
     size, local, chunk = ndrange(c, shape, width)
     c.launch(["nd.clh", *files, "elementwise.cl"], "elementwise", program, size, local, *arguments, y, int8(y_strides), int8(shape, 1), np.int32(chunk))

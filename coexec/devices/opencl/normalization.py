@@ -14,7 +14,7 @@ from .conv import strides
 from .lines import arithmetic
 from .nd import elementwise
 from .statistics import normalize
-from .tail import five, i32, three, type_defines
+from .tail import five, i32, number, three, type_defines
 
 
 def per_channel(parameter: ClOperand, rank: int) -> ClOperand:
@@ -25,18 +25,18 @@ def per_channel(parameter: ClOperand, rank: int) -> ClOperand:
 @builds("BatchNormalization", tail=True)
 def build_batch(c: Compile) -> None:
     x, y, kind = c.input(0), c.output(0), arithmetic(c.node.output.dtype)
-    rank, epsilon = len(x.shape), kind.type(c.node.attr("epsilon", 1e-5))
+    rank, epsilon = len(x.shape), float(c.node.attr("epsilon", 1e-5))
     c.implementation = f"{short(y.dtype)}_batchnormalization_elementwise"
     if all(c.is_constant(k) for k in range(1, 5)):
         scale, bias, mean, var = (c.value(k)[c.in_regions[k].slices].astype(np.float64) for k in range(1, 5))
-        factor = scale / np.sqrt(var + float(epsilon))
-        key = (*(id(c.value(k)) for k in range(1, 5)), tuple(c.in_regions[1]), float(epsilon))
+        factor = scale / np.sqrt(var + epsilon)
+        key = (*(id(c.value(k)) for k in range(1, 5)), tuple(c.in_regions[1]), epsilon)
         c.owned += [c.value(k) for k in range(1, 5)]
         folded = [per_channel(c.constant(a.astype(kind), (name, *key)), rank) for name, a in (("factor", factor), ("shift", bias - mean * factor))]
         elementwise(c, "FMA(a0, a1, a2)", y, [x, *folded], compute=kind, tail=True)
         return
     parameters = [per_channel(c.input(k), rank) for k in range(1, 5)]
-    elementwise(c, "(a0 - a3) * (a1 / sqrt(a4 + (T)(p0))) + a2", y, [x, *parameters], compute=kind, scalars=[epsilon], tail=True)
+    elementwise(c, "(a0 - a3) * (a1 / sqrt(a4 + (T)(p0))) + a2", y, [x, *parameters], compute=kind, scalars=[number(epsilon, kind)], tail=True)
 
 
 @builds("InstanceNormalization", tail=True)
@@ -95,11 +95,11 @@ def build_mean_variance(c: Compile) -> None:
 @builds("LRN", tail=True)
 def build_lrn(c: Compile) -> None:
     x, y, r = five(c.input(0)), five(c.output(0)), c.residual
-    size, number = int(c.node.attr("size")), arithmetic(y.dtype).type
+    size, kind = int(c.node.attr("size")), arithmetic(y.dtype)
     c.implementation = f"{short(y.dtype)}_lrn_direct"
     c.launch("lrn.cl", "lrn", type_defines(c), (y.shape[2] * y.shape[3] * y.shape[4], y.shape[1], y.shape[0]), None, x, strides(x), y, strides(y),
              three(y.shape[2:], 1), *i32(x.shape[1], c.region[1].start - c.in_regions[0][1].start, size, (size - 1) // 2),
-             number(c.node.attr("alpha", 1e-4) / size), number(c.node.attr("beta", 0.75)), number(c.node.attr("bias", 1.0)),
+             number(c.node.attr("alpha", 1e-4) / size, kind), number(c.node.attr("beta", 0.75), kind), number(c.node.attr("bias", 1.0), kind),
              *([r, strides(five(r))] if r is not None else []))
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ...errors import DeviceError
+from ...ops.pad import pad_widths
 from .builder import ClOperand, Compile, builds, ctype, int8
 from .nd import MAX_RANK, as_bits, ndrange
 
@@ -15,29 +16,27 @@ _MODES = {"constant": {}, "reflect": {"REFLECT": 1}, "edge": {"EDGE": 1}, "wrap"
 
 @builds("Pad")
 def build(c: Compile) -> None:
-    rank = len(c.region)
-    pads = [int(v) for v in c.value(1).reshape(-1)]
-    axes = [int(a) % rank for a in c.value(3).reshape(-1)] if c.has(3) else list(range(rank))
-    before = [0] * rank
-    for axis, pad in zip(axes, pads):
-        before[axis] = pad
     mode = c.node.attr("mode", "constant")
     c.implementation = f"b{8 * c.node.output.dtype.itemsize}_pad_{mode}"
-    value = c.input(2) if mode == "constant" else None
-    mapped(c, mode, before, value)
+    value = c.input(2) if mode == "constant" and c.has(2) and c.node.operands[2].type.size else None
+    mapped(c, mode, pad_widths(c.node), value)
 
 
-def mapped(c: Compile, mode: str, before: Sequence[int], value: ClOperand | None = None) -> None:
-    """Enqueues y[o] = x[map(o - before)] with the map of a Pad mode, along every axis that is not copied straight."""
+def mapped(c: Compile, mode: str, widths: Sequence[tuple[int, int]], value: ClOperand | None = None) -> None:
+    """Enqueues y[o] = x[map(o - before)] with the map of a Pad mode, along every axis that is not copied straight.
+
+    `widths`: elements added before and after, for each axis; negative ones crop first, and the map sees what is left.
+    """
     x, y, source = as_bits(c.input(0)), as_bits(c.output()), c.node.operands[0].shape
     read = c.in_regions[0]
     dims: list[tuple[int, ...]] = []  # innermost first: extent, x stride, y stride, is mapped, begin, whole extent, first, held
     for d in reversed(range(len(y.shape))):
-        begin = c.region[d].start - before[d]
-        straight = begin == read[d].start and c.region[d].size == read[d].size and begin >= 0 and begin + y.shape[d] <= source[d]
+        low, left = max(-widths[d][0], 0), source[d] - max(-widths[d][0], 0) - max(-widths[d][1], 0)
+        begin, first = c.region[d].start - max(widths[d][0], 0), read[d].start - low
+        straight = begin == first and y.shape[d] == read[d].size and begin + y.shape[d] <= left
         if straight and y.shape[d] == 1:
             continue
-        row = (y.shape[d], x.strides[d], y.strides[d], not straight, begin, source[d], read[d].start, read[d].size)
+        row = (y.shape[d], x.strides[d], y.strides[d], not straight, begin, left, first, read[d].size)
         if straight and dims and not dims[-1][3] and row[1] == dims[-1][0] * dims[-1][1] and row[2] == dims[-1][0] * dims[-1][2]:
             dims[-1] = (dims[-1][0] * y.shape[d], *dims[-1][1:])
         else:

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyopencl as cl
 
 from .builder import ClOperand, Compile, short
-from .tail import i32, type_defines
+from .tail import i32, number, type_defines
 from .tiles import Tiles, tiles_for
 
 
@@ -94,9 +95,9 @@ def _common(p: Product, defines: dict[str, Any], c: Compile) -> tuple[list[Any],
     zeros = np.zeros(p.count, np.int64)
     table = np.stack([m.offsets if m is not None else zeros for m in (p.a, p.b, p.y, p.r, p.bias)], axis=1).astype(np.int32)
     stacks = c.constant(table, ("stacks", table.tobytes()))
-    number = {"double": np.float64, "long": np.int64, "ulong": np.uint64, "int": np.int32, "uint": np.uint32}.get(defines["ACC"], np.float32)
-    tail = [] if p.bias is None else [*p.bias.args(), number(p.beta)]
-    return [stacks, np.int32(p.depth), number(p.alpha)], tail + ([] if p.r is None else p.r.args())
+    kind = {"double": np.float64, "long": np.int64, "ulong": np.uint64, "int": np.int32, "uint": np.uint32}.get(defines["ACC"], np.float32)
+    tail = [] if p.bias is None else [*p.bias.args(), number(p.beta, kind)]
+    return [stacks, np.int32(p.depth), number(p.alpha, kind)], tail + ([] if p.r is None else p.r.args())
 
 
 def _direct(c: Compile, p: Product, tiles: Tiles, defines: dict[str, Any]) -> None:
@@ -122,12 +123,10 @@ def pack_columns(b: np.ndarray, columns: int) -> np.ndarray:
 
 
 def _panel(c: Compile, p: Product, tiles: Tiles, defines: dict[str, Any]) -> None:
-    import pyopencl as cl
-
     packs, vectors = _packs(p), tiles.vectors_for(p.columns)
     while not packs and vectors > 1 and 4 * p.depth * vectors * tiles.width > tiles.local_bytes:
         vectors -= 1
-    rows, columns = tiles.rows_for(p.rows), vectors * tiles.width
+    rows, columns = tiles.rows_for(p.rows, vectors), vectors * tiles.width
     middle, tail = _common(p, defines, c)
     defines = {**defines, **tiles.panel_defines(rows, vectors)}
     if packs:

@@ -27,8 +27,9 @@ def _deep(x: ClOperand, block: int, column_row_depth: bool) -> ClOperand:
 @builds("DepthToSpace", "SpaceToDepth")
 def build(c: Compile) -> None:
     x, y, block = c.input(0), c.output(), c.node.attr("blocksize")
+    together = c.node.attr("mode", "DCR") == "CRD"
     c.implementation = f"b{8 * x.dtype.itemsize}_{c.node.op_type.lower()}_copy"
     if c.node.op_type == "DepthToSpace":
-        copy(c, _deep(x, block, c.node.attr("mode", "DCR") == "CRD"), _grid(y, block))
+        copy(c, _deep(x, block, together), _grid(y, block))
     else:
-        copy(c, _grid(x, block), _deep(y, block, False))
+        copy(c, _grid(x, block), _deep(y, block, together))

@@ -10,7 +10,7 @@ import numpy as np
 from .builder import ClOperand, Compile, ctype, int8, short
 from .lines import arithmetic, group
 from .nd import broadcast, collapse
-from .tail import i32, type_defines
+from .tail import i32, number, type_defines
 
 VECTOR = 16
 
@@ -76,7 +76,7 @@ def normalize(c: Compile, mode: str, axes: Sequence[int], x: ClOperand, y: ClOpe
             extra += [walked.operands[k], int8(walked.strides[k][0])]
     c.implementation = f"{short(y.dtype)}_{c.node.op_type.lower()}_lines"
     c.launch(["place.clh", "group.clh", "normalize.cl"], "normalize_lines", defines, *walked.sizes(), *walked.walk(0), *walked.walk(1),
-             *walked.shape_args(), arithmetic(x.dtype).type(epsilon), *walked.walk(2), *walked.walk(3), *walked.walk(4), *extra)
+             *walked.shape_args(), number(epsilon, arithmetic(x.dtype)), *walked.walk(2), *walked.walk(3), *walked.walk(4), *extra)
 
 
 def line_pool(c: Compile, mode: str, axes: Sequence[int], x: ClOperand, y: ClOperand, r: ClOperand | None, power: int = 2) -> None:

@@ -40,3 +40,8 @@ def bias_args(bias: ClOperand | None) -> list[Any]:
 def i32(*values: int) -> list[np.int32]:
     """Kernel arguments of type int."""
     return [np.int32(v) for v in values]
+
+
+def number(value: float, dtype: Any) -> np.ndarray:
+    """A kernel argument of that type, whatever its size."""
+    return np.array([value], dtype)

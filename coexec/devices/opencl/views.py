@@ -14,9 +14,6 @@ def build(c: Compile) -> None:
     x, y = c.input(0), c.output()
     c.implementation = f"b{8 * x.dtype.itemsize}_{c.node.op_type.lower()}_copy"
     relayout(c, x, y)
-    mask = c.output(1)
-    if mask is not None:  # Dropout's: nothing was dropped
-        copy(c, c.constant(np.ones(1, bool), "true").reshape((1,) * len(mask.shape)), mask)
 
 
 def relayout(c: Compile, x: ClOperand, y: ClOperand) -> None:

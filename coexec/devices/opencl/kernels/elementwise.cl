@@ -1,6 +1,6 @@
 // y = EXPR of any number of operands, broadcast by strides of 0. The builder defines PARAMS (operands and extra scalars), SETUP
 // (moves each pointer to its row), LOAD_SCALAR and LOAD_VECTOR (declare a0, a1, ... at index i), EXPR(T, I) over them and
-// RESULT(T, I), its type, TY and T (output and compute element types), I (integer as wide as T), V (vector width, 1 for strided rows), FINISH(TY, T, v).
+// RESULT(T, I), its type, TY and T (output and compute element types), I (integer as wide as T), V (vector width, 1 for strided rows), FINISH(T, I, v).
 
 #if V > 1
 #define TV CAT(T, V)
@@ -19,12 +19,12 @@ kernel void elementwise(PARAMS global TY *restrict y, int y_off, int8 y_s, int8 
     for (; i + V <= end; i += V) {
         LOAD_VECTOR
         const RESULT(TV, IV) v = EXPR(TV, IV);
-        CAT(vstore, V)(CAT(CAT(convert_, TYV), ROUND)(FINISH(TV, v)), 0, y + i);
+        CAT(vstore, V)(CAT(CAT(convert_, TYV), ROUND)(FINISH(TV, IV, v)), 0, y + i);
     }
 #endif
     for (; i < end; ++i) {
         LOAD_SCALAR
         const RESULT(T, I) v = EXPR(T, I);
-        y[i * y_s.s0] = CAT(CAT(convert_, TY), ROUND)(FINISH(T, v));
+        y[i * y_s.s0] = CAT(CAT(convert_, TY), ROUND)(FINISH(T, I, v));
     }
 }

@@ -1,5 +1,5 @@
-// y[o] = x[map(o)], or `value` where map leaves x. Coordinates: o + begin counts from x's first element; `extent` is x's whole shape,
-// `first` the coordinate of the window's first element. WRAP, EDGE or REFLECT choose the map, else the value is taken. Rows are
+// y[o] = x[map(o)], or `value` where map leaves x. Coordinates: o + begin counts from x's first element; `extent` is the shape of
+// what the map sees, `first` the coordinate of the window's first element, `held` the window's shape. WRAP, EDGE or REFLECT choose the map, else the value is taken. Rows are
 // walked as in elementwise.cl; every dimension of a bit in MASK is mapped, the others read straight.
 
 #if defined(WRAP)
@@ -23,7 +23,7 @@ int reflected(int at, int n)
 #define MOVE_(k, i) \
     if (MASK & (1 << k)) { \
         const int at = MAP_((i) + begin.s##k, extent.s##k); \
-        inside &= (at >= first.s##k) & (at < first.s##k + held.s##k); \
+        inside &= (at >= 0) & (at < extent.s##k) & (at >= first.s##k) & (at < first.s##k + held.s##k); \
         from += (at - first.s##k) * x_s.s##k; \
     } else \
         from += (i) * x_s.s##k;

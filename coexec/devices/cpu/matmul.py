@@ -1,0 +1,211 @@
+"""MatMul and Gemm: stacks of matrix products from packed panels, constant operands packed once, bias and tail fused in."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from .build import Piece, Program, builds
+from .jit import flat, inlined, kernel
+from .panels import DEPTH, NO_FLOATS, finish_strip, multiply_rows, pack_rows, round_up, strip_vectors, tail_of
+from .simd import LANES, PANEL, ROWS, load, store, store_turned
+
+#: What the partial sums of a group of strips may take between two blocks of k (bytes).
+SUMS_BYTES = 256 * 1024
+
+
+@builds("MatMul")
+def matmul(piece: Piece) -> Program | None:
+    """Operands of two or more axes, stacks broadcast; a bias is a third operand."""
+    if not piece.is_float32 or min(piece.inputs[0].ndim, piece.inputs[1].ndim) < 2:
+        return None
+    extra = None if piece.absent(2) else piece.inputs[2]
+    return product(piece, piece.inputs[0], piece.inputs[1], extra, 1.0, 1.0)
+
+
+@builds("Gemm")
+def gemm(piece: Piece) -> Program | None:
+    """alpha and beta are folded into constants; where there are none to fold them into, NumPy does it."""
+    if not piece.is_float32:
+        return None
+    a, b = piece.inputs[0], piece.inputs[1]
+    a, b = a.T if piece.node.attr("transA", 0) else a, b.T if piece.node.attr("transB", 0) else b
+    extra = None if piece.absent(2) else piece.inputs[2]
+    return product(piece, a, b, extra, float(piece.node.attr("alpha", 1.0)), float(piece.node.attr("beta", 1.0)))
+
+
+def product(piece: Piece, a: np.ndarray, b: np.ndarray, extra: np.ndarray | None, alpha: float, beta: float) -> Program | None:
+    """alpha * a @ b + beta * extra, then the tail; None where a factor has no constant to go into or strides do not fit."""
+    y, residual = piece.outputs[0], piece.residual
+    m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
+    a_fixed, b_fixed = piece.constant(0) is not None and a.ndim == 2, piece.constant(1) is not None and b.ndim == 2
+    if not k or (alpha != 1.0 and not b_fixed) or (n > 1 and y.strides[-1] != 4) or (residual is not None and n > 1 and residual.strides[-1] != 4):
+        return None
+    if extra is not None and beta != 1.0:
+        if piece.constant(2) is None:
+            return None
+        extra = extra * np.float32(beta)
+    if extra is not None:
+        extra = np.broadcast_to(extra, y.shape)
+        if n > 1 and extra.strides[-1] != 4:
+            if piece.constant(2) is None:
+                return None
+            extra = np.ascontiguousarray(extra)
+    if extra is not None and residual is not None:
+        first, extra = extra, residual
+    else:
+        first, extra = None, extra if residual is None else residual
+    stack = y.shape[:-2]
+    if not all(_fits(v) for v in (a, b, y, extra, first)):
+        return None
+    key = piece.region, alpha
+    if a_fixed:
+        a_pack = piece.packed.get(piece.values[0], ("rows", key), lambda: pack_rows(np.ascontiguousarray(a)))
+    if b_fixed:
+        b_pack = piece.packed.get(piece.values[1], ("strips", piece.regions[1], alpha), lambda: pack_strips(b * np.float32(alpha)))
+    rows = round_up(m, ROWS)
+    strips = 1 if k <= DEPTH else max(1, min(16, SUMS_BYTES // (rows * PANEL * 4)))
+    offsets = np.stack([_offsets(v, stack) for v in (a, b, y, extra, first)], axis=1).reshape(-1)
+    sizes = [strips * rows * PANEL, 0 if a_fixed else rows * k + ROWS * LANES, 0 if b_fixed else DEPTH * PANEL]
+    starts = np.cumsum([0, *(round_up(s, LANES) for s in sizes)])
+    geometry = np.array([offsets.size // 5, m, n, k, a_fixed, b_fixed, *_matrix_strides(a), *_matrix_strides(b), _matrix_strides(y)[0],
+                         -1 if extra is None else _matrix_strides(extra)[0], -1 if first is None else _matrix_strides(first)[0],
+                         strips, *starts[:3]], np.int64)
+    arrays = (a_pack if a_fixed else flat(_one(a)), b_pack if b_fixed else flat(_one(b)), np.zeros(rows, np.float32), flat(y),
+              NO_FLOATS if extra is None else flat(_one(extra)), NO_FLOATS if first is None else flat(_one(first)))
+    tail = tail_of(piece.node.activation)
+
+    def bind(scratch: np.ndarray):
+        return partial(matmul_panels, *arrays, scratch.view(np.float32), offsets, geometry, *tail)
+
+    return Program(f"f32_{piece.node.op_type.lower()}_{'strips' if b_fixed else 'packed'}_{ROWS}x{PANEL}", bind, 4 * int(starts[3]))
+
+
+def pack_strips(b: np.ndarray) -> np.ndarray:
+    """B (k x n) as flat strips of at most PANEL columns, the last one padded to whole vectors."""
+    k, n = b.shape
+    padded = np.zeros((k, round_up(n, LANES)), np.float32)
+    padded[:, :n] = b
+    return np.concatenate([padded[:, at:at + PANEL].reshape(-1) for at in range(0, padded.shape[1], PANEL)])
+
+
+def _fits(view: np.ndarray | None) -> bool:
+    return view is None or all(s >= 0 and s % 4 == 0 for s in view.strides)
+
+
+def _one(view: np.ndarray) -> np.ndarray:
+    """The view as writable memory: kernels are compiled for one type of array."""
+    return view if view.flags.writeable else np.lib.stride_tricks.as_strided(np.array(view), writeable=True) if 0 not in view.strides \
+        else _copied(view)
+
+
+def _copied(view: np.ndarray) -> np.ndarray:
+    base = np.array(view[tuple(slice(0, 1) if s == 0 else slice(None) for s in view.strides)])
+    return np.lib.stride_tricks.as_strided(base, view.shape, [0 if s == 0 else b for s, b in zip(view.strides, base.strides)], writeable=True)
+
+
+def _matrix_strides(view: np.ndarray) -> tuple[int, int]:
+    view = _layout(view)
+    return view.strides[-2] // 4, view.strides[-1] // 4
+
+
+def _layout(view: np.ndarray) -> np.ndarray:
+    return view if view.flags.writeable else _one(view)
+
+
+def _offsets(view: np.ndarray | None, stack: tuple[int, ...]) -> np.ndarray:
+    """Where each matrix of the stack begins, in elements."""
+    count = int(np.prod(stack, dtype=np.int64))
+    if view is None:
+        return np.zeros(count, np.int64)
+    view = _layout(view)
+    steps = [0] * (len(stack) + 2 - view.ndim) + [0 if n == 1 else s // 4 for n, s in zip(view.shape[:-2], view.strides[:-2])]
+    at = np.zeros((), np.int64)
+    for extent, step in zip(stack, steps):
+        at = at[..., None] + np.arange(extent, dtype=np.int64) * step
+    return at.reshape(-1)
+
+
+@inlined
+def pack_a(s, at, a, a_at, row_step, column_step, m, k):
+    """A into panels of ROWS rows, block of k after block of k."""
+    to = at
+    for k0 in range(0, k, DEPTH):
+        depth = min(DEPTH, k - k0)
+        for row in range(0, m, ROWS):
+            count = min(ROWS, m - row)
+            source = a_at + row * row_step + k0 * column_step
+            done = 0
+            if count == ROWS and column_step == 1:
+                done = depth // LANES * LANES
+                for j in range(0, done, LANES):
+                    store_turned(s, to + j * ROWS, a, source + j, row_step)
+            for r in range(count):
+                for j in range(done, depth):
+                    s[to + j * ROWS + r] = a[source + r * row_step + j * column_step]
+            to += depth * ROWS
+
+
+@inlined
+def pack_b(s, at, b, b_at, row_step, column_step, depth, columns, width):
+    """A strip of a block of B."""
+    if column_step == 1 and columns == width:
+        for k in range(depth):
+            for v in range(0, width, LANES):
+                store(s, at + k * width + v, load(b, b_at + k * row_step + v))
+    else:
+        for j in range(columns):
+            for k in range(depth):
+                s[at + k * width + j] = b[b_at + k * row_step + j * column_step]
+
+
+@kernel
+def matmul_panels(a, b, bias, y, extra, start_with, s, offsets, g, kind, alpha, beta, low, high):
+    count, m, n, k, a_fixed, b_fixed = g[0], g[1], g[2], g[3], g[4], g[5]
+    a_row, a_column, b_row, b_column, y_row, e_row, f_row, strips, edge, a_at, b_at = g[6], g[7], g[8], g[9], g[10], g[11], g[12], g[13], g[14], g[15], g[16]
+    free, infinity = np.float32(-np.inf), np.float32(np.inf)
+    padded = (m + ROWS - 1) // ROWS * ROWS
+    packed = np.int64(-1)
+    for i in range(count):
+        y_at, e_at = offsets[5 * i + 2], offsets[5 * i + 3]
+        if a_fixed == 0 and packed != offsets[5 * i]:
+            packed = offsets[5 * i]
+            pack_a(s, a_at, a, packed, a_row, a_column, m, k)
+        for group in range(0, n, strips * PANEL):
+            stop = min(n, group + strips * PANEL)
+            for k0 in range(0, k, DEPTH):
+                depth = min(DEPTH, k - k0)
+                last = k0 + depth == k
+                lo, hi = (low, high) if last else (free, infinity)
+                for start in range(group, stop, PANEL):
+                    columns = min(PANEL, n - start)
+                    vectors = strip_vectors(columns)
+                    width = vectors * LANES
+                    strip_edge = edge + (start - group) // PANEL * padded * PANEL
+                    if k0 == 0 and f_row >= 0:
+                        f_at = offsets[5 * i + 4] + start
+                        for r in range(m):
+                            for j in range(columns):
+                                v = start_with[f_at + r * f_row + j]
+                                y[y_at + r * y_row + start + j] = v
+                                s[strip_edge + r * PANEL + j] = v
+                    if b_fixed == 0:
+                        pack_b(s, b_at, b, offsets[5 * i + 1] + k0 * b_row + start * b_column, b_row, b_column, depth, columns, width)
+                    more = 1 if k0 or f_row >= 0 else 0
+                    e_step = e_row if last else -1
+                    if a_fixed == 0 and b_fixed == 0:
+                        multiply_rows(vectors, s, a_at + k0 * padded, depth, s, b_at, m, y, y_at + start, y_row, s, strip_edge, columns,
+                                      bias, 0, more, extra, e_at + start, e_step, lo, hi)
+                    elif a_fixed == 0:
+                        multiply_rows(vectors, s, a_at + k0 * padded, depth, b, start * k + k0 * width, m, y, y_at + start, y_row, s,
+                                      strip_edge, columns, bias, 0, more, extra, e_at + start, e_step, lo, hi)
+                    elif b_fixed == 0:
+                        multiply_rows(vectors, a, k0 * padded, depth, s, b_at, m, y, y_at + start, y_row, s, strip_edge, columns,
+                                      bias, 0, more, extra, e_at + start, e_step, lo, hi)
+                    else:
+                        multiply_rows(vectors, a, k0 * padded, depth, b, start * k + k0 * width, m, y, y_at + start, y_row, s,
+                                      strip_edge, columns, bias, 0, more, extra, e_at + start, e_step, lo, hi)
+                    if last:
+                        finish_strip(vectors, m, y, y_at + start, y_row, s, strip_edge, columns, extra, e_at + start, e_row,
+                                     kind, alpha, beta, low, high)

@@ -1,0 +1,35 @@
+// y = the weighted sum of x over the taps of every axis with a table; the other axes are read straight. For dimension k with bit k of
+// MASK: index[(place_k + i) * TAPS_k + t] and weight[...] (both of all axes one after the other), index -1 in tap 0 for outside.
+// A is the type of the sum; LIMITED clips it to LOWEST ... HIGHEST and drops fractions. Up to four dimensions, innermost first.
+
+#define AXIS_(k, i, at_body) \
+    for (int t##k = 0; t##k < TAPS##k; ++t##k) { \
+        const int tap##k = first.s##k + (i) * TAPS##k + t##k; \
+        const int from##k = index[tap##k]; \
+        outside |= from##k < 0; \
+        const A w##k = weight[tap##k]; \
+        at_body \
+    }
+
+kernel void resize(global const T *restrict x, int x_off, int8 x_s, global T *restrict y, int y_off, int8 y_s, int8 shape, int chunk,
+                   global const int *restrict index, int index_off, global const A *restrict weight, int weight_off, int8 first, A other)
+{
+    ND_ROW(shape)
+    x += x_off;
+    y += y_off + ND_OFFSET(y_s);
+    index += index_off;
+    weight += weight_off;
+    int i = get_global_id(0) * chunk;
+    const int end = min(i + chunk, shape.s0);
+    for (; i < end; ++i) {
+        A total = 0;
+        int outside = 0;
+        LOOPS
+        const A v = outside ? other : total;
+#ifdef LIMITED
+        y[i * y_s.s0] = CAT(CAT(convert_, T), _sat_rtz)(v);
+#else
+        y[i * y_s.s0] = CAT(convert_, T)(v);
+#endif
+    }
+}

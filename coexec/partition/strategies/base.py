@@ -1,0 +1,219 @@
+"""Partitioner, what all strategies share: options, names, which nodes are theirs to place, and the finished plan."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property, lru_cache
+from typing import Any, ClassVar, TypeVar
+
+from ...cost.compose import CostModel
+from ...errors import UsageError, suggest
+from ...graph.ir import Graph, Node
+from ...ops import op_for
+from ...ops.base import SplitAxis
+from ...ops.fallback import is_fallback
+from ...profiles import DeviceProfile
+from ..chains import chains
+from ..plan import Partition, Plan, cut, on_one_device
+
+#: Why the GPU cannot run a node, or None where it can.
+Supports = Callable[[Node], "str | None"]
+
+FALLBACK_NOTE = "fallback: no kernel here, computed by onnx.reference"
+VIEW_NOTE = "view: no work"
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What a strategy plans for: a graph, a board (None: unknown), and, where a real GPU is at hand, what it supports."""
+
+    graph: Graph
+    profile: DeviceProfile | None = None
+    supports: Supports | None = None
+
+    @cached_property
+    def cost(self) -> CostModel:
+        """Costs on the board. Raises UsageError without a profile."""
+        if self.profile is None:
+            raise UsageError("this strategy needs a device profile", hint="make one with `coexec profile -o FILE`")
+        return CostModel(self.profile)
+
+    def refused(self, node: Node) -> str | None:
+        """Why the GPU cannot run a native node, or None where it can."""
+        if self.profile is not None and self.profile.gpu is None:
+            return "the profile has no GPU"
+        if self.supports is not None:
+            return self.supports(node)
+        if self.profile is None:
+            return None
+        gpu = self.profile.gpu
+        if node.op_type not in gpu.operators:
+            return f"there is no kernel for {node.qualified_type}"
+        missing = {v.dtype.name for v in (*node.inputs, *node.outputs) if v is not None and not v.is_constant} - {*gpu.dtypes}
+        return f"it has no {', '.join(sorted(missing))}" if missing else None
+
+    def settled(self, node: Node) -> Partition | None:
+        """The only partition that this node can have, or None where a strategy may choose."""
+        on_cpu = Partition(node.name, node.op_type, None, (), ("cpu",))
+        if not node.is_static or node.output is None or is_fallback(op_for(node)):
+            return replace(on_cpu, note=FALLBACK_NOTE)
+        if op_for(node).is_view:
+            return replace(on_cpu, note=VIEW_NOTE)
+        if not node.output.type.size:
+            return replace(on_cpu, note="empty output")
+        reason = self.refused(node)
+        return on_one_device(node, "cpu", note=f"gpu: {reason}") if reason else None
+
+
+@dataclass(frozen=True)
+class Partitioner:
+    """A strategy: `plan(graph, profile) -> Plan`. Its fields are its options; it prints as what `parse_strategy` reads."""
+
+    name: ClassVar[str] = ""
+    #: True where it cannot plan without a device profile.
+    needs_profile: ClassVar[bool] = False
+
+    @property
+    def needs_gpu(self) -> bool:
+        """True where it makes no sense without a GPU."""
+        return False
+
+    @property
+    def uses_gpu(self) -> bool:
+        """False where no node is ever put on the GPU."""
+        return True
+
+    @property
+    def spec(self) -> str:
+        """Its name and the options that differ from their defaults: `fixed:gpu=0.3`."""
+        given = [f"{f.name}={_shown(getattr(self, f.name))}" for f in fields(self) if getattr(self, f.name) != f.default]
+        return f"{self.name}:{','.join(given)}" if given else self.name
+
+    def __str__(self) -> str:
+        return self.spec
+
+    def plan(self, graph: Graph, profile: DeviceProfile | None = None, supports: Supports | None = None) -> Plan:
+        """A plan for that graph. `supports` tells why the GPU cannot run a node; without it the profile's operator list does.
+
+        Raises UsageError where the strategy needs a profile and there is none.
+        """
+        if self.needs_profile and profile is None:
+            raise UsageError(f"strategy '{self.name}' needs a device profile", hint="make one with `coexec profile -o FILE`")
+        situation = Situation(graph, profile, supports)
+        return finish(situation, self.arrange(situation), self.spec)
+
+    def arrange(self, situation: Situation) -> list[Partition]:
+        """A partition for every node, in the graph's order."""
+        return [situation.settled(node) or self.place(node, situation) for node in situation.graph.nodes]
+
+    def place(self, node: Node, situation: Situation) -> Partition:
+        """A partition for a node that both devices can compute. Override this, or `arrange`."""
+        raise NotImplementedError
+
+
+def finish(situation: Situation, partitions: Sequence[Partition], spec: str) -> Plan:
+    """The plan of those partitions: predicted times where there is a profile, and chains."""
+    graph, profile = situation.graph, situation.profile
+    total = None
+    if profile is not None:
+        priced = []
+        for node, partition in zip(graph.nodes, partitions):
+            us, estimated = situation.cost.node(node, partition)
+            priced.append(replace(partition, predicted_us=round(us, 3), estimated=estimated))
+        partitions, total = priced, round(situation.cost.total_us(graph, priced) / 1e3, 6)
+    return Plan(
+        graph.name, graph.digest, spec, tuple(partitions), profile.name if profile else "", chains(graph, partitions),
+        {v.name: v.shape for v in graph.inputs if v.type.is_static}, total,
+    )
+
+
+def share(node: Node, axis: SplitAxis, ratio: float) -> Partition:
+    """The node cut so that the GPU gets the legal part of the axis nearest to `ratio`, first; either piece may be empty."""
+    units = axis.extent / axis.multiple
+    at = min(axis.extent, int(ratio * units + 0.5) * axis.multiple)
+    return cut(node, axis, (0, at, axis.extent), ("gpu", "cpu"))
+
+
+def preferred_axis(node: Node, *names: str) -> SplitAxis | None:
+    """The first split axis of one of those names that can really be cut, else the first such of any name, else None."""
+    axes = [a for a in op_for(node).split_axes(node) if a.extent > a.multiple]
+    return next((a for n in names for a in axes if a.name == n), axes[0] if axes else None)
+
+
+# Names and options
+
+S = TypeVar("S", bound=type[Partitioner])
+_registry: dict[str, type[Partitioner]] = {}
+
+
+def register(cls: S) -> S:
+    """Class decorator: makes the strategy known by its `name`. A name that is known already is an error."""
+    if cls.name in _registry:
+        raise ValueError(f"strategy {cls.name} is defined twice")
+    _registry[cls.name] = cls
+    return cls
+
+
+@lru_cache(maxsize=1)
+def _discover() -> None:
+    package = __name__.rpartition(".")[0]
+    for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
+        importlib.import_module(f"{package}.{module.name}")
+
+
+def strategies() -> Mapping[str, type[Partitioner]]:
+    """Every strategy by name."""
+    _discover()
+    return dict(sorted(_registry.items()))
+
+
+def parse_strategy(text: str) -> Partitioner:
+    """The strategy that `name` or `name:option=value,...` means. Raises UsageError for a name, option or value it does not know."""
+    name, colon, rest = text.strip().partition(":")
+    known = strategies()
+    if name not in known:
+        raise UsageError(f"unknown strategy '{name}'", hint=suggest(name, known))
+    cls = known[name]
+    options = {f.name: f for f in fields(cls)}
+    given: dict[str, Any] = {}
+    if colon and not rest.strip():
+        raise UsageError(f"strategy '{name}:' has no options after the colon", expected=_usage(cls))
+    for part in rest.split(",") if rest else ():
+        key, equals, value = (p.strip() for p in part.partition("="))
+        if key not in options:
+            raise UsageError(f"strategy '{name}' has no option '{key}'", expected=_usage(cls),
+                             hint=suggest(key, options) if options else "")
+        if not equals or not value:
+            raise UsageError(f"option '{key}' of strategy '{name}' has no value", expected=_usage(cls))
+        if key in given:
+            raise UsageError(f"option '{key}' of strategy '{name}' is given twice")
+        given[key] = _value(name, key, value, options[key].default)
+    return cls(**given)
+
+
+def _value(strategy: str, key: str, text: str, default: Any) -> Any:
+    words = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+    if isinstance(default, bool):
+        if text.lower() not in words:
+            raise UsageError(f"option '{key}' of strategy '{strategy}' is wrong", found=repr(text), expected="true or false")
+        return words[text.lower()]
+    if isinstance(default, (int, float)):
+        kind = type(default)
+        try:
+            return kind(text)
+        except ValueError:
+            raise UsageError(f"option '{key}' of strategy '{strategy}' is wrong", found=repr(text),
+                             expected="a whole number" if kind is int else "a number") from None
+    return text
+
+
+def _usage(cls: type[Partitioner]) -> str:
+    options = ",".join(f"{f.name}={_shown(f.default) or f.name.upper()}" for f in fields(cls))
+    return f"{cls.name}:{options}" if options else f"{cls.name}, which has no options"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

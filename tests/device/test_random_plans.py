@@ -1,0 +1,38 @@
+"""The law on the real device: random graphs, random plans, both ways of sharing memory."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from coexec import settings
+from coexec.devices.registry import find_devices
+from coexec.graph.onnx_import import load_model
+from coexec.graph.passes import drop_dead_code, infer_and_fold, prepare
+from coexec.ops.evaluate import evaluate
+from coexec.runtime.executor import PreparedRun
+from tests.runtime.random_graphs import random_model, random_plan
+
+
+@pytest.mark.parametrize("sharing", ["svm", "copy"])
+def test_random_plans_equal_the_reference(sharing):
+    with settings.override(sharing=sharing):
+        devices = find_devices(need_gpu=True)
+
+    @hypothesis_settings(max_examples=40, deadline=None, derandomize=True)
+    @given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 10))
+    def holds(seed, size):
+        rng = np.random.default_rng(seed)
+        model = load_model(random_model(rng, size))
+        graph = prepare(model)
+        feeds = {"x": rng.standard_normal(model.inputs[0].shape).astype(np.float32)}
+        reference = evaluate(prepare(model, passes=(infer_and_fold, drop_dead_code)), feeds)
+        prepared = PreparedRun(graph, random_plan(graph, rng), devices)
+        for _ in range(2):
+            for name, found in prepared.run(feeds).items():
+                peak = np.abs(reference[name]).max() if reference[name].size else 0
+                np.testing.assert_allclose(found, reference[name], rtol=0, atol=1e-5 + 1e-4 * peak)
+        prepared.close()
+
+    holds()

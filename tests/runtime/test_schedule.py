@@ -1,0 +1,101 @@
+"""The order of things, asserted on lists: no device is involved."""
+
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
+
+from coexec.graph.onnx_import import load_model
+from coexec.graph.passes import prepare
+from coexec.ops import op_for
+from coexec.partition.plan import Plan, cut, on_one_device
+from coexec.runtime.memory import plan_memory
+from coexec.runtime.schedule import Flush, Move, Start, Wait, schedule
+
+
+def chain(kernels=(1, 1, 3), height=8, channels=4):
+    rng = np.random.default_rng(0)
+    weights = [numpy_helper.from_array(rng.standard_normal((channels, channels, k, k)).astype(np.float32), f"w{i}") for i, k in enumerate(kernels)]
+    nodes = [helper.make_node("Conv", [f"t{i}", f"w{i}"], [f"t{i + 1}"], name=f"c{i}", pads=[k // 2] * 4) for i, k in enumerate(kernels)]
+    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, channels, height, 8]) for n in ("t0", f"t{len(kernels)}")]
+    return prepare(load_model(helper.make_model(helper.make_graph(nodes, "chain", info[:1], info[1:], weights))))
+
+
+def plan_of(graph, *choices):
+    made = []
+    for node, choice in zip(graph.nodes, choices):
+        if isinstance(choice, str):
+            made.append(on_one_device(node, choice))
+        else:
+            axis, bounds = choice
+            made.append(cut(node, op_for(node).axis(node, axis), bounds, ("gpu", "cpu")))
+    return Plan("m", graph.digest, "test", tuple(made))
+
+
+def told(steps, moves=False):
+    """The steps as short words."""
+    words = []
+    for step in steps:
+        match step:
+            case Start(node=node, device=device):
+                words.append(f"{device}:{node.name}")
+            case Wait(index=index):
+                words.append(f"wait {index}")
+            case Flush():
+                words.append("flush")
+            case Move(value=value, region=region, to_host=to_host) if moves:
+                words.append(f"{'down' if to_host else 'up'} {value.name} {region[2]}")
+    return words
+
+
+def test_one_device_waits_once():
+    graph = chain()
+    assert told(schedule(graph, plan_of(graph, "gpu", "gpu", "gpu"))) == ["gpu:c0", "gpu:c1", "gpu:c2", "flush", "wait 3"]
+    assert told(schedule(graph, plan_of(graph, "cpu", "cpu", "cpu"))) == ["cpu:c0", "cpu:c1", "cpu:c2"]
+
+
+def test_the_gpu_starts_first_and_pointwise_cuts_of_one_height_need_no_wait():
+    graph = chain((1, 1, 1))
+    half = ("height", (0, 4, 8))
+    steps = schedule(graph, plan_of(graph, half, half, half))
+    assert told(steps) == ["gpu:c0", "flush", "cpu:c0", "gpu:c1", "flush", "cpu:c1", "gpu:c2", "flush", "cpu:c2", "wait 3"]
+
+
+def test_a_halo_makes_the_cpu_wait_for_the_piece_that_wrote_it_only():
+    graph = chain((1, 3))
+    half = ("height", (0, 4, 8))
+    steps = schedule(graph, plan_of(graph, half, half))
+    # the gpu's second piece is enqueued before the cpu waits for the first: the device never idles
+    assert told(steps) == ["gpu:c0", "flush", "cpu:c0", "gpu:c1", "flush", "wait 1", "cpu:c1", "wait 2"]
+
+
+def test_moves_name_exactly_the_rows_that_are_missing():
+    graph = chain((1, 3))
+    half = ("height", (0, 4, 8))
+    words = told(schedule(graph, plan_of(graph, half, half)), moves=True)
+    assert [w for w in words if w[:2] in ("up", "do")] == ["up t0 0:4", "up t1 4:5", "down t1 3:4", "down t2 0:4"]
+
+
+def test_a_channel_cut_needs_everything_of_the_other_side():
+    graph = chain((1, 1))
+    half = ("channel", (0, 2, 4))
+    assert told(schedule(graph, plan_of(graph, half, half))) == ["gpu:c0", "flush", "cpu:c0", "gpu:c1", "flush", "wait 1", "cpu:c1", "wait 2"]
+
+
+def test_empty_pieces_start_nothing():
+    graph = chain((1,))
+    assert told(schedule(graph, plan_of(graph, ("height", (0, 0, 8))))) == ["cpu:c0"]
+    assert told(schedule(graph, plan_of(graph, ("height", (0, 8, 8))))) == ["gpu:c0", "flush", "wait 1"]
+
+
+def overlaps(graph, steps):
+    """Pairs of values whose memory overlaps."""
+    memory = plan_memory(graph, steps)
+    spans = [(at, at + v.type.nbytes, v) for v, at in memory.offsets.items()]
+    return {frozenset((a.name, b.name)) for i, (s, e, a) in enumerate(spans) for t, f, b in spans[i + 1:] if s < f and t < e}
+
+
+def test_memory_of_a_gpu_piece_is_kept_until_it_was_waited_for():
+    graph = chain((1, 1, 1, 1))
+    on_cpu = overlaps(graph, schedule(graph, plan_of(graph, *["cpu"] * 4)))
+    on_gpu = overlaps(graph, schedule(graph, plan_of(graph, *["gpu"] * 4)))
+    assert frozenset(("t0", "t2")) in on_cpu
+    assert not on_gpu  # one wait at the end: nothing is known to be over before it

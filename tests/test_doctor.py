@@ -1,0 +1,286 @@
+"""`coexec doctor` on made-up machines: one file system per diagnosis, and what it must not say elsewhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from coexec.devices.base import Kernel
+from coexec.devices.registry import cpu_device
+from coexec.errors import DeviceError
+from coexec.report import doctor
+from coexec.report.machine import EXTRAS, Machine, look, may_open
+
+GPU = {"spec": "ARM Platform:Mali-G610", "name": "Mali-G610", "emulated": False, "problem": None}
+POCL = {"spec": "Portable Computing Language:cpu", "name": "cpu", "emulated": True, "problem": None}
+
+
+class Board:
+    """A file system that tests fill, and the user who looks at it."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.file("usr/lib/aarch64-linux-gnu/libOpenCL.so.1")
+        self.file("etc/passwd", "root:x:0:0::/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n")
+        self.file("etc/group", f"root:x:0:\nrender:x:{os.getgid()}:\n")
+
+    def file(self, path: str, text: str = "", mode: int = 0o644) -> Path:
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+        target.chmod(mode)
+        return target
+
+    def link(self, path: str, to: str) -> None:
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(to)
+
+    def driver(self, name: str, library: str, installed: bool = True) -> None:
+        self.file(f"etc/OpenCL/vendors/{name}.icd", library + "\n")
+        if installed:
+            self.file(f"usr/lib/aarch64-linux-gnu/{library}")
+
+    def look(self, devices=(), user=4242, groups=frozenset({4242}), trouble="", **environment) -> Machine:
+        seen = look(self.root, user=user, groups=groups, environment=environment, cache_dir=self.root / "cache", opencl=False)
+        return Machine(**{**seen.__dict__, "devices": tuple(devices), "pyopencl_problem": trouble, "missing_extras": ()})
+
+    def problems(self, *args, **kwargs) -> dict[str, doctor.Problem]:
+        return {p.what: p for p in doctor.diagnose(self.look(*args, **kwargs))}
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Board:
+    return Board(tmp_path)
+
+
+def only(problems: dict[str, doctor.Problem]) -> doctor.Problem:
+    assert len(problems) == 1, list(problems)
+    return next(iter(problems.values()))
+
+
+def test_a_healthy_board_has_no_problems(board):
+    board.driver("mali", "libmali.so.1")
+    board.file("dev/mali0", mode=0o666)
+    assert board.problems([GPU]) == {}
+
+
+def test_no_driver_registered(board):
+    found = only(board.problems())
+    assert found.severity == "error" and "/etc/OpenCL/vendors holds no .icd" in found.why and "pocl-opencl-icd" in found.fix
+
+
+def test_drivers_sent_elsewhere_by_a_variable(board):
+    board.driver("mali", "libmali.so.1")
+    board.file("dev/mali0", mode=0o666)
+    found = board.problems(OCL_ICD_VENDORS="/nowhere")
+    assert found["no OpenCL driver is registered"].fix == "unset OCL_ICD_VENDORS"
+
+
+def test_no_loader(board):
+    (board.root / "usr/lib/aarch64-linux-gnu/libOpenCL.so.1").unlink()
+    found = board.problems(trouble="libOpenCL.so.1: cannot open shared object file")
+    assert found["no OpenCL loader"].severity == "error" and "ocl-icd-libopencl1" in found["no OpenCL loader"].fix
+    assert "cannot open" in found["pyopencl does not work"].why
+    assert "no OpenCL loader" not in board.problems([GPU])
+
+
+def test_icd_file_without_its_library(board):
+    board.driver("mali", "libmali.so.1", installed=False)
+    found = board.problems()
+    assert found["/etc/OpenCL/vendors/mali.icd names a driver that is not there"].severity == "error"
+    assert "libmali.so.1" in found["/etc/OpenCL/vendors/mali.icd names a driver that is not there"].why
+
+
+def test_icd_file_with_an_absolute_path(board):
+    board.file("etc/OpenCL/vendors/mali.icd", "/opt/mali/lib/libmali.so\n")
+    assert "/etc/OpenCL/vendors/mali.icd names a driver that is not there" in board.problems([GPU])
+    board.file("opt/mali/lib/libmali.so")
+    board.file("dev/mali0", mode=0o666)
+    assert board.problems([GPU]) == {}
+
+
+def test_empty_icd_file(board):
+    board.file("etc/OpenCL/vendors/broken.icd")
+    found = only(board.problems([GPU]))
+    assert found.why == "the file is empty" and found.severity == "note"
+
+
+def test_vendor_library_that_is_not_registered(board):
+    board.file("usr/lib/aarch64-linux-gnu/libmali.so.1")
+    board.file("usr/lib/aarch64-linux-gnu/libmali.so.1.9.0")
+    board.file("dev/mali0", mode=0o666)
+    found = board.problems()["/usr/lib/aarch64-linux-gnu/libmali.so.1 is installed but not registered"]
+    assert found.severity == "error"
+    assert found.fix == "echo /usr/lib/aarch64-linux-gnu/libmali.so.1 | sudo tee /etc/OpenCL/vendors/mali.icd"
+    assert len([w for w in board.problems() if "not registered" in w]) == 1
+
+
+@pytest.mark.parametrize("node", ["dev/mali0", "dev/kgsl-3d0", "dev/dri/renderD128"])
+def test_device_node_without_permission(board, node):
+    board.driver("pocl", "libpocl.so.2")
+    board.file(node, mode=0o660)
+    found = board.problems([GPU])[f"4242 may not open /{node}"]
+    assert "sudo usermod -aG render 4242" in found.fix and found.severity == "error"
+    assert board.problems([GPU], groups=frozenset({os.getgid()})) == {}
+    assert board.problems([GPU], user=0) == {}
+
+
+def test_device_node_that_only_root_may_open_names_a_group(board):
+    board.file("etc/group", f"root:x:{os.getgid()}:\n")
+    board.driver("mali", "libmali.so.1")
+    board.file("dev/mali0", mode=0o600)
+    found = only(board.problems([GPU], user=1000))
+    assert found.what == "ann may not open /dev/mali0" and "usermod -aG render ann" in found.fix and "chgrp render /dev/mali0" in found.fix
+
+
+@pytest.mark.parametrize("mode, user, groups, allowed", [
+    (0o660, 5, {7}, True), (0o660, 9, {7}, True), (0o660, 9, {8}, False), (0o606, 9, {8}, True), (0o606, 9, {7}, False), (0o440, 9, {7}, False),
+    (0o000, 0, {0}, True), (0o066, 5, {7}, False),
+])
+def test_may_open_is_what_the_kernel_would_say(mode, user, groups, allowed):
+    assert may_open(mode, 5, 7, user, frozenset(groups)) is allowed
+
+
+def test_vendor_driver_while_the_kernel_runs_the_free_one(board):
+    board.driver("mali", "libmali.so.1")
+    board.file("dev/dri/renderD128", mode=0o666)
+    board.link("sys/class/drm/renderD128/device/driver", "../../../bus/platform/drivers/panthor")
+    found = board.problems([POCL])["libmali.so.1 has no kernel driver to talk to"]
+    assert "panthor" in found.why and "RUSTICL_ENABLE=panfrost" in found.fix
+
+
+def test_vendor_driver_without_a_device_node(board):
+    board.driver("mali", "libmali.so.1")
+    assert "/dev/mali0" in board.problems([POCL])["libmali.so.1 has no kernel driver to talk to"].why
+
+
+HIDDEN = "Mesa's OpenCL driver (rusticl) hides its devices"
+
+
+@pytest.mark.parametrize("kernel_driver, name", [("panthor", "panfrost"), ("panfrost", "panfrost"), ("msm", "freedreno"), ("i915", "iris")])
+def test_rusticl_hides_its_devices(board, kernel_driver, name):
+    board.driver("rusticl", "libRusticlOpenCL.so.1")
+    board.file("dev/dri/renderD128", mode=0o666)
+    board.link("sys/class/drm/renderD128/device/driver", f"../../drivers/{kernel_driver}")
+    found = only(board.problems())
+    assert found.what == HIDDEN and found.fix == f"export RUSTICL_ENABLE={name}" and found.severity == "error"
+    assert board.problems([POCL])[HIDDEN].severity == "warning"
+    assert board.problems([GPU])[HIDDEN].severity == "note"
+    assert HIDDEN not in board.problems(RUSTICL_ENABLE=name)
+
+
+def test_rusticl_without_a_gpu_matters_only_where_nothing_else_works(board):
+    board.driver("rusticl", "libRusticlOpenCL.so.1")
+    assert only(board.problems()).fix == "export RUSTICL_ENABLE=llvmpipe"
+    assert HIDDEN not in board.problems([POCL])
+
+
+def test_registered_drivers_that_show_nothing(board):
+    board.driver("qcom", "libOpenCL_adreno.so")
+    found = only(board.problems())
+    assert found.what == "drivers are registered but show no device" and "clinfo" in found.fix
+
+
+def test_device_that_cannot_be_used(board):
+    board.driver("old", "libold.so")
+    old = {**GPU, "problem": "it speaks OpenCL 1.1, OpenCL 1.2 is needed"}
+    found = board.problems([old])["ARM Platform:Mali-G610 cannot be used"]
+    assert "OpenCL 1.1" in found.why and found.severity == "error"
+    assert board.problems([old, GPU])["ARM Platform:Mali-G610 cannot be used"].severity == "note"
+
+
+def test_emulated_devices_are_named_as_such(board):
+    board.driver("pocl", "libpocl.so.2")
+    found = only(board.problems([POCL]))
+    assert "CPU's own cores" in found.what and found.severity == "note"
+
+
+def test_cores_held_at_their_lowest_clock(board):
+    board.driver("mali", "libmali.so.1")
+    board.file("dev/mali0", mode=0o666)
+    for core, governor, driver in ((0, "powersave", "cpufreq-dt"), (1, "schedutil", "cpufreq-dt"), (2, "powersave", "intel_pstate")):
+        board.file(f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor", governor + "\n")
+        board.file(f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_driver", driver + "\n")
+    found = only(board.problems([GPU]))
+    assert found.what == "1 core(s) are held at their lowest clock" and "cpu0" in found.why and "schedutil" in found.fix
+
+
+def test_cache_that_cannot_be_written(board):
+    board.driver("other", "libother.so")
+    board.file("cache", "a file where the folder should be")
+    found = only(board.problems([GPU]))
+    assert str(board.root / "cache") in found.what and "COEXEC_CACHE_DIR" in found.fix and found.severity == "warning"
+
+
+def test_missing_extras_name_what_to_install():
+    found = doctor.diagnose(Machine(loaders=("/usr/lib/libOpenCL.so.1",), devices=(GPU,), missing_extras=tuple(EXTRAS)))
+    assert sorted(p.fix for p in found) == sorted(f"pip install 'coexec[{extra}]'" for extra in EXTRAS)
+    assert {p.severity for p in found} == {"note"}
+
+
+def test_grave_problems_come_first(board):
+    board.file("cache", "")
+    severities = [p.severity for p in doctor.diagnose(board.look())]
+    assert severities == sorted(severities, key=("error", "warning", "note").index) and severities[0] == "error"
+
+
+def test_this_machine_can_be_looked_at():
+    machine = look(opencl=False)
+    assert machine.cache_dir and all(icd.file.endswith(".icd") for icd in machine.icds)
+
+
+def test_self_test_passes_on_the_cpu():
+    found = doctor.self_test(cpu_device())
+    assert found["ok"] and found["max_rel_error"] < 1e-5
+
+
+class Broken:
+    """The CPU, but its kernels do something else."""
+
+    def __init__(self, start):
+        self._device, self._start = cpu_device(), start
+
+    def allocate(self, nbytes):
+        return self._device.allocate(nbytes)
+
+    def queue(self, threads):
+        queue, start = self._device.queue(threads), self._start
+        compiled = queue.compile
+
+        def compile(*args):
+            kernel = compiled(*args)
+
+            class Wrong(Kernel):
+                def start(self):
+                    return start(kernel, args)
+
+            return Wrong()
+
+        queue.compile = compile
+        return queue
+
+
+def _scaled(kernel, args):
+    event = kernel.start()
+    args[3][0].array[...] *= np.float32(1.01)
+    return event
+
+
+def _idle(kernel, args):
+    from coexec.devices.base import DONE
+
+    return DONE
+
+
+def _fails(kernel, args):
+    raise DeviceError("the driver gave up", where="fake")
+
+
+@pytest.mark.parametrize("start, said", [(_scaled, "off by 0.0"), (_idle, "off by nan"), (_fails, "[fake] the driver gave up")])
+def test_self_test_finds_a_device_that_computes_wrongly(start, said):
+    found = doctor.self_test(Broken(start))
+    assert not found["ok"] and said in found["error"]
