@@ -123,8 +123,12 @@ def plan(source: Any, *, profile: DeviceProfile | str | None = None, strategy: s
     Raises ModelError, ProfileMismatch, NoDevice (strategy `gpu` without a GPU), UsageError.
     """
     graph = load(source)
-    if not all(n.is_static for n in graph.nodes) or not graph.is_static:
-        graph = bind(graph, default_shapes(graph, shapes))
+    return plan_prepared(bind(graph, default_shapes(graph, shapes)), profile=profile, strategy=strategy, force=force, devices=devices)
+
+
+def plan_prepared(graph: Graph, *, profile: DeviceProfile | str | None = None, strategy: str = "coexec",
+                  force: Mapping[str, str] | None = None, devices: Mapping[str, Device] | None = None) -> Plan:
+    """`plan` for a graph that `bind` has prepared already."""
     partitioner = parse_strategy(strategy)
     found = _resolve_profile(profile)
     if found is None and devices is None:
@@ -221,9 +225,14 @@ class InferenceSession:
         need_gpu = "gpu" in self._given_plan.devices if self._given_plan is not None else _needs_gpu(self._partitioner)
         only_cpu = self._partitioner is not None and not self._partitioner.uses_gpu
         self.devices = find_devices("none" if only_cpu and not self.options.force else self.options.gpu, need_gpu)
-        bound = bind(self._model, {**(self._given_plan.shapes if self._given_plan else {}), **self.options.shapes})
+        bound = bind(self._model, {**self._open_shapes(), **self.options.shapes})
         if all(v.type.is_static or v.type.dtype is None or v.type.dtype == object for v in bound.inputs):
             self._prepare(bound)
+
+    def _open_shapes(self) -> Shapes:
+        """A given plan's shapes, for the inputs that the model leaves open."""
+        given = self._given_plan.shapes if self._given_plan is not None else {}
+        return {v.name: given[v.name] for v in self._model.inputs if v.name in given and not v.type.is_static}
 
     def _prepare(self, graph: Graph) -> PreparedRun:
         if self._given_plan is not None:
@@ -242,7 +251,7 @@ class InferenceSession:
         partitioner = self._partitioner
         if self._profile is None and partitioner.needs_profile:
             self._profile = cached_profile(devices=self.devices)
-        return plan(graph, profile=self._profile, strategy=self.strategy, force=self.options.force, devices=self.devices)
+        return plan_prepared(graph, profile=self._profile, strategy=self.strategy, force=self.options.force, devices=self.devices)
 
     def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None) -> list[Any]:
         """The outputs, all or those named, for a dict of arrays. Raises InputError, UsageError, DeviceError, NumericMismatch."""

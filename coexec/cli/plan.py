@@ -40,11 +40,13 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     estimated = estimated_share(made)
     console.emit({**made.to_dict(), "model": options.model, "estimated_share": estimated,
                   **({"alone": {name: {p.name: p.predicted_us for p in other.partitions} for name, other in alone.items()}} if alone else {})})
-    if not console.quiet:
-        show(made, alone, console)
-    total = "unknown" if made.predicted_ms is None else f"{milliseconds(made.predicted_ms)} ms"
-    console.result(f"total: {total}, {len(made.partitions)} operators, {split_count(made)} split, {len(made.chains)} chains; "
-                   f"{100 * estimated:.0f} % of the time is a rough estimate; planned in {milliseconds(made.planning_ms)} ms")
+    show(made, alone, console)
+    if made.predicted_ms is None:
+        total = "time unknown, this strategy asks no profile"
+    else:
+        total = f"{milliseconds(made.predicted_ms)} ms, of which {100 * estimated:.0f} % is a rough estimate (~)"
+    console.result(f"total: {total}; {len(made.partitions)} operators, {split_count(made)} split, {len(made.chains)} chains; "
+                   f"planned in {milliseconds(made.planning_ms)} ms")
     for name, other in alone.items():
         console.result(f"{name} alone: {milliseconds(other.predicted_ms)} ms")
     if target is not None:
@@ -65,10 +67,10 @@ def estimated_share(plan: Any) -> float:
 
 def show(plan: Any, alone: dict[str, Any], console: Console) -> None:
     """The plan, a line per operator; `~` marks a rough estimate."""
-    number = lambda us: "-" if us is None else f"{us:.1f}"  # noqa: E731
+    number = lambda us, mark="": "- " if us is None else f"{us:.1f}{mark}"  # noqa: E731
     rows = []
     for p in plan.partitions:
         cut = "whole" if p.axis is None or len(p.devices) == 1 else f"{p.axis} {'|'.join(map(str, p.bounds))}"
-        rows.append((p.name[-36:], p.op_type[:20], cut, "|".join(p.devices), number(p.predicted_us) + ("~" if p.estimated else " "),
+        rows.append((p.name[-36:], p.op_type[:20], cut, "|".join(p.devices), number(p.predicted_us, "~" if p.estimated else " "),
                      *(number(other[p.name].predicted_us) for other in alone.values()), p.note))
     console.result(table(rows, ("node", "operator", "cut", "on", "us ", *(f"{name} us" for name in alone), "note"), "llllr" + "r" * len(alone) + "l"))

@@ -36,7 +36,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("what comes out")
     group.add_argument("-o", "--output", metavar="OUT.npz", help="write every output, by name")
     group.add_argument("--labels", metavar="FILE", help="class names, one a line, for the best classes")
-    group.add_argument("--trace", metavar="T.json", help="write what ran when, for https://ui.perfetto.dev")
 
 
 def execute(options: argparse.Namespace, console: Console) -> int:
@@ -45,7 +44,6 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     from .inputs import read_labels
 
     target = shared.writable(options.output)
-    trace = shared.writable(options.trace, "--trace")
     outputs.check_name(target)
     if options.plan and (options.profile or options.force):
         raise UsageError("a saved plan says everything", found="--plan beside --profile or --force", expected="one or the other")
@@ -54,17 +52,12 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     given = feeds(graph, options)
     known = None if options.plan else profile(options, [options.strategy], console)
     settings = session_options(options, shapes_of(given))
-    if trace is not None:
-        settings.enable_profiling, settings.profile_file_prefix = True, str(trace)
     started = time.perf_counter()
     with InferenceSession(graph, settings, device_profile=known, strategy=options.strategy, plan=options.plan) as session:
         prepared_ms = (time.perf_counter() - started) * 1e3
-        if not options.quiet:
-            describe_plan(session, console)
+        describe_plan(session, console)
         results, times = _repeat(session, given, options.repeat)
         facts = _facts(session, options, prepared_ms)
-        if trace is not None:
-            session.end_profiling()
     found = dict(zip((v.name for v in graph.outputs), results))
     facts["outputs"] = {name: outputs.describe(value, labels) for name, value in found.items()}
     if len(times) > 1:
@@ -81,9 +74,8 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         timed = facts["latency"]
         console.result(f"{options.repeat} runs: median {milliseconds(timed['p50_ms'])} ms, p90 {milliseconds(timed['p90_ms'])} ms, "
                        f"p99 {milliseconds(timed['p99_ms'])} ms, least {milliseconds(timed['min_ms'])} ms")
-    for name in (target, trace):
-        if name is not None:
-            console.note(f"wrote {name}")
+    if target is not None:
+        console.note(f"wrote {target}")
     if options.check:
         console.note("every operator agrees with the unsplit reference")
     console.emit(facts)
@@ -111,11 +103,15 @@ def _facts(session: Any, options: argparse.Namespace, prepared_ms: float) -> dic
 
 
 def describe_plan(session: Any, console: Console) -> None:
-    """Where the model runs: always what fell back, with -v the share of each device, with -vv every operator."""
+    """Where the model runs: always what fell back to the reference, with -v what each device does, with -vv every operator."""
     plan = session.plan
-    moved = [p for p in plan.partitions if p.note and p.note != "forced"]
-    if moved:
-        console.detail(f"{len(moved)} operator(s) are where they are for a reason: " + ", ".join(sorted({f"{p.op_type} ({p.note})" for p in moved})[:8]))
+    fallen = sorted({p.op_type for p in plan.partitions if p.note.startswith("fallback")})
+    if fallen:
+        count = sum(p.note.startswith("fallback") for p in plan.partitions)
+        console.note(f"{count} operator(s) have no kernel here and run in ONNX's reference, which is slow: {', '.join(fallen)}")
+    kept = [p for p in plan.partitions if p.note.startswith("gpu:")]
+    if kept:
+        console.detail("not on the gpu: " + "; ".join(sorted({f"{p.op_type}, {p.note[5:]}" for p in kept})[:8]))
     split = sum(len(set(p.devices)) > 1 for p in plan.partitions)
     console.detail(f"strategy {plan.strategy}: {split} of {len(plan.partitions)} operators are split, {session.threads} CPU thread(s)")
     for name, device in session.devices.items():

@@ -204,8 +204,8 @@ class Graph:
 
     @cached_property
     def digest(self) -> str:
-        """A hash of structure, names, types and attributes (not of the weights): what a plan is made for."""
-        return hashlib.sha256(str(self).encode()).hexdigest()[:16]
+        """A hash of structure, node names, types and attributes (not of weights or the file's name): what a plan is made for."""
+        return hashlib.sha256(str(replace(self, name="")).encode()).hexdigest()[:16]
 
     def node(self, name: str) -> Node:
         """The node of that name; KeyError where there is none."""

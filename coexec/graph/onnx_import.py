@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx.inliner
+import onnx.version_converter
 from google.protobuf.message import DecodeError
 
 from ..errors import InvalidModel, UnsupportedOps
@@ -19,7 +20,7 @@ from ..ops import native_ops
 from .ir import Graph, Node, Value, constant, sort_nodes
 from .onnx_semantics import LATEST, OnnxNode, free_names, has_reference, subgraphs
 from .onnx_types import array_from_onnx, attribute_from_onnx, dense_from_sparse, type_from_onnx
-from .onnx_upgrade import Upgrader
+from .onnx_upgrade import DEPRECATED, Upgrader
 
 OLDEST = 7
 
@@ -33,6 +34,7 @@ def load_model(source: Source) -> Graph:  # type: ignore[valid-type]
     """
     model, where = _read(source)
     _check_header(model, where)
+    model = _modern(model, where)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
     return _Importer(model, where).graph()
@@ -84,10 +86,27 @@ def _check_header(model: onnx.ModelProto, where: str) -> None:
         raise InvalidModel("not an ONNX model", where=where, found="no graph in it", expected="a ModelProto with a graph", hint="export it again")
     if not model.graph.output:
         raise InvalidModel("the graph has no outputs, so there is nothing to compute", where=where, hint="export it again")
-    main = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
-    if main and not OLDEST <= main[0] <= LATEST:
-        raise InvalidModel("unsupported operator set", where=where, found=f"opset {main[0]}", expected=f"{OLDEST} to {LATEST}",
-                           hint="convert it with onnx.version_converter" if main[0] < OLDEST else "install a newer `onnx`")
+    if _main_opset(model) > LATEST:
+        raise InvalidModel("unsupported operator set", where=where, found=f"opset {_main_opset(model)}", expected=f"{OLDEST} to {LATEST}",
+                           hint="install a newer `onnx`, or export the model for an older operator set")
+
+
+def _main_opset(model: onnx.ModelProto) -> int:
+    versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
+    return versions[0] if versions else OLDEST
+
+
+def _modern(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
+    """The model in opset 7 at least; older ones, whose broadcasting was another, go through ONNX's own converter."""
+    version = _main_opset(model)
+    if version >= OLDEST:
+        return model
+    try:
+        return onnx.version_converter.convert_version(model, OLDEST)
+    except (RuntimeError, ValueError, onnx.version_converter.ConvertError) as error:
+        raise InvalidModel("unsupported operator set, and ONNX's converter cannot lift it", where=where,
+                           found=f"opset {version} ({str(error).splitlines()[0][:150]})", expected=f"{OLDEST} to {LATEST}",
+                           hint="export the model again, for a newer operator set") from None
 
 
 class _Importer:
@@ -138,7 +157,7 @@ class _Importer:
             if node.op_type == "Constant" and not node.domain:
                 self._constant_node(node)
                 continue
-            native = not node.domain and ((node.domain, node.op_type) in native_ops() or node.op_type == "Upsample")
+            native = not node.domain and ((node.domain, node.op_type) in native_ops() or node.op_type in DEPRECATED)
             if not native:
                 upgraded.append((node, self.opsets))
                 continue
@@ -197,7 +216,7 @@ class _Importer:
 
         def visit(node: onnx.NodeProto) -> None:
             domain = "" if node.domain == "ai.onnx" else node.domain
-            known = (domain, node.op_type) in native or (not domain and node.op_type in ("Constant", "Upsample"))
+            known = (domain, node.op_type) in native or (not domain and node.op_type in DEPRECATED | {"Constant"})
             if not known and not has_reference(domain, node.op_type, self.opsets.get(domain, LATEST)):
                 missing.append((f"{domain}::{node.op_type}" if domain else node.op_type, node.name or (node.output[0] if node.output else "?")))
             for graph in subgraphs(node):

@@ -135,6 +135,10 @@ def _batch_normalization(up: Upgrader, node: onnx.NodeProto, version: int) -> No
     return [_remade(node, "BatchNormalization", list(node.input), {"epsilon": attributes.get("epsilon", 1e-5)}, [node.output[0]])]
 
 
+def _scatter(up: Upgrader, node: onnx.NodeProto, version: int) -> Nodes | None:
+    return [_remade(node, "ScatterElements", list(node.input), _attributes(node))]
+
+
 def _keep(up: Upgrader, node: onnx.NodeProto, version: int) -> Nodes | None:
     return None
 
@@ -159,4 +163,8 @@ RULES: dict[str, tuple[tuple[int, Rule], ...]] = {
     "Resize": ((11, _upsample), (13, _resize_11)),
     "BatchNormalization": ((14, _batch_normalization),),
     "GroupNormalization": ((21, _keep),),
+    "Scatter": ((LATEST + 1, _scatter),),
 }
+
+#: Operators that ONNX took back; a rule gives each its successor.
+DEPRECATED = frozenset({"Upsample", "Scatter"})

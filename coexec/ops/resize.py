@@ -29,6 +29,12 @@ class AxisTable:
     weights: np.ndarray
     outside: np.ndarray | None = None
 
+    def __post_init__(self) -> None:
+        # Tables are cached, and so shared.
+        for array in (self.indices, self.weights, self.outside):
+            if array is not None:
+                array.flags.writeable = False
+
     @property
     def taps(self) -> int:
         return self.indices.shape[1]

@@ -42,7 +42,9 @@ class DepthToSpace(Blocks):
     def input_regions(self, node: Node, out_region: Region) -> tuple[Region | None, ...]:
         block, (batch, channel, height, width) = node.attr("blocksize"), out_region
         area = block * block
-        depth = Interval(channel.start * area, channel.stop * area) if _channels_first(node) else Interval(0, node.operands[0].shape[1])
+        depth = Interval(0, node.operands[0].shape[1])
+        if _channels_first(node):
+            depth = Interval(channel.start * area, channel.stop * area)
         return (Region([batch, depth, *(Interval(i.start // block, -(-i.stop // block)) for i in (height, width))]),)
 
     def compute(self, node: Node, inputs: Sequence[np.ndarray | None], out_region: Region) -> list[np.ndarray | None]:
@@ -73,7 +75,9 @@ class SpaceToDepth(Blocks):
     def input_regions(self, node: Node, out_region: Region) -> tuple[Region | None, ...]:
         block, (batch, channel, height, width) = node.attr("blocksize"), out_region
         area = block * block
-        depth = Interval(channel.start // area, -(-channel.stop // area)) if _channels_first(node) else Interval(0, node.operands[0].shape[1])
+        depth = Interval(0, node.operands[0].shape[1])
+        if _channels_first(node):
+            depth = Interval(channel.start // area, -(-channel.stop // area))
         return (Region([batch, depth, *(Interval(i.start * block, i.stop * block) for i in (height, width))]),)
 
     def compute(self, node: Node, inputs: Sequence[np.ndarray | None], out_region: Region) -> list[np.ndarray | None]:

@@ -159,7 +159,9 @@ def types_of(op_type: str) -> list[type]:
     if op_type in BITS:
         return [np.int32, np.uint8] if op_type != "BitShift" else [np.uint8, np.uint32, np.int32, np.int8]
     floats: list[type] = [np.float32, np.float64]
-    return floats if op_type in ("Sum", "Mean", "PRelu") else [*floats, np.int32, np.int64] if op_type != "Where" else [np.float32, np.int64]
+    if op_type == "Where":
+        return [np.float32, np.int64]
+    return floats if op_type in ("Sum", "Mean", "PRelu") else [*floats, np.int32, np.int64]
 
 
 def operands(op_type: str, first: tuple, second: tuple, dtype: type, rng: np.random.Generator) -> tuple[list[np.ndarray], dict]:
@@ -272,7 +274,8 @@ def test_min_and_max_pass_nan_on():
 def test_types_numpy_lacks_are_left_to_the_reference():
     import ml_dtypes
 
-    for op_type, dtype in (("Relu", ml_dtypes.bfloat16), ("Cast", ml_dtypes.float8_e5m2), ("Add", ml_dtypes.bfloat16), ("Cast", ml_dtypes.int4)):
+    for op_type, dtype in (("Relu", ml_dtypes.bfloat16), ("Cast", ml_dtypes.float8_e5m2), ("Add", ml_dtypes.bfloat16),
+                           ("Cast", ml_dtypes.int4)):
         value = Value("x", TensorType(np.dtype(dtype), (2, 2)))
         node = Node(op_type, (value, value) if op_type == "Add" else (value,), (Value("y", value.type),))
         assert "type NumPy lacks" in find_op("", op_type).declines(node)

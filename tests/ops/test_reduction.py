@@ -34,7 +34,8 @@ def test_equals_reference(op_type, axes, keepdims, noop):
     assert_law(node, np.random.default_rng(0), arrays)
 
 
-@given(st.sampled_from(sorted(REDUCTIONS)), st.lists(st.integers(1, 5), min_size=1, max_size=5), st.data(), st.booleans(), st.integers(0, 2**32 - 1))
+@given(st.sampled_from(sorted(REDUCTIONS)), st.lists(st.integers(1, 5), min_size=1, max_size=5), st.data(), st.booleans(),
+       st.integers(0, 2**32 - 1))
 @LAW
 def test_law(op_type, shape, data, keepdims, seed):
     rng = np.random.default_rng(seed)

@@ -79,7 +79,8 @@ def test_axes_and_aspect_ratio(policy, mode):
     assert_matches(node, arrays)
     assert_law(node, np.random.default_rng(0), arrays)
     # onnx.reference applies axes that are out of order to the wrong axes: the same node, its sizes turned round, is the judge.
-    turned, turned_arrays = hand_made("Resize", [image((2, 1, 5, 4)), None, None, sizes(8, 7)], [np.zeros(node.output.shape, np.float32)], attributes)
+    like = np.zeros(node.output.shape, np.float32)
+    turned, turned_arrays = hand_made("Resize", [image((2, 1, 5, 4)), None, None, sizes(8, 7)], [like], attributes)
     assert_close(compute_whole(turned, turned_arrays)[0], compute_whole(node, arrays)[0])
 
 
@@ -110,7 +111,8 @@ def test_one_element_with_pytorch_half_pixel_reads_the_first():
     assert_close(compute_whole(node, arrays)[0], x[:, :, :1, :1])
 
 
-@given(st.sampled_from(MODES), st.sampled_from(COORDINATES[:5]), st.booleans(), st.lists(st.integers(1, 9), min_size=4, max_size=4), st.integers(0, 2**32 - 1))
+@given(st.sampled_from(MODES), st.sampled_from(COORDINATES[:5]), st.booleans(), st.lists(st.integers(1, 9), min_size=4, max_size=4),
+       st.integers(0, 2**32 - 1))
 @LAW
 def test_law(mode, coordinates, antialias, extents, seed):
     h, w, oh, ow = extents

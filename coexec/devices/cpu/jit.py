@@ -72,14 +72,24 @@ def helper(function: Callable) -> Callable:
     return numba.njit(fastmath={"contract", "nsz"}, no_cpython_wrapper=True, **_COMMON)(function)
 
 
+class _Memory:
+    """Memory of an array under another shape, for numpy.asarray; keeps the array alive."""
+
+    def __init__(self, owner: np.ndarray, count: int):
+        self.owner = owner
+        self.__array_interface__ = {"version": 3, "shape": (count,), "typestr": owner.dtype.str, "data": (owner.ctypes.data, False)}
+
+
 def flat(view: np.ndarray) -> np.ndarray:
-    """The memory from a view's first element to its last as one 1-D array, so that kernels see one type whatever the strides."""
+    """The memory from a view's first element to its last as one 1-D array, so that kernels see one type whatever the strides.
+
+    It passes for writable even where the view is not (a constant): kernels are compiled for one kind of array. They write to outputs only.
+    """
     if not view.size:
         return np.empty(0, view.dtype)
     if any(s < 0 for s in view.strides):
         raise ValueError("a view with negative strides has no flat form")
-    span = sum((n - 1) * s for n, s in zip(view.shape, view.strides)) // view.itemsize + 1
-    return np.lib.stride_tricks.as_strided(view, (span,), (view.itemsize,))
+    return np.asarray(_Memory(view, sum((n - 1) * s for n, s in zip(view.shape, view.strides)) // view.itemsize + 1))
 
 
 def strides(view: np.ndarray) -> tuple[int, ...]:

@@ -72,8 +72,8 @@ def product(piece: Piece, a: np.ndarray, b: np.ndarray, extra: np.ndarray | None
     geometry = np.array([offsets.size // 5, m, n, k, a_fixed, b_fixed, *_matrix_strides(a), *_matrix_strides(b), _matrix_strides(y)[0],
                          -1 if extra is None else _matrix_strides(extra)[0], -1 if first is None else _matrix_strides(first)[0],
                          strips, *starts[:3]], np.int64)
-    arrays = (a_pack if a_fixed else flat(_one(a)), b_pack if b_fixed else flat(_one(b)), np.zeros(rows, np.float32), flat(y),
-              NO_FLOATS if extra is None else flat(_one(extra)), NO_FLOATS if first is None else flat(_one(first)))
+    arrays = (a_pack if a_fixed else flat(a), b_pack if b_fixed else flat(b), np.zeros(rows, np.float32), flat(y),
+              NO_FLOATS if extra is None else flat(extra), NO_FLOATS if first is None else flat(first))
     tail = tail_of(piece.node.activation)
 
     def bind(scratch: np.ndarray):
@@ -94,24 +94,8 @@ def _fits(view: np.ndarray | None) -> bool:
     return view is None or all(s >= 0 and s % 4 == 0 for s in view.strides)
 
 
-def _one(view: np.ndarray) -> np.ndarray:
-    """The view as writable memory: kernels are compiled for one type of array."""
-    return view if view.flags.writeable else np.lib.stride_tricks.as_strided(np.array(view), writeable=True) if 0 not in view.strides \
-        else _copied(view)
-
-
-def _copied(view: np.ndarray) -> np.ndarray:
-    base = np.array(view[tuple(slice(0, 1) if s == 0 else slice(None) for s in view.strides)])
-    return np.lib.stride_tricks.as_strided(base, view.shape, [0 if s == 0 else b for s, b in zip(view.strides, base.strides)], writeable=True)
-
-
 def _matrix_strides(view: np.ndarray) -> tuple[int, int]:
-    view = _layout(view)
     return view.strides[-2] // 4, view.strides[-1] // 4
-
-
-def _layout(view: np.ndarray) -> np.ndarray:
-    return view if view.flags.writeable else _one(view)
 
 
 def _offsets(view: np.ndarray | None, stack: tuple[int, ...]) -> np.ndarray:
@@ -119,7 +103,6 @@ def _offsets(view: np.ndarray | None, stack: tuple[int, ...]) -> np.ndarray:
     count = int(np.prod(stack, dtype=np.int64))
     if view is None:
         return np.zeros(count, np.int64)
-    view = _layout(view)
     steps = [0] * (len(stack) + 2 - view.ndim) + [0 if n == 1 else s // 4 for n, s in zip(view.shape[:-2], view.strides[:-2])]
     at = np.zeros((), np.int64)
     for extent, step in zip(stack, steps):

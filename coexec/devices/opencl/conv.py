@@ -11,6 +11,7 @@ import pyopencl as cl
 
 from ...ops.conv import conv_input, conv_params
 from .builder import ClOperand, Compile, builds, short
+from .strips import Strip
 from .tail import bias_args, five, i32, three, type_defines
 from .tiles import Tiles, tiles_for
 
@@ -57,7 +58,8 @@ class Shape:
             return self
         if any(w.strides[3] != w.shape[4] for w in windows):
             return self
-        flat = [replace(w, shape=(*w.shape[:2], 1, 1, w.shape[3] * w.shape[4])) if w is not None else None for w in (self.x, self.y, self.r)]
+        pixels = self.y.shape[3] * self.y.shape[4]
+        flat = [w and replace(w, shape=(*w.shape[:2], 1, 1, pixels), strides=(*w.strides[:2], 0, pixels, 1)) for w in (self.x, self.y, self.r)]
         return replace(self, x=flat[0], y=flat[1], r=flat[2])
 
     def args(self) -> list[Any]:
@@ -255,29 +257,20 @@ def build_winograd(c: Compile, s: Shape, tiles: Tiles) -> None:
              *i32(s.groups, s.in_channels, s.out_channels), inside, outside, pad, *map(cl.LocalMemory, winograd_bytes(s, tiles)), *tail)
 
 
-#: A strip of a depthwise convolution is cut into rows so that it stays in the first-level cache.
-STRIP_BYTES = 24 << 10
-
-
 def build_depthwise(c: Compile, s: Shape, tiles: Tiles) -> None:
     w = c.packed(1, "plain", lambda w: w)
     defines, tail = _operands(c, s)
     defines |= {"KH": s.kernel[1], "KW": s.kernel[2]}
-    (batch, channels, _, height, width), (_, sh, sw), (_, dh, dw) = s.y.shape, s.strides, s.dilations
+    batch, channels, _, height, width = s.y.shape
     if not tiles.panels:
         c.implementation = "f32_conv_depthwise_items_4"
         c.launch("conv_depthwise.cl", "conv_depthwise_items", {**defines, "PER": 4}, (-(-width // 4) * height, channels, batch), None,
                  s.x, strides(s.x), w, s.y, strides(s.y), *_plane_args(s), *tail)
         return
-    pitch, vectors = width + (s.kernel[2] - 1) * dw // sw, 4
-    halo = (s.kernel[1] - 1) * dh // sh
-    rows = max(1, min(height, STRIP_BYTES // (4 * pitch * (sh * sw + 1)) - halo))
-    step = tiles.width * vectors
-    plane = sh * sw * (rows + halo) * pitch + (s.kernel[2] - 1) * dw // sw + step
+    strip = Strip.of(s.y.shape, s.kernel, s.strides, s.dilations, tiles)
     c.implementation = f"f32_conv_depthwise_strip_{s.kernel[1]}x{s.kernel[2]}"
-    c.launch("conv_depthwise.cl", "conv_depthwise_strip", {**defines, "VW": tiles.width, "NV": vectors}, (-(-height // rows), channels, batch), (1, 1, 1),
-             s.x, strides(s.x), w, s.y, strides(s.y), *_plane_args(s), np.int32(rows), cl.LocalMemory(4 * plane),
-             cl.LocalMemory(4 * (rows * pitch + step)), *tail)
+    c.launch(["strip.clh", "conv_depthwise.cl"], "conv_depthwise_strip", {**defines, **strip.defines()}, (-(-height // strip.rows), channels, batch), (1, 1, 1),
+             s.x, strides(s.x), w, s.y, strides(s.y), *_plane_args(s), *strip.args(), *tail)
 
 
 def _plane_args(s: Shape) -> list[Any]:

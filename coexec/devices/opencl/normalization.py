@@ -96,8 +96,12 @@ def build_mean_variance(c: Compile) -> None:
 def build_lrn(c: Compile) -> None:
     x, y, r = five(c.input(0)), five(c.output(0)), c.residual
     size, kind = int(c.node.attr("size")), arithmetic(y.dtype)
-    c.implementation = f"{short(y.dtype)}_lrn_direct"
-    c.launch("lrn.cl", "lrn", type_defines(c), (y.shape[2] * y.shape[3] * y.shape[4], y.shape[1], y.shape[0]), None, x, strides(x), y, strides(y),
+    pixels, windows = y.shape[2] * y.shape[3] * y.shape[4], [w for w in (x, y, r and five(r)) if w is not None]
+    dense = all(replace(w, shape=w.shape[2:], strides=w.strides[2:]).is_contiguous for w in windows)
+    width = 16 if dense and c.facts.emulated and y.dtype == np.float32 and pixels >= 16 else 1
+    defines = {**type_defines(c), "V": width, **({"BETA_075": 1} if c.node.attr("beta", 0.75) == 0.75 else {})}
+    c.implementation = f"{short(y.dtype)}_lrn_direct_{width}"
+    c.launch("lrn.cl", "lrn", defines, (-(-pixels // width), y.shape[1], y.shape[0]), None, x, strides(x), y, strides(y),
              three(y.shape[2:], 1), *i32(x.shape[1], c.region[1].start - c.in_regions[0][1].start, size, (size - 1) // 2),
              number(c.node.attr("alpha", 1e-4) / size, kind), number(c.node.attr("beta", 0.75), kind), number(c.node.attr("bias", 1.0), kind),
              *([r, strides(five(r))] if r is not None else []))

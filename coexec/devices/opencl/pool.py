@@ -6,11 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ...ops.pool import pool_input, pool_params
+from ...ops.pool import average_divisors, pool_input, pool_params
+from ...ops.sliding import taps_inside
 from .builder import ClOperand, Compile, builds, int8, short
 from .conv import strides
 from .statistics import line_pool
+from .strips import Strip
 from .tail import five, i32, three, type_defines
+from .tiles import tiles_for
 
 _LOWEST = {"float16": "-65504.0f", "float32": "-FLT_MAX", "float64": "-DBL_MAX", "int8": "-128", "uint8": "0"}
 
@@ -30,8 +33,38 @@ def _launch(c: Compile, kernel: str, defines: dict, x: ClOperand, y: ClOperand, 
              x, strides(x), y, strides(y), *args, *extra, *([r, strides(five(r))] if r is not None else []))
 
 
+def _strip(c: Compile, largest: bool) -> bool:
+    """Enqueues the strip kernel where it can be used: at most two spatial axes of float32, dense rows, caches, no window of padding only."""
+    p, tiles = pool_params(c.node), tiles_for(c.facts)
+    x, y, args = _windows(c)
+    r = five(c.residual) if c.node.residual else None
+    if not tiles.panels or len(p.kernel) > 2 or y.dtype != np.float32 or c.output(1) is not None or c.node.attr("method") == "direct":
+        return False
+    if any(w.strides[4] != 1 and w.shape[4] > 1 for w in (x, y, r) if w is not None):
+        return False
+    spatial, sizes = c.region[2:], c.node.inputs[0].shape[2:]
+    if largest and not all(taps_inside(p, k, out, 0, n).all() for k, (out, n) in enumerate(zip(spatial, sizes))):
+        return False
+    lead = (1,) * (3 - len(p.kernel))
+    strip = Strip.of(y.shape, (*lead, *p.kernel), (*lead, *p.strides), (*lead, *p.dilations), tiles)
+    if strip.nbytes > tiles.local_bytes:
+        return False
+    divisors = []
+    if not largest:
+        counts = [np.maximum(n, 1).astype(np.float32) for n in average_divisors(c.node, spatial)]
+        counts = counts if len(counts) == 2 else [np.ones(1, np.float32), *counts]
+        divisors = [c.constant(n, ("divisors", n.tobytes())) for n in counts]
+    c.implementation = f"f32_{c.node.op_type.lower()}_strip"
+    c.launch(["strip.clh", "pool_strip.cl"], "pool_strip", {**type_defines(c), **strip.defines(), **({"LARGEST": 1} if largest else {})},
+             (-(-y.shape[3] // strip.rows), y.shape[1], y.shape[0]), (1, 1, 1), x, strides(x), y, strides(y), *args, *strip.args(), *divisors,
+             *([r, strides(r)] if r is not None else []))
+    return True
+
+
 @builds("MaxPool", tail=True)
 def build_max(c: Compile) -> None:
+    if _strip(c, True):
+        return
     x, y, args = _windows(c)
     indices, extra, defines = c.output(1), [], {"MAXPOOL": 1, "LOWEST": _LOWEST[y.dtype.name]}
     if indices is not None:
@@ -45,6 +78,8 @@ def build_max(c: Compile) -> None:
 
 @builds("AveragePool", tail=True)
 def build_average(c: Compile) -> None:
+    if _strip(c, False):
+        return
     x, y, args = _windows(c)
     p, padded = pool_params(c.node), bool(c.node.attr("count_include_pad", 0))
     low, high = [], []  # bounds of what counts, in coordinates of the piece's input

@@ -124,6 +124,8 @@ def pack_columns(b: np.ndarray, columns: int) -> np.ndarray:
 
 def _panel(c: Compile, p: Product, tiles: Tiles, defines: dict[str, Any]) -> None:
     packs, vectors = _packs(p), tiles.vectors_for(p.columns)
+    if p.rows <= 2 and packs:  # bound by reading B: more sums at once hide the latency of the additions
+        vectors = max(vectors, min(8 // p.rows, -(-p.columns // tiles.width)))
     while not packs and vectors > 1 and 4 * p.depth * vectors * tiles.width > tiles.local_bytes:
         vectors -= 1
     rows, columns = tiles.rows_for(p.rows, vectors), vectors * tiles.width

@@ -32,7 +32,7 @@ class Tiles:
 
     def rows_for(self, rows: int, vectors: int) -> int:
         """The tile height that wastes least on a matrix of that many rows; fewer than eight sums leave the multiply-add units waiting."""
-        return min(range(1, self.rows + 1), key=lambda r: (ceil(rows / r) * (max(r, 8 / vectors) + 0.3), -r))
+        return min(range(1, min(rows, self.rows) + 1), key=lambda r: (ceil(rows / r) * (max(r, 8 / vectors) + 0.3), -r))
 
     def vectors_for(self, columns: int) -> int:
         """How many vectors wide a tile is for that many columns: narrower only where a wide one would waste over a seventh."""

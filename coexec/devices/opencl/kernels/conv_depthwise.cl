@@ -19,33 +19,18 @@
 #define VSTORE CAT(vstore, VW)
 
 // One work-item owns a core and makes `rows` output rows of one channel. It copies the input they need, padding included, into local
-// memory sorted by phase of the strides, so that the output is one run of vectors across row ends; columns between rows are dropped.
+// memory (strip.clh comes before), so that the output is one run of vectors across row ends; columns between rows are dropped.
 __attribute__((reqd_work_group_size(1, 1, 1)))
 __kernel void conv_depthwise_strip(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off, __global T *restrict y, int y_off, int8 ys,
                                    int8 in, int8 out, int8 stride, int8 dilation, int8 pad, int rows, __local T *restrict plane, __local T *restrict sums
                                    BIAS_ARGS RESIDUAL_ARGS) {
   const int c = get_global_id(1), n = get_global_id(2), top = get_global_id(0) * rows, count = min(rows, out.s1 - top);
-  const int H = in.s1, W = in.s2, OW = out.s2, SH = stride.s1, SW = stride.s2, DH = dilation.s1, DW = dilation.s2;
+  const int OW = out.s2, SH = stride.s1, SW = stride.s2, DH = dilation.s1, DW = dilation.s2;
   const int pitch = ((OW - 1) * SW + (KW - 1) * DW) / SW + 1, plane_rows = ((rows - 1) * SH + (KH - 1) * DH) / SH + 1;
   const int phase = plane_rows * pitch;
   x += x_off + n * xs.s0 + c * xs.s1;
   w += w_off + c * KH * KW;
-  const int used_rows = (count - 1) * SH + (KH - 1) * DH + 1;
-  for (int s = 0; s < used_rows; s++) {
-    const int h = top * SH - pad.s1 + s;
-    for (int p = 0; p < SW; p++) {
-      __local T *cells = plane + (s % SH * SW + p) * phase + s / SH * pitch;
-      const int at = p - pad.s2;
-      const int begin = h < 0 || h >= H ? pitch : at >= 0 ? 0 : min(pitch, (SW - 1 - at) / SW);
-      const int end = h < 0 || h >= H ? pitch : clamp((W - at + SW - 1) / SW, begin, pitch);
-      __global const T *from = x + h * xs.s3 + at;
-      for (int i = 0; i < begin; i++) cells[i] = 0;
-      if (SW == 1) for (int i = begin; i < end; i++) cells[i] = from[i];
-      else if (SW == 2) for (int i = begin; i < end; i++) cells[i] = from[i * 2];
-      else for (int i = begin; i < end; i++) cells[i] = from[i * SW];
-      for (int i = end; i < pitch; i++) cells[i] = 0;
-    }
-  }
+  fill_planes(x, xs.s3, in.s1, in.s2, top * SH - pad.s1, -pad.s2, (count - 1) * SH + (KH - 1) * DH + 1, SH, SW, pitch, phase, 0, plane);
   T taps[KH * KW];
   for (int k = 0; k < KH * KW; k++) taps[k] = w[k];
   const VEC shift = (VEC)(BIAS_OF(c));

@@ -6,10 +6,10 @@
 
 #ifdef RESIDUAL
 #define RESIDUAL_ARGS , __global const T *restrict r, int r_off, int8 rs
-#define RESIDUAL_ROW rs.s3
+#define RESIDUAL_RUN (rs.s4 == 1 && (rs.s3 == OW || OH == 1))
 #else
 #define RESIDUAL_ARGS
-#define RESIDUAL_ROW OW
+#define RESIDUAL_RUN 1
 #endif
 
 __attribute__((reqd_work_group_size(1, 1, 1)))
@@ -72,7 +72,7 @@ __kernel void conv_panel(__global const T *restrict x, int x_off, int8 xs, __glo
 #ifdef RESIDUAL
   r += r_off + batch * rs.s0 + group * out_channels * rs.s1;
 #endif
-  const int whole = lanes == NR && ys.s3 == OW && RESIDUAL_ROW == OW;
+  const int run = ys.s4 == 1 && (ys.s3 == OW || OH == 1) && RESIDUAL_RUN;  // one run of memory
   for (int m = 0; m < out_channels; m += MR, w += MR * depth) {
     VEC acc[MR][NV];
     TILE_CLEAR(acc)
@@ -85,7 +85,7 @@ __kernel void conv_panel(__global const T *restrict x, int x_off, int8 xs, __glo
 #endif
       for (int j = 0; j < NV; j++) {
         VEC v = acc[i][j] + shift;
-        if (whole) {
+        if (run && (j + 1) * VW <= lanes) {
 #ifdef RESIDUAL
           v += VLOAD(j, r + (m + i) * rs.s1 + first);
 #endif
@@ -98,9 +98,9 @@ __kernel void conv_panel(__global const T *restrict x, int x_off, int8 xs, __glo
           const int p = first + j * VW + l, oh = p / OW, ow = p - oh * OW;
           T one = lane[l];
 #ifdef RESIDUAL
-          one += r[(m + i) * rs.s1 + oh * rs.s3 + ow];
+          one += r[(m + i) * rs.s1 + oh * rs.s3 + ow * rs.s4];
 #endif
-          y[(m + i) * ys.s1 + oh * ys.s3 + ow] = ACTIVATE(T, one);
+          y[(m + i) * ys.s1 + oh * ys.s3 + ow * ys.s4] = ACTIVATE(T, one);
         }
       }
     }

@@ -1,0 +1,63 @@
+// Largest element (LARGEST) or mean of sliding windows over planes, where one work-item owns a core: `rows` output rows of one channel
+// as one run of vectors across row ends (see strip.clh); columns between rows are dropped. No window lies in the padding alone.
+// A mean divides by down[row] * across[column], how many elements count.
+
+#define VEC CAT(T, VW)
+#define VLOAD CAT(vload, VW)
+#define VSTORE CAT(vstore, VW)
+
+__attribute__((reqd_work_group_size(1, 1, 1)))
+__kernel void pool_strip(__global const T *restrict x, int x_off, int8 xs, __global T *restrict y, int y_off, int8 ys,
+                         int8 in, int8 out, int8 size, int8 stride, int8 dilation, int8 pad, int rows, __local T *restrict planes, __local T *restrict sums
+#ifndef LARGEST
+                         , __global const T *restrict down, int down_off, __global const T *restrict across, int across_off
+#endif
+#ifdef RESIDUAL
+                         , __global const T *restrict r, int r_off, int8 rs
+#endif
+) {
+  const int c = get_global_id(1), n = get_global_id(2), top = get_global_id(0) * rows, count = min(rows, out.s1 - top);
+  const int KH = size.s1, KW = size.s2, OW = out.s2, SH = stride.s1, SW = stride.s2, DH = dilation.s1, DW = dilation.s2;
+  const int pitch = ((OW - 1) * SW + (KW - 1) * DW) / SW + 1, phase = (((rows - 1) * SH + (KH - 1) * DH) / SH + 1) * pitch;
+#ifdef LARGEST
+  const T fill = -INFINITY;
+#else
+  const T fill = 0;
+#endif
+  fill_planes(x + x_off + n * xs.s0 + c * xs.s1, xs.s3, in.s1, in.s2, top * SH - pad.s1, -pad.s2, (count - 1) * SH + (KH - 1) * DH + 1, SH, SW, pitch, phase, fill, planes);
+  for (int q = 0; q < count * pitch; q += VW * NV) {
+    VEC acc[NV];
+    _Pragma("unroll") for (int j = 0; j < NV; j++) acc[j] = (VEC)(fill);
+    for (int kh = 0; kh < KH; kh++)
+      for (int kw = 0; kw < KW; kw++) {
+        __local const T *from = planes + (kh * DH % SH * SW + kw * DW % SW) * phase + kh * DH / SH * pitch + kw * DW / SW + q;
+        _Pragma("unroll") for (int j = 0; j < NV; j++) {
+          const VEC v = VLOAD(j, from);
+#ifdef LARGEST
+          acc[j] = (v > acc[j]) | (v != v) ? v : acc[j];
+#else
+          acc[j] += v;
+#endif
+        }
+      }
+    _Pragma("unroll") for (int j = 0; j < NV; j++) VSTORE(acc[j], j, sums + q);
+  }
+  y += y_off + n * ys.s0 + c * ys.s1 + top * ys.s3;
+  for (int o = 0; o < count; o++) {
+    __global T *to = y + o * ys.s3;
+    __local const T *from = sums + o * pitch;
+#ifndef LARGEST
+    const T high = down[down_off + top + o];
+#endif
+    for (int i = 0; i < OW; i++) {
+      T v = from[i];
+#ifndef LARGEST
+      v /= high * across[across_off + i];
+#endif
+#ifdef RESIDUAL
+      v += r[r_off + n * rs.s0 + c * rs.s1 + (top + o) * rs.s3 + i];
+#endif
+      to[i] = ACTIVATE(T, v);
+    }
+  }
+}

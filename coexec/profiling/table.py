@@ -1,0 +1,236 @@
+"""Measurement, and the CSV of raw measurements: one row a kernel timing, the same columns out and in."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import UsageError, suggest
+from ..graph.ir import Node, TensorType, Value
+from ..ops import op_for
+from ..regions import Region
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One timing of one kernel. None where unknown; for a piece of a cut, the sizes are those of the piece.
+
+    MatMul (stacks of groups matrices) and Gemm: out_height rows, in_channels the inner size, out_channels columns.
+    """
+
+    device: str
+    unit: str
+    threads: int | None
+    op_type: str
+    implementation: str
+    dtype: str
+    batch: int | None
+    in_channels: int | None
+    in_height: int | None
+    in_width: int | None
+    out_channels: int | None
+    out_height: int | None
+    out_width: int | None
+    kernel_h: int | None
+    kernel_w: int | None
+    stride_h: int | None
+    stride_w: int | None
+    groups: int | None
+    busy_other: int | None
+    latency_us: float
+    spread_us: float | None = None
+    count: int | None = None
+
+    @property
+    def shape_key(self) -> tuple:
+        """What says that two rows timed the same shape, whatever unit or device."""
+        return (self.op_type, self.dtype, *(getattr(self, c) for c in COLUMNS[6:18]))
+
+
+COLUMNS = tuple(f.name for f in fields(Measurement))
+_TEXT = ("device", "unit", "op_type", "implementation", "dtype")
+_REAL = ("latency_us", "spread_us")
+
+
+def write_table(rows: Iterable[Measurement], path: str | os.PathLike[str]) -> None:
+    """Writes the rows as CSV, whole or not at all. Raises OSError where the folder cannot be written."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            writer.writerows(["" if (v := getattr(row, c)) is None else v for c in COLUMNS] for row in rows)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def read_table(path: str | os.PathLike[str]) -> list[Measurement]:
+    """The rows of a CSV file; columns in any order, unknown ones refused. Raises UsageError naming line and column."""
+    where = str(path)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            return _rows(csv.reader(file), where)
+    except OSError as error:
+        raise UsageError("cannot read the table", where=where, found=error.strerror or str(error), expected="a CSV file of measurements") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError("not a CSV table", where=where, found=str(error)[:200], expected="a header and one row a measurement") from None
+
+
+def _rows(reader: Iterable[Sequence[str]], where: str) -> list[Measurement]:
+    lines = iter(reader)
+    header = [h.strip() for h in next(lines, [])]
+    for name in header:
+        if name not in COLUMNS:
+            raise UsageError(f"unknown column '{name}'", where=f"{where}, line 1", hint=suggest(name, COLUMNS))
+    missing = [c for c in COLUMNS if c not in header]
+    if missing or len(set(header)) != len(header):
+        raise UsageError("the header is wrong", where=f"{where}, line 1",
+                         found=f"no {', '.join(missing)}" if missing else "a column that is there twice", expected=",".join(COLUMNS))
+    rows = []
+    for number, line in enumerate(lines, 2):
+        if not any(cell.strip() for cell in line):
+            continue
+        if len(line) != len(header):
+            raise UsageError("a row has another length than the header", where=f"{where}, line {number}", found=len(line), expected=len(header))
+        rows.append(Measurement(**{name: _cell(name, cell.strip(), f"{where}, line {number}") for name, cell in zip(header, line)}))
+    if not rows:
+        raise UsageError("the table has no rows", where=where)
+    return rows
+
+
+def _cell(name: str, text: str, where: str) -> str | int | float | None:
+    if name in _TEXT:
+        if not text and name in ("unit", "op_type"):
+            raise UsageError(f"column '{name}' is empty", where=where)
+        if name == "unit" and text not in ("cpu", "gpu"):
+            raise UsageError("column 'unit' is wrong", where=where, found=repr(text), expected="cpu or gpu")
+        return text or ("float32" if name == "dtype" else "")
+    if not text:
+        if name == "latency_us":
+            raise UsageError("column 'latency_us' is empty", where=where)
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0 or (name == "latency_us" and value == 0):
+        raise UsageError(f"column '{name}' is wrong", where=where, found=repr(text),
+                         expected="a number above 0" if name == "latency_us" else "a number, at least 0")
+    if name in _REAL:
+        return value
+    if value != int(value) or value > 2**31:
+        raise UsageError(f"column '{name}' is wrong", where=where, found=repr(text), expected="a whole number")
+    return int(value)
+
+
+def describe(node: Node, region: Region) -> dict[str, int | None]:
+    """The size columns of the piece `region` of a node: sizes of what it reads and writes."""
+    read = op_for(node).regions_read(node, region)[0].shape
+    written = region.shape
+    kernel, strides, groups = node.attr("kernel_shape"), node.attr("strides"), int(node.attr("group", 1))
+    if node.op_type in ("Conv", "ConvTranspose"):
+        kernel = kernel or node.inputs[1].shape[2:]
+        if groups > 1:  # the groups of this piece: cuts of the channel lie between groups
+            groups = max(1, groups * written[1] // node.output.shape[1])
+    if node.op_type == "MatMul":
+        stack = int(np.prod(written[:-2], dtype=np.int64))
+        shared = len(node.inputs[1].shape) <= 2
+        return _sizes(1, node.inputs[0].shape[-1], stack * written[-2] if shared else written[-2], 1, written[-1],
+                      stack * written[-2] if shared else written[-2], 1, None, None, 1 if shared else stack)
+    if node.op_type == "Gemm":
+        inner = node.inputs[1].shape[1 if node.attr("transB", 0) else 0]
+        return _sizes(1, inner, written[0], 1, written[1], written[0], 1, None, None, 1)
+    n, c, h, w = _four(read)
+    _, oc, oh, ow = _four(written)
+    return _sizes(n, c, h, w, oc, oh, ow, kernel and _two(kernel), _two(strides) if strides else (1, 1) if kernel else None, groups)
+
+
+def _sizes(n: int, c: int, h: int, w: int, oc: int, oh: int, ow: int, kernel: Sequence[int] | None, strides: Sequence[int] | None,
+           groups: int) -> dict[str, int | None]:
+    values = (n, c, h, w, oc, oh, ow, *(kernel or (None, None)), *(strides or (None, None)), groups)
+    return dict(zip(COLUMNS[6:18], values))
+
+
+def _four(shape: Sequence[int]) -> tuple[int, int, int, int]:
+    """A shape as batch, channels, height, width: missing axes are 1, surplus leading ones join the batch."""
+    if len(shape) == 3:
+        shape = (*shape[:2], 1, shape[2])
+    shape = (*shape, *(1,) * (4 - len(shape))) if len(shape) < 4 else shape
+    return int(np.prod(shape[:-3], dtype=np.int64)), *shape[-3:]  # type: ignore[return-value]
+
+
+def _two(sizes: Sequence[int]) -> tuple[int, int]:
+    return (1, int(sizes[0])) if len(sizes) == 1 else (int(sizes[-2]), int(sizes[-1]))
+
+
+#: Elementwise operators with two tensor inputs; all others are timed with one.
+_BINARY = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Concat", "Mod", "PRelu", "And", "Or", "Equal", "Greater", "Less"})
+
+
+def node_of(row: Measurement, where: str = "table") -> Node:
+    """A node with the sizes of a row, so that the one feature function serves tables too. Raises UsageError where sizes are missing."""
+    dtype = np.dtype(row.dtype) if row.dtype in _DTYPES else None
+    if dtype is None:
+        raise UsageError("column 'dtype' is wrong", where=where, found=repr(row.dtype), expected=" or ".join(_DTYPES))
+
+    def value(name: str, *shape: int) -> Value:
+        return Value(name, TensorType(dtype, tuple(shape)))
+
+    def need(*names: str) -> list[int]:
+        for name in names:
+            if not getattr(row, name):
+                raise UsageError(f"column '{name}' is empty", where=where, expected=f"a size: {row.op_type} needs it")
+        return [getattr(row, name) for name in names]
+
+    n, g = row.batch or 1, row.groups or 1
+    kernel, strides = [row.kernel_h or 1, row.kernel_w or 1], [row.stride_h or 1, row.stride_w or 1]
+    if row.op_type in ("Conv", "ConvTranspose"):
+        c, oc = need("in_channels", "out_channels")
+        size_in = [row.in_height, row.in_width]
+        size_out = [row.out_height, row.out_width]
+        for d in (0, 1):
+            if size_in[d] is None and size_out[d] is None:
+                need("in_height" if d == 0 else "in_width")
+            if size_in[d] is None:
+                size_in[d] = size_out[d] * strides[d] if row.op_type == "Conv" else -(-size_out[d] // strides[d])
+            if size_out[d] is None:
+                size_out[d] = -(-size_in[d] // strides[d]) if row.op_type == "Conv" else size_in[d] * strides[d]
+        if c % g or oc % g:
+            raise UsageError("column 'groups' is wrong", where=where, found=g, expected=f"a divisor of {c} and {oc} channels")
+        weights = (oc, c // g, *kernel) if row.op_type == "Conv" else (c, oc // g, *kernel)
+        # A piece reads just the rows that it needs, padding excluded: what is missing at its edge is the padding.
+        pads = [_padding(size_in[d], size_out[d], kernel[d], strides[d]) if row.op_type == "Conv" else 0 for d in (0, 1)]
+        return Node(row.op_type, (value("x", n, c, *size_in), value("w", *weights)), (value("y", n, oc, *size_out),),
+                    {"kernel_shape": kernel, "strides": strides, "group": g, "pads": [p // 2 for p in pads] + [p - p // 2 for p in pads]})
+    if row.op_type in ("Gemm", "MatMul"):
+        k, oc = need("in_channels", "out_channels")
+        rows = n * (row.out_height or row.in_height or 1)
+        if row.op_type == "Gemm" or g == 1:
+            return Node(row.op_type, (value("a", rows, k), value("b", k, oc)), (value("y", rows, oc),))
+        return Node("MatMul", (value("a", g, rows, k), value("b", g, k, oc)), (value("y", g, rows, oc),))
+    c = row.in_channels or row.out_channels or need("in_channels")[0]
+    h, w = row.in_height or row.out_height or 1, row.in_width or row.out_width or 1
+    x, y = value("x", n, c, h, w), value("y", n, row.out_channels or c, row.out_height or h, row.out_width or w)
+    if row.op_type in ("MaxPool", "AveragePool", "LpPool"):
+        pads = [_padding(x.shape[2 + d], y.shape[2 + d], kernel[d], strides[d]) for d in (0, 1)]
+        return Node(row.op_type, (x,), (y,), {"kernel_shape": kernel, "strides": strides,
+                                              "pads": [p // 2 for p in pads] + [p - p // 2 for p in pads]})
+    return Node(row.op_type, (x, x) if row.op_type in _BINARY else (x,), (y,), {"axis": 1} if row.op_type == "Concat" else {})
+
+
+def _padding(size_in: int, size_out: int, kernel: int, stride: int) -> int:
+    return max(0, (size_out - 1) * stride + kernel - size_in)
+
+
+_DTYPES = ("float32", "float16", "float64", "int8", "uint8", "int32", "int64")

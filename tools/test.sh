@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Runs the tests in an environment of their own; arguments go to pytest.
+#
+#   bash tools/test.sh [-k conv ...]
+#
+# COEXEC_VENV names the environment (default .venv), COEXEC_NO_APT=1 keeps apt out of it.
+set -euo pipefail
+# shellcheck source=common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+VENV=${COEXEC_VENV:-$ROOT/.venv}
+make_environment "$VENV"
+install_package "$VENV" "test,image,cli"
+
+for package in pocl-opencl-icd oclgrind mesa-opencl-icd; do
+    if ! dpkg -s "$package" >/dev/null 2>&1 && ! apt_install "$package"; then
+        note "$package is not installed and apt may not be used: tests of that driver cannot run"
+    fi
+done
+if ! have_opencl "$VENV/bin/python" && [ "$(uname -m)" = x86_64 ]; then
+    "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check 'pyopencl[pocl]'
+fi
+have_opencl "$VENV/bin/python" || fail "the tests need an OpenCL device" "sudo apt install pocl-opencl-icd"
+
+cd "$ROOT"
+# A simulated GPU on a core of its own: tests must not depend on how many cores there are.
+export POCL_MAX_PTHREAD_COUNT=${POCL_MAX_PTHREAD_COUNT:-1}
+exec "$VENV/bin/python" -m pytest "$@"
