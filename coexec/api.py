@@ -14,10 +14,10 @@ import numpy as np
 from . import settings
 from .devices.base import Device
 from .devices.registry import find_devices, session_threads
-from .errors import CoexecError, InputError, UsageError, suggest
+from .errors import CoexecError, FallbackForbidden, InputError, UsageError, suggest
 from .graph.ir import Graph, Value
 from .graph.onnx_import import load_model
-from .graph.passes import prepare
+from .graph.passes import deciding_inputs, prepare
 from .partition.plan import Plan, on_one_device
 from .partition.strategies.base import parse_strategy
 from .profiles import DeviceProfile, load_profile
@@ -29,6 +29,8 @@ Shapes = Mapping[str, Sequence[int]]
 
 #: Prepared input shapes that one session keeps; the least recently used goes first.
 KEPT_SHAPES = 4
+#: A session specialises itself on the values of inputs that decide shapes until it has seen this many; then they stay dynamic.
+SPECIALISED_VALUES = 16
 
 
 @dataclass
@@ -73,13 +75,16 @@ def load(source: Any) -> Graph:
     return source if isinstance(source, Graph) else load_model(source)
 
 
-def bind(graph: Graph, shapes: Shapes | None = None) -> Graph:
-    """The simplified graph for those input shapes. Raises ModelError where they contradict the model."""
+def bind(graph: Graph, shapes: Shapes | None = None, values: Mapping[str, np.ndarray] | None = None) -> Graph:
+    """The simplified graph for those input shapes, and for those values of inputs that decide shapes.
+
+    Raises ModelError where they contradict the model.
+    """
     known = {v.name for v in graph.inputs}
     for name in shapes or {}:
         if name not in known:
             raise InputError(f"the model has no input '{name}'", hint=suggest(name, known))
-    return prepare(graph, {k: tuple(int(d) for d in s) for k, s in (shapes or {}).items()})
+    return prepare(graph, {k: tuple(int(d) for d in s) for k, s in (shapes or {}).items()}, values=values)
 
 
 def default_shapes(graph: Graph, shapes: Shapes | None = None) -> dict[str, tuple[int, ...]]:
@@ -226,22 +231,30 @@ class InferenceSession:
         only_cpu = self._partitioner is not None and not self._partitioner.uses_gpu
         self.devices = find_devices("none" if only_cpu and not self.options.force else self.options.gpu, need_gpu)
         bound = bind(self._model, {**self._open_shapes(), **self.options.shapes})
-        if all(v.type.is_static or v.type.dtype is None or v.type.dtype == object for v in bound.inputs):
-            self._prepare(bound)
+        self._deciding = deciding_inputs(bound)
+        self._values_seen = 0
+        if not self._deciding and all(v.type.is_static or v.type.dtype is None or v.type.dtype == object for v in bound.inputs):
+            self._prepare(bound, self._key({v.name: v.type.shape for v in bound.inputs}, {}))
 
     def _open_shapes(self) -> Shapes:
         """A given plan's shapes, for the inputs that the model leaves open."""
         given = self._given_plan.shapes if self._given_plan is not None else {}
         return {v.name: given[v.name] for v in self._model.inputs if v.name in given and not v.type.is_static}
 
-    def _prepare(self, graph: Graph) -> PreparedRun:
+    @staticmethod
+    def _key(shapes: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> tuple:
+        return tuple(shapes.values()), tuple((n, a.tobytes()) for n, a in values.items())
+
+    def _prepare(self, graph: Graph, key: tuple) -> PreparedRun:
         if self._given_plan is not None:
             made = self._given_plan
         else:
             made = self._planned(graph)
+        fallen = [(p.name, p.note) for p in made.partitions if p.note.startswith(("fallback:", "gpu:"))]
+        if self.options.strict and fallen:
+            raise FallbackForbidden(fallen, where=graph.name)
         threads = session_threads(self.devices, self.options.intra_op_num_threads, "gpu" in made.devices)
         prepared = PreparedRun(graph, made, self.devices, threads, self.options.strict)
-        key = tuple(v.type.shape for v in graph.inputs)
         self._prepared[key] = self._current = prepared
         while len(self._prepared) > KEPT_SHAPES:
             self._prepared.popitem(last=False)[1].close()
@@ -270,15 +283,22 @@ class InferenceSession:
 
     def _for(self, feeds: Mapping[str, Any]) -> PreparedRun:
         current = self._current
-        if current is not None and all(not isinstance(v.type.shape, tuple) or v.type.shape == np.shape(feeds[v.name]) for v in current.graph.inputs):
+        if current is not None and not self._deciding and all(
+                v.type.shape is None or v.type.shape == np.shape(feeds[v.name]) for v in current.graph.inputs):
             return current
-        shapes = {v.name: np.shape(feeds[v.name]) for v in self._model.inputs if v.type.dtype is not None}
-        for key, prepared in self._prepared.items():
-            if key == tuple(shapes.get(v.name, v.type.shape) for v in self._model.inputs):
-                self._prepared.move_to_end(key)
-                self._current = prepared
-                return prepared
-        return self._prepare(bind(self._model, shapes))
+        shapes = {v.name: None if v.type.dtype is None else np.shape(feeds[v.name]) for v in self._model.inputs}
+        values = {n: feeds[n] for n in self._deciding}
+        key = self._key(shapes, values)
+        if key in self._prepared:
+            self._prepared.move_to_end(key)
+            self._current = self._prepared[key]
+            return self._current
+        if values:
+            self._values_seen += 1
+            if self._values_seen > SPECIALISED_VALUES:
+                self._deciding, values = (), {}
+                key = self._key(shapes, values)
+        return self._prepare(bind(self._model, {k: s for k, s in shapes.items() if s is not None}, values), key)
 
     def run_checked(self, input_feed: Mapping[str, Any], rtol: float = 1e-3, atol: float = 1e-5, stop: bool = True,
                     report: Callable[[NodeError], None] | None = None) -> dict[str, Any]:

@@ -7,7 +7,8 @@
     ├── NoDevice                    3: no usable OpenCL device
     ├── ModelError                  4: the model cannot be read or run
     │   ├── InvalidModel            4: not ONNX, truncated, cyclic, weights missing
-    │   └── UnsupportedOps          4: operators nobody here can compute, all of them at once
+    │   ├── UnsupportedOps          4: operators nobody here can compute, all of them at once
+    │   └── FallbackForbidden       4: under `strict`, nodes that cannot run where the strategy wants them
     ├── NumericMismatch             5: the answer differs from the reference
     ├── DeviceHang                  6: a device did not answer in time
     ├── ProfileMismatch             7: a profile is malformed, or made for another machine
@@ -89,6 +90,16 @@ class UnsupportedOps(ModelError):
             expected="operators of ONNX, or functions defined inside the model",
             hint=hint + "export the model without them, or with a model-local function",
         )
+
+
+class FallbackForbidden(ModelError):
+    """Under `strict`: nodes that the reference or the CPU would have to compute in place of the device; `nodes` lists (name, reason)."""
+
+    def __init__(self, nodes: Iterable[tuple[str, str]], *, where: str = ""):
+        self.nodes = tuple(nodes)
+        shown = ", ".join(f"'{name}' ({reason})" for name, reason in self.nodes[:10]) + (", ..." if len(self.nodes) > 10 else "")
+        super().__init__(f"{len(self.nodes)} node(s) would fall back: {shown}", where=where,
+                         hint="run without strict, or with another strategy")
 
 
 class NumericMismatch(CoexecError):

@@ -1,5 +1,67 @@
-"""evaluate"""
-HELP="x"
-EXAMPLES=()
-def arguments(parser): pass
-def execute(options, console): return 0
+"""Judges a profile on whole models: how well it predicts their operators and their run time, beside how well a measurement repeats itself."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from . import options as shared
+from .console import Console, milliseconds, table
+from .profile import show_accuracy
+from .progress import Progress
+from .session import profile
+
+HELP = "how well a profile predicts whole models"
+EXAMPLES = (
+    "coexec evaluate resnet18.onnx mobilenet_v2.onnx --profile p.yaml",
+    "coexec evaluate *.onnx --profile p.yaml --json",
+)
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    shared.model(parser, many=True)
+    shared.planning(parser)
+    parser.add_argument("--iters", metavar="N", type=shared.positive, default=10, help="runs of each whole model (default: %(default)s)")
+    parser.add_argument("--seed", metavar="N", type=shared.count, default=0, help="of the made-up inputs (default: %(default)s)")
+
+
+def execute(options: argparse.Namespace, console: Console) -> int:
+    from ..report.evaluation import judge, query_us
+
+    known = profile(options, [options.strategy], console)
+    samples, models, queries = [], {}, []
+    for path in options.model:
+        name = Path(path).stem if Path(path).stem not in models else path
+        found, models[name], graph = _one(name, path, known, options, console)
+        samples += found
+        if known is not None:
+            queries.append(query_us(known, graph))
+    judged = judge(samples)
+    console.emit({"profile": getattr(known, "name", None), "strategy": options.strategy, "devices": judged, "models": models,
+                  "predict_us_per_query": sum(queries) / len(queries) if queries else None, "ops": [vars(s) for s in samples]})
+    show_accuracy(judged, console)
+    rows = [(name, milliseconds(m["predicted_ms"]), milliseconds(m["measured_ms"]), "-" if m["error"] is None else f"{100 * m['error']:+.1f} %")
+            for name, m in models.items()]
+    console.result(table(rows, ("model", "predicted ms", "measured ms", "error")))
+    return 0
+
+
+def _one(name: str, path: str, known: Any, options: argparse.Namespace, console: Console) -> tuple[list[Any], dict[str, Any], Any]:
+    """Samples of the model's operators, its whole time predicted and measured, and its prepared graph."""
+    from ..api import InferenceSession, SessionOptions, default_shapes, load, random_feeds
+    from ..report.evaluation import measure_operators
+    from ..report.timing import interleave, percentile
+
+    graph = load(path)
+    shapes = default_shapes(graph, {k: v for k, v in options.shape if any(k == i.name for i in graph.inputs)})
+    settings = SessionOptions(force=dict(options.force), shapes=shapes)
+    with InferenceSession(graph, settings, device_profile=known, strategy=options.strategy) as session:
+        given = random_feeds(graph, shapes, options.seed)
+        times = interleave({name: lambda: session.run(None, given)}, 2, options.iters)[name]
+        predicted, measured, prepared = session.plan.predicted_ms, percentile(times, 50), session.graph
+        devices, threads = session.devices, session.threads
+    error = predicted / measured - 1 if predicted is not None else None
+    with Progress(console, "evaluating") as tick:
+        samples = [] if known is None else measure_operators(name, prepared, known, devices, threads, progress=tick)
+    return samples, {"predicted_ms": predicted, "measured_ms": measured, "error": error}, prepared

@@ -73,6 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         silence(sys.stdout)
         return PIPE_CLOSED
+    except OSError as error:  # a full disk, noticed by the last flush
+        silence(sys.stdout)
+        print(f"coexec: error: cannot write the output: {error.strerror}", file=sys.stderr)
+        return CoexecError.exit_code
     except KeyboardInterrupt:
         print("coexec: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -85,6 +89,8 @@ def _run(arguments: Sequence[str], console: Console) -> int:
             raise UsageError("a verb is missing", expected=", ".join(VERBS), hint="see `coexec --help`")
         console = Console(found.json, found.quiet, found.verbose)
         logging.basicConfig(format="coexec: %(message)s", level=logging.ERROR if found.quiet else logging.WARNING)
+        for name in settings.SETTINGS:  # an unreadable variable is said now, not halfway through
+            settings.get(name)
         with settings.override(**_overrides(found)):
             return verb(found.verb).execute(found, console)
     except SystemExit as leaving:  # --help and --version

@@ -45,6 +45,7 @@ class CostModel:
         self.shared = profile.gpu is None or profile.gpu.transfer_gbs is None
         self._columns: dict[tuple[Node, Region], tuple[float, ...]] = {}
         self._kernels: dict[tuple[Node, Region, str], Estimate] = {}
+        self._kinds: dict[Node, str] = {}
         self._access: dict[tuple[Node, Region], Access] = {}
 
     def kernel(self, node: Node, region: Region, unit: str) -> Estimate:
@@ -56,21 +57,29 @@ class CostModel:
         return found
 
     def _kernel(self, node: Node, region: Region, unit: str) -> Estimate:
-        op = op_for(node)
-        if not node.is_static:
+        what = self._what(node)
+        if what == "dynamic":
             return Estimate(FALLBACK_US, True)
-        if op.is_view or not region.size:
+        if what == "view" or not region.size:
             return Estimate(0.0, False)
         section, x = self.units[unit], self.columns(node, region)
-        if is_fallback(op):
+        if what == "fallback":
             return Estimate(FALLBACK_US + x[_MFLOP] / FALLBACK_GFLOPS * 1e3 + x[_MBYTE] / FALLBACK_GBS * 1e3, True)
-        name = family(node)
-        model = self.models[unit].get(name)
+        name, model = what, self.models[unit].get(what)
         if model is not None:
-            us = sum(c * v for c, v in zip(model.coef_, x))
+            us = sum(c * v for c, v in zip(model.weights_, x))
             if us > 0:
                 return Estimate(float(us), (unit, name) in self.estimates)
         return Estimate(section.launch_us + roofline_us(section, x[_MFLOP], x[_MBYTE]), True)
+
+    def _what(self, node: Node) -> str:
+        """The node's family, or `dynamic`, `fallback` or `view`; kept."""
+        found = self._kinds.get(node)
+        if found is None:
+            op = op_for(node)
+            found = self._kinds[node] = ("dynamic" if not node.is_static else "fallback" if is_fallback(op) else "view" if op.is_view
+                                         else family(node))
+        return found
 
     def columns(self, node: Node, region: Region) -> tuple[float, ...]:
         """`features`, kept: both units ask for the same pieces."""
@@ -101,7 +110,7 @@ class CostModel:
         reads and writes.
         """
         parts = pieces(node, partition)
-        if node.is_static and op_for(node).is_view:
+        if self._what(node) == "view":
             return Estimate(0.0, False)
         costs = {d: self.kernel(node, r, d) for d, r in parts}
         if not costs:

@@ -26,7 +26,7 @@ _FAMILIES = {
     "view": "Reshape Flatten Squeeze Unsqueeze Identity Dropout",
     "resize": "Resize Upsample GridSample",
     # Elementwise functions that cost tens of operations an element: bound by arithmetic where an addition is bound by memory.
-    "elementwise_slow": "Sigmoid Tanh Erf Gelu Exp Log Silu Mish Softplus Softsign Elu Selu Celu HardSwish Sin Cos Tan Asin Acos Atan Sinh "
+    "elementwise_slow": "Sigmoid Tanh Erf Gelu Exp Log Silu Swish Mish Softplus Softsign Elu Selu Celu HardSwish Sin Cos Tan Asin Acos Atan Sinh "
                         "Cosh Asinh Acosh Atanh Pow Sqrt Reciprocal Div Mod",
 }
 _FAMILY_OF = {op_type: family for family, types in _FAMILIES.items() for op_type in types.split()}
@@ -37,7 +37,7 @@ FAMILIES = ("conv_1x1", "conv_3x3", "conv_dense", "conv_depthwise", "conv_groupe
 
 def family(node: Node) -> str:
     """Which fit serves this node: operators of one family take time in the same way."""
-    if node.domain:
+    if node.domain not in ("", "coexec"):
         return "other"
     if node.op_type != "Conv":
         return _FAMILY_OF.get(node.op_type, "elementwise")

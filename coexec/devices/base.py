@@ -193,6 +193,11 @@ class Device(ABC):
     def declines(self, node: Node) -> str | None:
         """Why this device cannot run the node (a short reason for a person), or None where it can."""
 
+    @property
+    def operators(self) -> frozenset[tuple[str, str]] | None:
+        """Every (domain, op_type) it has kernels for, in one form or another; None: every operator that has a meaning here."""
+        return None
+
     def allocate(self, nbytes: int) -> Buffer:
         """Memory that the host and this device both address. Raises DeviceError where there is not enough."""
         return HostBuffer(nbytes)

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 from ..graph.ir import Graph, Node, Value
 from ..ops import op_for
-from ..ops.base import Op
 from ..ops.fallback import is_fallback
 from ..regions import Region
 from .plan import Partition, pieces
@@ -44,16 +43,17 @@ class Write(NamedTuple):
 
 @dataclass(frozen=True)
 class Access:
-    """What one piece reads and writes: static values with their regions, constants left out."""
+    """What one piece reads and writes: static values with their regions, constants left out. `view`: the node only renames memory."""
 
     reads: tuple[tuple[Value, Region], ...]
     writes: tuple[tuple[Value, Region], ...]
+    view: bool = False
 
 
-def access(node: Node, region: Region, op: Op | None = None) -> Access:
+def access(node: Node, region: Region) -> Access:
     """The regions that the piece `region` of a node reads and writes."""
-    op = op or op_for(node)
-    if is_fallback(op) or not node.is_static:
+    op = op_for(node)
+    if is_fallback(op):
         read = [Region.whole(v.shape) if v is not None and v.type.is_static else None for v in node.inputs]
         written = [Region.whole(v.shape) if v is not None and v.type.is_static else None for v in node.outputs]
     else:
@@ -61,6 +61,7 @@ def access(node: Node, region: Region, op: Op | None = None) -> Access:
     return Access(
         tuple((v, r) for v, r in zip(node.inputs, read) if v is not None and r is not None and not v.is_constant and r.size),
         tuple((v, r) for v, r in zip(node.outputs, written) if v is not None and r is not None and r.size),
+        op.is_view,
     )
 
 
@@ -85,7 +86,7 @@ class Flow:
         """Records the node's pieces (`reach[i]` is the access of parts[i]) and says what has to happen for them."""
         up = down = moves = waits_for = number = 0
         written: list[tuple[Value, Write]] = []
-        if node.is_static and op_for(node).is_view:
+        if reach and reach[0].view:
             waits_for, down = self._alias(node)
             self.waited = max(self.waited, waits_for)
             return Visit(node, (), 0, waits_for, 0, down, int(down > 0))

@@ -174,8 +174,10 @@ def _two(sizes: Sequence[int]) -> tuple[int, int]:
     return (1, int(sizes[0])) if len(sizes) == 1 else (int(sizes[-2]), int(sizes[-1]))
 
 
+#: Operators whose further operands are vectors: of the channels, or, for the last, of the last axis.
+_VECTORS = {"BatchNormalization": 4, "InstanceNormalization": 2, "PRelu": 1, "LayerNormalization": 1, "RMSNormalization": 1}
 #: Elementwise operators with two tensor inputs; all others are timed with one.
-_BINARY = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Concat", "Mod", "PRelu", "And", "Or", "Equal", "Greater", "Less"})
+_BINARY = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Concat", "Mod", "And", "Or", "Equal", "Greater", "Less"})
 
 
 def node_of(row: Measurement, where: str = "table") -> Node:
@@ -226,11 +228,17 @@ def node_of(row: Measurement, where: str = "table") -> Node:
         pads = [_padding(x.shape[2 + d], y.shape[2 + d], kernel[d], strides[d]) for d in (0, 1)]
         return Node(row.op_type, (x,), (y,), {"kernel_shape": kernel, "strides": strides,
                                               "pads": [p // 2 for p in pads] + [p - p // 2 for p in pads]})
-    return Node(row.op_type, (x, x) if row.op_type in _BINARY else (x,), (y,), {"axis": 1} if row.op_type == "Concat" else {})
+    length = w if row.op_type in ("LayerNormalization", "RMSNormalization") else c
+    more = [value(f"w{i}", *((c, 1, 1) if row.op_type == "PRelu" else (length,))) for i in range(_VECTORS.get(row.op_type, 0))]
+    op_type, domain = row.op_type.rpartition("::")[2], row.op_type.rpartition("::")[0]
+    return Node(op_type, (x, value("x2", *x.shape)) if op_type in _BINARY else (x, *more), (y,), _ATTRIBUTES.get(op_type, {}), domain=domain)
 
 
 def _padding(size_in: int, size_out: int, kernel: int, stride: int) -> int:
     return max(0, (size_out - 1) * stride + kernel - size_in)
 
 
+#: What an operator needs to know that no column says.
+_ATTRIBUTES = {"Concat": {"axis": 1}, "Softmax": {"axis": -1}, "LogSoftmax": {"axis": -1}, "Hardmax": {"axis": -1}, "Transpose": {"perm": [0, 2, 3, 1]},
+               "LRN": {"size": 5}, "LayerNormalization": {"axis": -1}, "RMSNormalization": {"axis": -1}}
 _DTYPES = ("float32", "float16", "float64", "int8", "uint8", "int32", "int64")

@@ -106,3 +106,21 @@ def test_a_wrong_kernel_is_caught_by_check():
         prepared.actions[-1] = (step, wrong)
         with pytest.raises(NumericMismatch, match=r"Relu 'r' .*found 99 at index \[3, 4\]"):
             session.run(None, {"x": np.ones((8, 8), np.float32)})
+
+
+def test_inputs_that_decide_shapes_are_bound_by_value():
+    info = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 6]), helper.make_tensor_value_info("s", TensorProto.INT64, [2])]
+    out = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    nodes = [helper.make_node("Reshape", ["x", "s"], ["r"], name="r"), helper.make_node("Relu", ["r"], ["y"], name="a")]
+    data = np.linspace(-1, 1, 12, dtype=np.float32).reshape(2, 6)
+    with coexec.InferenceSession(helper.make_model(helper.make_graph(nodes, "g", info, out)), strategy="cpu") as session:
+        for shape in ([3, 4], [4, 3], [3, 4], [-1, 2], *([1 + i, -1] for i in (0, 1, 2, 3, 5)) , [12, 1]):
+            found = session.run(None, {"x": data, "s": np.array(shape)})[0]
+            np.testing.assert_array_equal(found, np.maximum(data.reshape(shape), 0))
+        assert all(n.is_static for n in session.graph.nodes) and not session.plan["a"].note
+        from coexec import api
+        session._values_seen = api.SPECIALISED_VALUES  # a caller whose values never repeat gets the dynamic path
+        for shape in ([6, 2], [2, 6]):
+            found = session.run(None, {"x": data, "s": np.array(shape)})[0]
+            np.testing.assert_array_equal(found, np.maximum(data.reshape(shape), 0))
+        assert session.plan["a"].note.startswith("fallback")

@@ -69,6 +69,10 @@ class Piece:
     def absent(self, index: int) -> bool:
         return self.node.operand(index) is None
 
+    def is_float32_operand(self, index: int) -> bool:
+        """True where that input and the first output are float32, whatever the other inputs are (axes, shapes)."""
+        return self.inputs[index].dtype == np.float32 and self.outputs[0].dtype == np.float32
+
     @property
     def is_float32(self) -> bool:
         """True where every input and output with elements is float32."""
@@ -131,7 +135,7 @@ def build(piece: Piece) -> Program:
     """The program for a piece: the first fast path that takes it, else the generic one."""
     if not piece.region.size or all(a is None or not a.size for a in piece.outputs):
         return Program("empty", lambda scratch: _nothing)
-    if piece.options.fast and not piece.node.domain and not is_fallback(piece.op):
+    if piece.options.fast and piece.node.domain in ("", "coexec") and not is_fallback(piece.op):
         _discover()
         for builder in _builders.get(piece.node.op_type, ()):
             program = builder(piece)

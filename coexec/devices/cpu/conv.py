@@ -162,7 +162,7 @@ def conv_panels(x, a, bias, y, res, scratch, runs, g, kind, alpha, beta, low, hi
     has_res = r_channel >= 0
     one_run = (y_row == ow or oh == 1) and (not has_res or r_row == ow or oh == 1)
     pixels, runs_of = (oh * ow, 1) if one_run else (ow, oh)
-    straight = taps == 1 and sh == 1 and sw == 1 and top == 0 and left == 0 and (x_row == ow or not one_run or oh == 1)
+    straight = taps == 1 and sh == 1 and sw == 1 and top == 0 and left == 0 and h >= oh and w >= ow and (x_row == ow or not one_run or oh == 1)
     size = x.size
     for batch_group in range(n * groups):
         batch, group = batch_group // groups, batch_group % groups

@@ -286,9 +286,18 @@ def total(typingctx, x):
 
 
 @intrinsic
-def lane(typingctx, x, index):
-    """One lane (literal index 0) as a scalar."""
-    return types.float32(vector, index), lambda context, builder, signature, args: builder.extract_element(args[0], ir.Constant(_I32, 0))
+def largest(typingctx, x):
+    """The largest lane; NaN where there is one."""
+    def codegen(context, builder, signature, args):
+        found, n = args[0], LANES
+        while n > 1:  # halves against each other; the lanes above n hold what is done with
+            n //= 2
+            picks = ir.Constant(ir.VectorType(_I32, LANES), [(i + n) % LANES for i in range(LANES)])
+            other = builder.shuffle_vector(found, ir.Constant(_VEC, ir.Undefined), picks)
+            best = builder.select(builder.fcmp_ordered("<", found, other), other, found)
+            found = builder.select(builder.fcmp_unordered("uno", other, other), other, best)
+        return builder.extract_element(found, ir.Constant(_I32, 0))
+    return types.float32(vector), codegen
 
 
 def _clamped(builder, value, low, high):

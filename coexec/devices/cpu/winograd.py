@@ -27,8 +27,8 @@ _G = {
     2: np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]),
     4: np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]),
 }
-#: What transformed inputs and products of a block of tiles may take together (bytes, and where weights are large), and how deep one product may be.
-BLOCK_BYTES, MOST_BLOCK_BYTES, MOST_DEPTH = 2 << 20, 16 << 20, 256
+#: What transformed inputs and products of a block of tiles may take together (bytes), and how deep one product may be.
+BLOCK_BYTES, MOST_DEPTH = 2 << 20, 256
 #: Fewer channels than this on either side do not pay for the transforms; a transformed element costs about that many multiply-adds.
 LEAST_CHANNELS, TRANSFORM_COST = 16, 14
 
@@ -64,8 +64,8 @@ def winograd(piece: Piece, case: Convolution) -> Program | None:
 
     u, bias = piece.packed.get(case.weights, ("winograd", m, case.cut), pack)
     tiles_across, tiles = -(-ow // m), -(-oh // m) * -(-ow // m)
-    room = min(max(BLOCK_BYTES, u.nbytes), MOST_BLOCK_BYTES)  # a block reads all weights once: large ones want large blocks
-    blocks = -(-tiles // max(PANEL, room // (4 * points * (ic + padded)) // PANEL * PANEL))
+    full = max(PANEL, BLOCK_BYTES // (4 * points * (ic + padded)) // PANEL * PANEL)
+    blocks = max(1, round(tiles / full))
     block = round_up(-(-tiles // blocks), PANEL if blocks > 1 else LANES)
     line = tiles_across * m + 2 + (m + 1) * LANES
     v_step, m_step = ic * block + LANES, padded * block + LANES  # the odd vector keeps the points out of one another's cache sets

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from ...errors import DeviceError
 from ...graph.ir import Node
+from ...ops import native_ops
 from ...regions import Region
 from ..base import Device, DeviceFacts, Event, Kernel, Operand, Queue, TensorView
 
@@ -27,6 +28,10 @@ class NullDevice(Device):
 
     def declines(self, node: Node) -> str | None:
         return f"the null device was told to decline {node.op_type}" if node.op_type in self.declined else None
+
+    @property
+    def operators(self) -> frozenset[tuple[str, str]]:
+        return frozenset(key for key in native_ops() if key[1] not in self.declined)
 
     def queue(self, threads: int = 1) -> NullQueue:
         return NullQueue(self)
@@ -75,7 +80,8 @@ class NullEvent(Event):
 
     def wait(self) -> None:
         while (left := self.at - time.perf_counter()) > 0:
-            time.sleep(left if left > 2e-4 else 0)  # sleeping overshoots by some 60 us, so the last stretch is yielded away
+            if left > 3e-4:
+                time.sleep(left - 2e-4)  # sleeping overshoots by some 60 us, so the last stretch is spun away
 
     @property
     def done(self) -> bool:

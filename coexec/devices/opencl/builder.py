@@ -325,7 +325,7 @@ class Compile:
     def _bind(self, kernel: cl.Kernel, name: str, position: int, arg: Any) -> int:
         try:
             if not isinstance(arg, ClOperand):
-                if isinstance(arg, (bool, int, float)):
+                if isinstance(arg, (bool, int, float)) and not isinstance(arg, np.generic):
                     raise DeviceError(f"argument {position} of kernel {name} has no size", where=self.where, found=repr(arg), expected="np.int32(...) or the like")
                 kernel.set_arg(position, arg)
                 self.owned.append(arg)

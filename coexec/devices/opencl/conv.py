@@ -195,36 +195,49 @@ _FILTER = np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 
 
 
 def can_winograd(s: Shape, tiles: Tiles) -> bool:
-    """True for a 3x3 filter without stride and dilation whose transformed input fits in local memory."""
-    return s.kernel == (1, 3, 3) and set(s.strides) == set(s.dilations) == {1} and sum(winograd_bytes(s, tiles)) <= tiles.local_bytes
+    """True for a 3x3 filter without stride and dilation, whose strips fit in local memory."""
+    return s.kernel == (1, 3, 3) and set(s.strides) == set(s.dilations) == {1} and Winograd.of(s, tiles).nbytes <= tiles.local_bytes
 
 
-def winograd_tile(s: Shape, tiles: Tiles) -> tuple[int, int]:
-    """Rows and vectors of the register tile."""
-    count = -(-s.y.shape[3] // 4) * -(-s.y.shape[4] // 4)
-    vectors = tiles.vectors_for(count)
-    while vectors > 1 and 36 * 4 * s.in_channels * vectors * tiles.width > tiles.local_bytes // 2:
-        vectors -= 1
-    return tiles.rows_for(s.out_channels, vectors), vectors
+@dataclass(frozen=True)
+class Winograd:
+    """How Winograd is cut: the register tile, panels of 4x4 output tiles, and bytes of memory. `staged`: the transformed input goes
+    through global memory, because it is too large for a core's own cache."""
 
+    rows: int
+    vectors: int
+    columns: int
+    panels: int
+    freq: int
+    locals: tuple[int, int, int]  # points, lines, strip
+    staged: bool
 
-def winograd_bytes(s: Shape, tiles: Tiles) -> tuple[int, int, int, int]:
-    """Local memory for the transformed input, the points, the output lines, and a channel's strip."""
-    rows, vectors = winograd_tile(s, tiles)
-    columns, across, down = vectors * tiles.width, -(-s.y.shape[4] // 4), -(-s.y.shape[3] // 4)
-    tile_rows = min(down, (columns - 2) // across + 2)
-    strip = 4 * (min(across, columns) if down == 1 else across) + 4 * (1 + tiles.width)
-    return (4 * 36 * s.in_channels * columns, 4 * (36 * max(rows, 1) * columns + tiles.width), 4 * 16 * columns,
-            4 * ((tile_rows - 1) * 4 + 6) * strip + 4 * tiles.width)
+    @property
+    def nbytes(self) -> int:
+        """Local memory it takes."""
+        return sum(self.locals) + (0 if self.staged else self.freq)
+
+    @classmethod
+    def of(cls, s: Shape, tiles: Tiles) -> Winograd:
+        across, down, width = -(-s.y.shape[4] // 4), -(-s.y.shape[3] // 4), tiles.width
+        vectors = tiles.vectors_for(across * down)
+        freq = 36 * 4 * s.in_channels * width
+        staged = freq > tiles.local_bytes * 3 // 4
+        while vectors > 1 and not staged and freq * vectors > tiles.local_bytes // 2:
+            vectors -= 1
+        rows, columns = tiles.rows_for(s.out_channels, vectors), vectors * width
+        tile_rows = min(down, (columns - 2) // across + 2)
+        strip = 4 * (min(across, columns) if down == 1 else across) + 4 * (1 + width)
+        memory = (4 * (36 * rows * columns + width), 4 * 16 * columns, 4 * ((tile_rows - 1) * 4 + 6) * strip + 4 * width)
+        return cls(rows, vectors, columns, -(-across * down // columns), freq * vectors, memory, staged)
 
 
 def winograd_pays(s: Shape, tiles: Tiles) -> bool:
     """Whether fewer multiplications outweigh transforms and unused tiles, in vector operations."""
     if min(s.in_channels, s.out_channels) < MIN_WINOGRAD_CHANNELS:
         return False
-    vectors = winograd_tile(s, tiles)[1]
-    count = -(-s.y.shape[3] // 4) * -(-s.y.shape[4] // 4)
-    runs = -(-count // (vectors * tiles.width)) * vectors
+    cut = Winograd.of(s, tiles)
+    runs = cut.panels * cut.vectors
     direct = -(-s.pixels // tiles.width)
     products = s.in_channels * s.out_channels
     return runs * (18 * products + 250 * (s.in_channels + s.out_channels)) < 0.9 * direct * 5 * products
@@ -245,16 +258,22 @@ def pack_winograd(w: np.ndarray, groups: int, rows: int) -> np.ndarray:
 
 
 def build_winograd(c: Compile, s: Shape, tiles: Tiles) -> None:
-    rows, vectors = winograd_tile(s, tiles)
-    columns = vectors * tiles.width
-    count = -(-s.y.shape[3] // 4) * -(-s.y.shape[4] // 4)
-    w = c.packed(1, ("winograd", s.groups, rows), lambda w: pack_winograd(w, s.groups, rows))
+    cut = Winograd.of(s, tiles)
+    w = c.packed(1, ("winograd", s.groups, cut.rows), lambda w: pack_winograd(w, s.groups, cut.rows))
     defines, tail = _operands(c, s)
-    c.implementation = f"f32_conv_winograd_4x4_{rows}x{columns}"
+    defines |= tiles.panel_defines(cut.rows, cut.vectors)
     inside, outside, *_, pad = s.args()
-    c.launch(["gemm_tile.clh", "conv_winograd.cl"], "conv_winograd", {**defines, **tiles.panel_defines(rows, vectors)},
-             (-(-count // columns), s.y.shape[0] * s.groups), (1, 1), s.x, strides(s.x), w, s.y, strides(s.y),
-             *i32(s.groups, s.in_channels, s.out_channels), inside, outside, pad, *map(cl.LocalMemory, winograd_bytes(s, tiles)), *tail)
+    stacks = s.y.shape[0] * s.groups
+    shape = [s.x, strides(s.x), w, s.y, strides(s.y), *i32(s.groups, s.in_channels, s.out_channels), inside, outside, pad]
+    memory = [cl.LocalMemory(n) for n in cut.locals]
+    files = ["gemm_tile.clh", "conv_winograd.cl"]
+    c.implementation = f"f32_conv_winograd_4x4_{cut.rows}x{cut.columns}" + "_staged" * cut.staged
+    if not cut.staged:
+        c.launch(files, "conv_winograd", {**defines, "STAGE": 0}, (cut.panels, stacks), (1, 1), *shape, cl.LocalMemory(cut.freq), *memory, *tail)
+        return
+    freq = c.scratch((stacks, cut.panels, cut.freq // 4))
+    for stage, items in ((1, cut.panels), (2, -(-s.out_channels // cut.rows))):
+        c.launch(files, "conv_winograd", {**defines, "STAGE": stage}, (items, stacks), (1, 1), *shape, freq, *memory, *tail)
 
 
 def build_depthwise(c: Compile, s: Shape, tiles: Tiles) -> None:

@@ -58,6 +58,10 @@ class OpenCLDevice(Device):
             return f"its {node.op_type} kernel has no fused tail"
         return family.declines(node, self.facts) if family.declines else None
 
+    @property
+    def operators(self) -> frozenset[tuple[str, str]]:
+        return builder.built_ops()
+
     def allocate(self, nbytes: int) -> Buffer:
         return (SvmBuffer if self.sharing == "svm" else CopyBuffer)(self.context, nbytes)
 

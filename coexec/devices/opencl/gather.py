@@ -59,7 +59,7 @@ def _take(c: Compile, y: ClOperand, x: ClOperand, picks: list[tuple[ClOperand, i
         k, p = len(inputs), len(scalars)
         inputs.append(replace(window, offset=window.offset + further))
         scalars += [np.int32(extent), np.int32(first), np.int32(stride)]
-        index = f"x{k}[i * x{k}_s.s0]"
+        index = f"r{k}[i * x{k}_s.s0]"
         # An index from the end counts backwards; one out of range is clamped, so that nothing outside the tensor is read.
         terms.append(f"(clamp((int)({index} < 0 ? {index} + p{p} : {index}), p{p + 1}, p{p} - 1) - p{p + 1}) * p{p + 2}")
-    elementwise(c, f"x0[i * x0_s.s0 + {' + '.join(terms) or '0'}]", as_bits(y), inputs, kinds="r" * len(inputs), scalars=scalars)
+    elementwise(c, f"r0[i * x0_s.s0 + {' + '.join(terms) or '0'}]", as_bits(y), inputs, kinds="r" * len(inputs), scalars=scalars)

@@ -31,6 +31,13 @@ def group(c: Compile, length: int) -> int:
     return 1 if c.facts.emulated or length < GROUP else min(GROUP, c.facts.extra.get("max_work_group_size", GROUP))
 
 
+def spread(c: Compile, lines: int, size: int) -> tuple[tuple[int], tuple[int]]:
+    """Global and local size for that many lines of `size` work-items each; kernels guard against lines that are not there."""
+    if size > 1:
+        return (lines * size,), (size,)
+    return (lines,), (16 if c.facts.emulated else GROUP,)
+
+
 def arithmetic(dtype: np.dtype) -> np.dtype:
     """What sums are held in: halves in float32."""
     return np.dtype(np.float32) if dtype == np.float16 else dtype

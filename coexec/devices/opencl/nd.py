@@ -44,18 +44,26 @@ def vector_width(c: Compile, *itemsizes: int) -> int:
     return max(1, min(16, (64 if wide else 16) // max(itemsizes)))
 
 
-def ndrange(c: Compile, shape: Sequence[int], width: int) -> tuple[tuple[int, int, int], tuple[int, int, int] | None, int]:
-    """Global size, local size and elements a work-item, for dimensions `shape` (innermost first) walked `width` at a time."""
+#: Elements a work-item of a CPU walks: enough to hide what starting one costs, few enough to share the work.
+_CPU_ITEM = 16384
+
+
+def ndrange(c: Compile, shape: Sequence[int], width: int) -> tuple[tuple[int, int, int], tuple[int, int, int], tuple[np.int32, np.int32]]:
+    """Global size, local size, and (elements, rows) a work-item, for dimensions `shape` (innermost first) walked `width` at a time.
+
+    The local size is given, never left to the driver: some compile a kernel again for every local size they come to choose.
+    """
     rest = int(np.prod(shape[2:], dtype=np.int64)) if len(shape) > 2 else 1
     second = shape[1] if len(shape) > 1 else 1
-    chunk = width if not c.facts.emulated else max(width, min(-(-shape[0] // width) * width, 16384 // width * width))
-    first = -(-shape[0] // chunk)
     if c.facts.emulated:
-        return (first, second, rest), None, chunk
+        chunk = min(-(-shape[0] // width) * width, max(width, _CPU_ITEM // width * width))
+        span = max(1, min(second, _CPU_ITEM // max(1, shape[0])))
+        return (-(-shape[0] // chunk), -(-second // span), rest), (1, 1, 1), (np.int32(chunk), np.int32(span))
+    first = -(-shape[0] // width)
     local = 64
     while local > 1 and local > first:
         local //= 2
-    return (first, second, rest), (local, 1, 1), chunk
+    return (first, second, rest), (local, 1, 1), (np.int32(width), np.int32(1))
 
 
 def elementwise(c: Compile, expression: str, y: ClOperand, inputs: Sequence[ClOperand], *, compute: np.dtype | None = None,
@@ -66,7 +74,7 @@ def elementwise(c: Compile, expression: str, y: ClOperand, inputs: Sequence[ClOp
     The expression is OpenCL C over a0, a1, ... and the type names T and I (float and int, or vectors of them); it must hold for
     scalars and vectors. `compute` is the element type operands are converted to (default: the first input's). `kinds` has one
     letter an input: t (converted to T, the default), i (to I, for conditions), r (raw: not loaded; the expression
-    indexes x<k> itself, at i * x<k>_s.s0). `predicate`: the expression is a condition, y a bool. `rounding`: a suffix of convert.
+    indexes r<k> itself, at i * x<k>_s.s0). `predicate`: the expression is a condition, y a bool. `rounding`: a suffix of convert.
     `scalars`: NumPy scalars that the expression knows as p0, p1, ... `tail`: the node's fused residual and activation follow.
     """
     inputs = [broadcast(x, y.shape) if kind != "r" else x for x, kind in zip(inputs, kinds.ljust(len(inputs), "t"))]
@@ -85,12 +93,12 @@ def elementwise(c: Compile, expression: str, y: ClOperand, inputs: Sequence[ClOp
     for k, (x, s, kind) in enumerate(zip(inputs, strides, kinds)):
         arguments += [x, int8(s)]
         text["PARAMS"] += f"global const {ctype(x.dtype)} *restrict x{k}, int x{k}_off, int8 x{k}_s, "
-        text["SETUP"] += f"x{k} += x{k}_off + ND_OFFSET(x{k}_s); "
+        text["SETUP"] += f"global const {ctype(x.dtype)} *r{k} = x{k} + x{k}_off + ND_OFFSET(x{k}_s); "
         if kind == "r":
             continue
         to = _SIGNED[compute.itemsize] if kind == "i" else ctype(compute)
-        text["LOAD_SCALAR"] += f"const {to} a{k} = convert_{to}(x{k}[i * x{k}_s.s0]); "
-        loaded = f"vload{width}(0, x{k} + i)" if s[0] else f"({ctype(x.dtype)}{width})(x{k}[0])"
+        text["LOAD_SCALAR"] += f"const {to} a{k} = convert_{to}(r{k}[i * x{k}_s.s0]); "
+        loaded = f"vload{width}(0, r{k} + i)" if s[0] else f"({ctype(x.dtype)}{width})(r{k}[0])"
         text["LOAD_VECTOR"] += f"const {to}{width} a{k} = convert_{to}{width}({loaded}); "
     for k, value in enumerate(scalars):
         arguments.append(value)
@@ -102,8 +110,8 @@ def elementwise(c: Compile, expression: str, y: ClOperand, inputs: Sequence[ClOp
         "RESULT(T, I)": "I" if predicate else "T",
         "FINISH(T, I, v)": "((v) & (I)(1))" if predicate else "ACTIVATE(T, v)" if "ACT_ALPHA" in tail_defines else "(v)",
     }
-    size, local, chunk = ndrange(c, shape, width)
-    c.launch(["nd.clh", *files, "elementwise.cl"], "elementwise", program, size, local, *arguments, y, int8(y_strides), int8(shape, 1), np.int32(chunk))
+    size, local, steps = ndrange(c, shape, width)
+    c.launch(["nd.clh", *files, "elementwise.cl"], "elementwise", program, size, local, *arguments, y, int8(y_strides), int8(shape, 1), *steps)
 
 
 def as_bits(operand: ClOperand) -> ClOperand:

@@ -10,7 +10,7 @@ import numpy as np
 from ...graph.ir import Node
 from ..base import DeviceFacts
 from .builder import ClOperand, Compile, builds, ctype, declines, int8, short
-from .lines import arithmetic, group, without
+from .lines import arithmetic, group, spread, without
 from .nd import collapse, vector_width
 
 _SUM, _PRODUCT = ("(A)(0)", "((a) + (b))"), ("(A)(1)", "((a) * (b))")
@@ -72,8 +72,8 @@ def build(c: Compile) -> None:
     }
     c.implementation = f"{short(x.dtype)}_{node.op_type.lower()}_{'group' if size > 1 else 'line'}_v{width}"
     lines = int(np.prod(shape, dtype=np.int64))
-    c.launch(["place.clh", "group.clh", "reduce.cl"], "reduce", defines, (lines * size,), (size,) if size > 1 else None, x, int8(x_strides), y,
-             int8(y_strides), int8(shape, 1), int8(r_shape, 1), int8(r_strides), np.int32(rows), np.int32(count))
+    c.launch(["place.clh", "group.clh", "reduce.cl"], "reduce", defines, *spread(c, lines, size), x, int8(x_strides), y,
+             int8(y_strides), int8(shape, 1), int8(r_shape, 1), int8(r_strides), np.int32(rows), np.int32(count), np.int32(lines))
 
 
 def _kept(c: Compile, y: ClOperand, axes: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -105,8 +105,8 @@ def build_argument(c: Compile) -> None:
                **({"FROM_END": None} if node.attr("select_last_index", 0) else {})}
     c.implementation = f"{short(x.dtype)}_{node.op_type.lower()}_{'group' if size > 1 else 'line'}"
     lines = int(np.prod(shape, dtype=np.int64))
-    c.launch(["place.clh", "group.clh", "reduce.cl"], "argument", defines, (lines * size,), (size,) if size > 1 else None, x, int8(x_strides),
-             np.int32(x.strides[axes[0]]), y, int8(y_strides), int8(shape, 1), np.int32(n))
+    c.launch(["place.clh", "group.clh", "reduce.cl"], "argument", defines, *spread(c, lines, size), x, int8(x_strides),
+             np.int32(x.strides[axes[0]]), y, int8(y_strides), int8(shape, 1), np.int32(n), np.int32(lines))
 
 
 @builds("CumSum", "CumProd")
@@ -126,5 +126,5 @@ def build_running(c: Compile) -> None:
                "JOIN(a, b)": join, "MAP(A, v)": "v", "LAST(t)": "t", **({"EXCLUSIVE": None} if node.attr("exclusive", 0) else {})}
     c.implementation = f"{short(x.dtype)}_{node.op_type.lower()}_line"
     lines = int(np.prod(shape, dtype=np.int64))
-    c.launch(["place.clh", "group.clh", "reduce.cl"], "running", defines, (lines,), None, others, int8(x_strides), np.int32(x_step),
-             targets, int8(y_strides), np.int32(y_step), int8(shape, 1), np.int32(n))
+    c.launch(["place.clh", "group.clh", "reduce.cl"], "running", defines, *spread(c, lines, 1), others, int8(x_strides), np.int32(x_step),
+             targets, int8(y_strides), np.int32(y_step), int8(shape, 1), np.int32(n), np.int32(lines))

@@ -42,12 +42,12 @@ def build(c: Compile) -> None:
     key = (c.node, tuple(c.region))
     index = c.constant(np.concatenate([*indices, [0]]).astype(np.int32), (*key, "index"))
     weight = c.constant(np.concatenate([*weights, [0]]).astype(inside), (*key, "weight"))
-    size, local, chunk = ndrange(c, shape, 1)
+    size, local, steps = ndrange(c, shape, 1)
     defines = {"T": ctype(x.dtype), "A": ctype(inside), "RANK": len(dims), "LOOPS": _loops(taps, not copied),
                **{f"TAPS{k}": t for k, t in enumerate(taps) if t}, **({"LIMITED": None} if x.dtype.kind in "iu" and not copied else {})}
     other = inside.type(c.node.attr("extrapolation_value", 0.0))
     c.implementation = f"{short(x.dtype)}_resize_{c.node.attr('mode', 'nearest')}_taps{'x'.join(str(t) for t in reversed(taps) if t) or '1'}"
-    c.launch(["nd.clh", "resize.cl"], "resize", defines, size, local, x, int8(x_strides), y, int8(y_strides), int8(shape, 1), np.int32(chunk),
+    c.launch(["nd.clh", "resize.cl"], "resize", defines, size, local, x, int8(x_strides), y, int8(y_strides), int8(shape, 1), *steps,
              index, weight, int8(starts), other)
 
 

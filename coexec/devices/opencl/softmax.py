@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .builder import Compile, builds, ctype, int8, short
-from .lines import arithmetic, group, lines
+from .lines import arithmetic, group, lines, spread
 from .nd import vector_width
 
 
@@ -22,5 +22,5 @@ def build(c: Compile) -> None:
     width = width if n >= width else 1
     defines = {"T": ctype(x.dtype), "A": ctype(kind), "V": width, "GROUP": size, "RANK": len(shape), **({"LOG": None} if c.node.op_type == "LogSoftmax" else {})}
     c.implementation = f"{short(x.dtype)}_{c.node.op_type.lower()}_{'group' if size > 1 else 'line'}_v{width}"
-    c.launch(["place.clh", "group.clh", "softmax.cl"], "hardmax" if hard else "softmax", defines, (count * size,), (size,) if size > 1 else None,
-             x, int8(x_strides), np.int32(x_step), y, int8(y_strides), np.int32(y_step), int8(shape, 1), np.int32(n))
+    c.launch(["place.clh", "group.clh", "softmax.cl"], "hardmax" if hard else "softmax", defines, *spread(c, count, size),
+             x, int8(x_strides), np.int32(x_step), y, int8(y_strides), np.int32(y_step), int8(shape, 1), np.int32(n), np.int32(count))

@@ -23,8 +23,8 @@ def relayout(c: Compile, x: ClOperand, y: ClOperand) -> None:
         copy(c, *shapes)
         return
     (x_shape, (x_strides,)), (y_shape, (y_strides,)) = collapse(x.shape, x.strides), collapse(y.shape, y.strides)
-    c.launch(["place.clh", "relayout.cl"], "relayout", {"T": ctype(as_bits(y).dtype), "RANK": 8}, (y.size,), None, as_bits(x), int8(x_shape, 1), int8(x_strides),
-             as_bits(y), int8(y_shape, 1), int8(y_strides))
+    c.launch(["place.clh", "relayout.cl"], "relayout", {"T": ctype(as_bits(y).dtype), "RANK": 8}, (y.size,), (16,), as_bits(x), int8(x_shape, 1), int8(x_strides),
+             as_bits(y), int8(y_shape, 1), int8(y_strides), np.int32(y.size))
 
 
 def _common(x: ClOperand, y: ClOperand) -> tuple[ClOperand, ClOperand] | None:

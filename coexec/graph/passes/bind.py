@@ -1,12 +1,18 @@
-"""Input shapes become fixed."""
+"""Input shapes become fixed, and with them the few input values that decide shapes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from ...errors import ModelError
-from ..ir import Graph, TensorType, Value
+from ...ops import find_op, is_native
+from ..ir import Graph, TensorType, Value, constant
 from ..rewrite import rewrite
+
+#: An input with more elements than this is data, not a shape.
+SMALL = 64
 
 
 def bind_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
@@ -34,3 +40,49 @@ def bind_shapes(graph: Graph, shapes: Mapping[str, tuple[int, ...]]) -> Graph:
         if shape != value.type.shape:
             swapped[value] = Value(value.name, TensorType(value.type.dtype, shape))
     return rewrite(graph, values=swapped) if swapped else graph
+
+
+def bind_values(graph: Graph, values: Mapping[str, np.ndarray]) -> Graph:
+    """The same graph with some inputs fixed to a value, so that what they decide is known. They stay inputs, and are not read any more."""
+    swapped = {v: constant(v.name, values[v.name]) for v in graph.inputs if v.name in values}
+    return rewrite(graph, values=swapped) if swapped else graph
+
+
+def deciding_inputs(graph: Graph) -> tuple[str, ...]:
+    """Inputs that decide shapes: small tensors that reach an operand such as axes, pads or a target shape of an operator that needs it constant.
+
+    The graph has been through type inference.
+    """
+    found: dict[str, None] = {}
+    small = {v for v in graph.inputs if _is_small(v)}
+    for node in graph.nodes:
+        if is_native(node) or find_op(node.domain, node.op_type) is None:
+            continue
+        for operand in node.inputs[1:]:
+            found.update((v.name, None) for v in _sources(graph, operand) if v in small)
+    return tuple(found)
+
+
+def _is_small(value: Value) -> bool:
+    shape = value.type.shape
+    if value.type.dtype is None or value.type.dtype.kind not in "iuf" or shape is None or len(shape) > 1:
+        return False
+    return not shape or not isinstance(shape[0], int) or shape[0] <= SMALL
+
+
+def _sources(graph: Graph, value: Value | None) -> set[Value]:
+    """The graph inputs that a value is computed from."""
+    found: set[Value] = set()
+    seen: set[Value] = set()
+    todo = [value]
+    while todo:
+        current = todo.pop()
+        if current is None or current.is_constant or current in seen:
+            continue
+        seen.add(current)
+        maker = graph.producers.get(current)
+        if maker is None:
+            found.add(current)
+        else:
+            todo.extend(maker.inputs)
+    return found

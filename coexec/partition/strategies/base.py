@@ -50,7 +50,7 @@ class Situation:
         if self.profile is None:
             return None
         gpu = self.profile.gpu
-        if node.op_type not in gpu.operators:
+        if node.qualified_type not in gpu.operators:
             return f"there is no kernel for {node.qualified_type}"
         missing = {v.dtype.name for v in (*node.inputs, *node.outputs) if v is not None and not v.is_constant} - {*gpu.dtypes}
         return f"it has no {', '.join(sorted(missing))}" if missing else None

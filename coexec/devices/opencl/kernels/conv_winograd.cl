@@ -5,6 +5,15 @@
 // strip (one channel's rows with padding, columns sorted by index modulo 4) -> window (6 x 6 vectors) -> freq [36][in channel][NR];
 // then per MR output channels: 36 matrix products -> points [36][MR][NR] -> line (4 rows of outputs in order) -> y.
 // Weights come transformed, [group][channel tile][36][in channel][MR].
+//
+// Where freq is too large for that, two launches: STAGE 1 leaves [batch * group][panel][36][in channel][NR] in global memory, in STAGE 2 a
+// work-item makes MR output channels of every panel, so that its weights stay in cache. STAGE 0 is all at once.
+
+#if STAGE == 0
+#define FREQ_SPACE __local
+#else
+#define FREQ_SPACE __global
+#endif
 
 #ifdef RESIDUAL
 #define RESIDUAL_ARGS , __global const T *restrict r, int r_off, int8 rs
@@ -31,15 +40,33 @@
 __attribute__((reqd_work_group_size(1, 1, 1)))
 __kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off, __global T *restrict y, int y_off, int8 ys,
                             int groups, int in_channels, int out_channels, int8 in, int8 out, int8 pad,
-                            __local T *restrict freq, __local T *restrict points, __local T *restrict line, __local T *restrict strip
+#if STAGE == 0
+                            __local T *restrict freq,
+#else
+                            __global T *restrict freqs, int freqs_off,
+#endif
+                            __local T *restrict points, __local T *restrict line, __local T *restrict strip
 #ifdef BIAS
                             , __global const T *restrict bias, int bias_off, int bias_stride
 #endif
                             RESIDUAL_ARGS) {
   const int H = in.s1, W = in.s2, OH = out.s1, OW = out.s2;
   const int across = (OW + 3) / 4, tiles = across * ((OH + 3) / 4);
-  const int first = get_global_id(0) * NR, lanes = min(NR, tiles - first);
   const int batch = get_global_id(1) / groups, group = get_global_id(1) % groups;
+  const int panels = (tiles + NR - 1) / NR, channel_tiles = (out_channels + MR - 1) / MR;
+#if STAGE == 2
+  const int panel_begin = 0, panel_end = panels, tile_begin = get_global_id(0), tile_end = tile_begin + 1;
+#else
+  const int panel_begin = get_global_id(0), panel_end = panel_begin + 1, tile_begin = 0, tile_end = channel_tiles;
+#endif
+  x += x_off + batch * xs.s0 + group * in_channels * xs.s1;
+  w += w_off + group * channel_tiles * MR * 36 * in_channels;
+  y += y_off + batch * ys.s0 + group * out_channels * ys.s1;
+#ifdef RESIDUAL
+  r += r_off + batch * rs.s0 + group * out_channels * rs.s1;
+#endif
+  for (int panel = panel_begin; panel < panel_end; panel++) {
+  const int first = panel * NR, lanes = min(NR, tiles - first);
   const int top = first / across, bottom = (first + lanes - 1) / across;
   const int left = top == bottom ? first - top * across : 0, right = top == bottom ? left + lanes : across;
   const int phase = right - left + 1 + VW, strip_row = 4 * phase, strip_rows = (bottom - top) * 4 + 6;
@@ -47,8 +74,10 @@ __kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __
   // Groups of four columns that lie wholly inside the input, and of them runs of four groups.
   const int inner = column >= 0 ? 0 : (3 - column) / 4, used = right - left + 1;
   const int inner_end = clamp((W - column) / 4, inner, max(used, inner));
-
-  x += x_off + batch * xs.s0 + group * in_channels * xs.s1;
+#if STAGE != 0
+  __global T *freq = freqs + freqs_off + (get_global_id(1) * panels + panel) * 36 * in_channels * NR;
+#endif
+#if STAGE != 2
   for (int c = 0; c < in_channels; c++, x += xs.s1) {
     for (int s = 0; s < strip_rows; s++) {
       const int h = row + s;
@@ -94,17 +123,15 @@ __kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __
       }
     }
   }
-
-  w += w_off + group * ((out_channels + MR - 1) / MR * MR) * 36 * in_channels;
-  y += y_off + batch * ys.s0 + group * out_channels * ys.s1;
-#ifdef RESIDUAL
-  r += r_off + batch * rs.s0 + group * out_channels * rs.s1;
 #endif
-  for (int m = 0; m < out_channels; m += MR) {
-    for (int point = 0; point < 36; point++, w += MR * in_channels) {
+#if STAGE != 1
+  __global const T *weights = w + tile_begin * 36 * MR * in_channels;
+  for (int tile = tile_begin; tile < tile_end; tile++) {
+    const int m = tile * MR;
+    for (int point = 0; point < 36; point++, weights += MR * in_channels) {
       VEC acc[MR][NV];
       TILE_CLEAR(acc)
-      TILE_RUN(acc, w, 1, MR, freq + point * in_channels * NR, NR, in_channels)
+      TILE_RUN(acc, weights, 1, MR, freq + point * in_channels * NR, NR, in_channels)
       _Pragma("unroll") for (int i = 0; i < MR; i++)
       _Pragma("unroll") for (int j = 0; j < NV; j++) VSTORE(acc[i][j], j, points + (point * MR + i) * NR);
     }
@@ -157,5 +184,7 @@ __kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __
         }
       }
     }
+  }
+#endif
   }
 }

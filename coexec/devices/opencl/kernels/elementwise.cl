@@ -1,5 +1,5 @@
 // y = EXPR of any number of operands, broadcast by strides of 0. The builder defines PARAMS (operands and extra scalars), SETUP
-// (moves each pointer to its row), LOAD_SCALAR and LOAD_VECTOR (declare a0, a1, ... at index i), EXPR(T, I) over them and
+// (declares r0, r1, ..., each operand's row), LOAD_SCALAR and LOAD_VECTOR (declare a0, a1, ... at index i), EXPR(T, I) over them and
 // RESULT(T, I), its type, TY and T (output and compute element types), I (integer as wide as T), V (vector width, 1 for strided rows), FINISH(T, I, v).
 
 #if V > 1
@@ -8,23 +8,26 @@
 #define TYV CAT(TY, V)
 #endif
 
-kernel void elementwise(PARAMS global TY *restrict y, int y_off, int8 y_s, int8 shape, int chunk)
+kernel void elementwise(PARAMS global TY *restrict y, int y_off, int8 y_s, int8 shape, int chunk, int span)
 {
-    ND_ROW(shape)
-    y += y_off + ND_OFFSET(y_s);
-    SETUP
-    int i = get_global_id(0) * chunk;
-    const int end = min(i + chunk, shape.s0);
+    ND_OUTER(shape)
+    const int start = get_global_id(0) * chunk, end = min(start + chunk, shape.s0);
+    ND_ROWS(shape, span)
+    {
+        global TY *row = y + y_off + ND_OFFSET(y_s);
+        SETUP
+        int i = start;
 #if V > 1
-    for (; i + V <= end; i += V) {
-        LOAD_VECTOR
-        const RESULT(TV, IV) v = EXPR(TV, IV);
-        CAT(vstore, V)(CAT(CAT(convert_, TYV), ROUND)(FINISH(TV, IV, v)), 0, y + i);
-    }
+        for (; i + V <= end; i += V) {
+            LOAD_VECTOR
+            const RESULT(TV, IV) v = EXPR(TV, IV);
+            CAT(vstore, V)(CAT(CAT(convert_, TYV), ROUND)(FINISH(TV, IV, v)), 0, row + i);
+        }
 #endif
-    for (; i < end; ++i) {
-        LOAD_SCALAR
-        const RESULT(T, I) v = EXPR(T, I);
-        y[i * y_s.s0] = CAT(CAT(convert_, TY), ROUND)(FINISH(T, I, v));
+        for (; i < end; ++i) {
+            LOAD_SCALAR
+            const RESULT(T, I) v = EXPR(T, I);
+            row[i * y_s.s0] = CAT(CAT(convert_, TY), ROUND)(FINISH(T, I, v));
+        }
     }
 }

@@ -1,6 +1,7 @@
 // y[o] = x[map(o)], or `value` where map leaves x. Coordinates: o + begin counts from x's first element; `extent` is the shape of
 // what the map sees, `first` the coordinate of the window's first element, `held` the window's shape. WRAP, EDGE or REFLECT choose the map, else the value is taken. Rows are
-// walked as in elementwise.cl; every dimension of a bit in MASK is mapped, the others read straight.
+// walked as in elementwise.cl; every dimension of a bit in MASK is mapped, the others read straight;
+// MOVES is MOVE_(1, i1) and so on for the dimensions there are.
 
 #if defined(WRAP)
 #define MAP_(at, n) (((at) % (n) + (n)) % (n))
@@ -28,56 +29,38 @@ int reflected(int at, int n)
     } else \
         from += (i) * x_s.s##k;
 
-kernel void pad(global const T *restrict x, int x_off, int8 x_s, global T *restrict y, int y_off, int8 y_s, int8 shape, int chunk,
+kernel void pad(global const T *restrict x, int x_off, int8 x_s, global T *restrict y, int y_off, int8 y_s, int8 shape, int chunk, int span,
                 int8 begin, int8 extent, int8 first, int8 held
 #ifdef VALUE
                 , global const T *restrict value, int value_off
 #endif
                 )
 {
-    ND_ROW(shape)
+    ND_OUTER(shape)
+    const int start = get_global_id(0) * chunk, end = min(start + chunk, shape.s0);
     x += x_off;
-    y += y_off + ND_OFFSET(y_s);
 #ifdef VALUE
     const T other = value[value_off];
 #else
     const T other = 0;
 #endif
-    int row = 0, outside = 0;
+    ND_ROWS(shape, span)
     {
-        int from = 0, inside = 1;
-#if RANK > 1
-        MOVE_(1, i1)
-#endif
-#if RANK > 2
-        MOVE_(2, i2)
-#endif
-#if RANK > 3
-        MOVE_(3, i3)
-#endif
-#if RANK > 4
-        MOVE_(4, i4)
-#endif
-#if RANK > 5
-        MOVE_(5, i5)
-#endif
-#if RANK > 6
-        MOVE_(6, i6)
-#endif
-#if RANK > 7
-        MOVE_(7, i7)
-#endif
-        row = from;
-        outside = !inside;
-    }
-    int i = get_global_id(0) * chunk;
-    const int end = min(i + chunk, shape.s0);
-    for (; i < end; ++i) {
-        int from = row, inside = !outside;
-        MOVE_(0, i)
-        T v = other;
-        if (inside)
-            v = x[from];
-        y[i * y_s.s0] = v;
+        global T *row = y + y_off + ND_OFFSET(y_s);
+        int begun = 0, outside = 0;
+        {
+            int from = 0, inside = 1;
+            MOVES
+            begun = from;
+            outside = !inside;
+        }
+        for (int i = start; i < end; ++i) {
+            int from = begun, inside = !outside;
+            MOVE_(0, i)
+            T v = other;
+            if (inside)
+                v = x[from];
+            row[i * y_s.s0] = v;
+        }
     }
 }

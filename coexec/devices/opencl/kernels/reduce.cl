@@ -48,10 +48,12 @@ int outer(int o, int8 shape, int8 strides)
 }
 
 kernel void reduce(global const T *restrict x, int x_off, int8 x_s, global TY *restrict y, int y_off, int8 y_s, int8 shape,
-                   int8 r_shape, int8 r_s, int rows, int count)
+                   int8 r_shape, int8 r_s, int rows, int count, int lines)
 {
     SHARED(A, shared_)
     const int line = LINE;
+    if (line >= lines)
+        return;
     x += x_off + place(line, shape, x_s);
 #ifdef SHIFT
     EACH_(LOWEST, LARGER_, v, v, shift)
@@ -81,12 +83,14 @@ kernel void reduce(global const T *restrict x, int x_off, int8 x_s, global TY *r
 #endif
 
 kernel void argument(global const T *restrict x, int x_off, int8 x_s, int x_step, global long *restrict y, int y_off, int8 y_s,
-                     int8 shape, int n)
+                     int8 shape, int n, int lines)
 {
 #if GROUP > 1
     local int found[GROUP];
 #endif
     const int line = LINE;
+    if (line >= lines)
+        return;
     x += x_off + place(line, shape, x_s);
     int best = LANE;
     for (int i = LANE + GROUP; i < n; i += GROUP) {
@@ -111,9 +115,11 @@ kernel void argument(global const T *restrict x, int x_off, int8 x_s, int x_step
 
 // Running sums (or products) along lines of n elements; a negative step runs from the end. JOIN and INIT as above.
 kernel void running(global const T *restrict x, int x_off, int8 x_s, int x_step, global T *restrict y, int y_off, int8 y_s, int y_step,
-                    int8 shape, int n)
+                    int8 shape, int n, int lines)
 {
     const int line = get_global_id(0);
+    if (line >= lines)
+        return;
     x += x_off + place(line, shape, x_s);
     y += y_off + place(line, shape, y_s);
     A total = INIT;

@@ -11,25 +11,27 @@
         at_body \
     }
 
-kernel void resize(global const T *restrict x, int x_off, int8 x_s, global T *restrict y, int y_off, int8 y_s, int8 shape, int chunk,
+kernel void resize(global const T *restrict x, int x_off, int8 x_s, global T *restrict y, int y_off, int8 y_s, int8 shape, int chunk, int span,
                    global const int *restrict index, int index_off, global const A *restrict weight, int weight_off, int8 first, A other)
 {
-    ND_ROW(shape)
+    ND_OUTER(shape)
     x += x_off;
-    y += y_off + ND_OFFSET(y_s);
     index += index_off;
     weight += weight_off;
-    int i = get_global_id(0) * chunk;
-    const int end = min(i + chunk, shape.s0);
-    for (; i < end; ++i) {
-        A total = 0;
-        int outside = 0;
-        LOOPS
-        const A v = outside ? other : total;
+    const int start = get_global_id(0) * chunk, end = min(start + chunk, shape.s0);
+    ND_ROWS(shape, span)
+    {
+        global T *row = y + y_off + ND_OFFSET(y_s);
+        for (int i = start; i < end; ++i) {
+            A total = 0;
+            int outside = 0;
+            LOOPS
+            const A v = outside ? other : total;
 #ifdef LIMITED
-        y[i * y_s.s0] = CAT(CAT(convert_, T), _sat_rtz)(v);
+            row[i * y_s.s0] = CAT(CAT(convert_, T), _sat_rtz)(v);
 #else
-        y[i * y_s.s0] = CAT(convert_, T)(v);
+            row[i * y_s.s0] = CAT(convert_, T)(v);
 #endif
+        }
     }
 }

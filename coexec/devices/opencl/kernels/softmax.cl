@@ -9,9 +9,11 @@
 #endif
 
 kernel void softmax(global const T *restrict x, int x_off, int8 x_s, int x_step, global T *restrict y, int y_off, int8 y_s, int y_step,
-                    int8 shape, int n)
+                    int8 shape, int n, int lines)
 {
     SHARED(A, shared_)
+    if (LINE >= lines)
+        return;
     x += x_off + place(LINE, shape, x_s);
     y += y_off + place(LINE, shape, y_s);
     A top = -INFINITY, sum = 0;
@@ -80,9 +82,11 @@ kernel void softmax(global const T *restrict x, int x_off, int8 x_s, int x_step,
 }
 
 kernel void hardmax(global const T *restrict x, int x_off, int8 x_s, int x_step, global T *restrict y, int y_off, int8 y_s, int y_step,
-                    int8 shape, int n)
+                    int8 shape, int n, int lines)
 {
     const int line = get_global_id(0);
+    if (line >= lines)
+        return;
     x += x_off + place(line, shape, x_s);
     y += y_off + place(line, shape, y_s);
     int at = 0;

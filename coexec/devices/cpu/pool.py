@@ -1,0 +1,111 @@
+"""Poolings on float32: windows over padded planes as depthwise convolution has them; whole planes as rows."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from ...ops.pool import average_divisors, pool_input, pool_params
+from ...ops.sliding import spatial, taps_inside
+from .build import Piece, Program, builds
+from .conv_depthwise import copy_row
+from .elementwise import part, put
+from .jit import flat, kernel, rows_contiguous, strides
+from .panels import round_up
+from .rows import as_rows
+from .simd import LANES, load, pick_less, pick_number, splat, store, total
+
+
+@builds("MaxPool", "AveragePool")
+def pool(piece: Piece) -> Program | None:
+    """One or two spatial axes; no indices, no fused tail."""
+    node, x, y = piece.node, piece.inputs[0], piece.outputs[0]
+    if y.ndim not in (3, 4) or not piece.is_float32 or any(v is not None for v in node.outputs[1:]) or node.residual or node.activation:
+        return None
+    windows, spans, out = pool_params(node), pool_input(node, piece.region)[1], spatial(piece.region)
+    sizes = node.inputs[0].shape[2:]
+    if any((taps_inside(windows, d, rows, 0, n) == 0).any() for d, (rows, n) in enumerate(zip(out, sizes))):
+        return None  # a window of nothing but padding: the reference knows what it holds
+    if not rows_contiguous(x, y) or any(s < 0 for a in (x, y) for s in a.strides):
+        return None
+    extra = (1,) * (4 - y.ndim)
+    if y.ndim == 3:
+        x, y = x[:, :, None], y[:, :, None]
+    (kh, kw), (sh, sw), (dh, dw) = ((*extra, *v) for v in (windows.kernel, windows.strides, windows.dilations))
+    top, left = (*(0,) * len(extra), *(s.pad_begin for s in spans))
+    (n, c, h, w), (oh, ow) = x.shape, y.shape[2:]
+    pitch, rows = round_up(ow, LANES) + (kw - 1) * dw // sw + LANES, (oh - 1) * sh + (kh - 1) * dh + 1
+    offsets = np.array([(k * dw) % sw * rows * pitch + i * dh * pitch + k * dw // sw for i in range(kh) for k in range(kw)], np.int64)
+    average = node.op_type == "AveragePool"
+    by_row, by_column = np.ones(oh, np.float32), np.ones(round_up(ow, LANES), np.float32)
+    if average:
+        counts = [np.maximum(d, 1) for d in average_divisors(node, out)]
+        by_column[:ow] = 1 / counts[-1]
+        by_row[:] = 1 / counts[0] if y.ndim == len(counts) + 2 else 1
+    geometry = np.array([n, c, h, w, sh, sw, top, left, oh, ow, rows, pitch, *strides(x)[:3], *strides(y)[:3]], np.int64)
+    arrays = flat(x), flat(y), by_row, by_column, offsets
+
+    def bind(scratch: np.ndarray):
+        return partial(pool_planes, *arrays, scratch.view(np.float32), geometry, average)
+
+    return Program(f"f32_{node.op_type.lower()}_{kh}x{kw}s{sw}", bind, 4 * (rows * sw * pitch + LANES))
+
+
+@kernel
+def pool_planes(x, y, by_row, by_column, offsets, plane, g, average):
+    n, channels, h, w, sh, sw, top, left, oh, ow, rows, pitch = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9], g[10], g[11]
+    x_batch, x_channel, x_row, y_batch, y_channel, y_row = g[12], g[13], g[14], g[15], g[16], g[17]
+    fill = np.float32(0) if average else np.float32(-np.inf)
+    for q in range(0, sw * rows * pitch, LANES):
+        store(plane, q, splat(fill))
+    for image in range(n * channels):
+        x_plane = image // channels * x_batch + image % channels * x_channel
+        y_plane = image // channels * y_batch + image % channels * y_channel
+        for r in range(max(0, top), min(rows, h + top)):
+            for phase in range(sw):
+                copy_row(plane, (phase * rows + r) * pitch, x, x_plane + (r - top) * x_row, phase, sw, left, w, pitch)
+        for row in range(oh):
+            for j in range(0, ow, LANES):
+                at = row * sh * pitch + j
+                value = load(plane, at + offsets[0])
+                if average:
+                    for t in range(1, offsets.size):
+                        value = value + load(plane, at + offsets[t])
+                    value = value * load(by_column, j) * by_row[row]
+                else:
+                    for t in range(1, offsets.size):
+                        other = load(plane, at + offsets[t])
+                        value = pick_number(other, pick_less(value, other, other, value))
+                put(y, y_plane + row * y_row + j, value, ow - j)
+
+
+@builds("GlobalAveragePool", "ReduceMean", "ReduceSum")
+def reduce_rows(piece: Piece) -> Program | None:
+    """Sums and means over the last axes of a tensor whose elements there lie side by side."""
+    node, x = piece.node, piece.inputs[0]
+    if not piece.is_float32_operand(0) or node.residual or node.activation or not x.size:
+        return None
+    reduced = tuple(range(2, x.ndim)) if node.op_type == "GlobalAveragePool" else tuple(sorted(piece.op.reduced(node)))
+    first = x.ndim - len(reduced)
+    if not reduced or reduced != tuple(range(first, x.ndim)):
+        return None
+    rows = as_rows(x, keep=first)
+    y = piece.outputs[0].reshape(-1) if piece.outputs[0].flags.c_contiguous else None
+    count = int(np.prod(x.shape[first:]))
+    if rows is None or y is None or rows.length != count or rows.count != y.size or (rows.steps[0] != 1 and count > 1):
+        return None
+    run = partial(rows_sum, flat(x), flat(y), rows.offsets, count, np.float32(1 if node.op_type == "ReduceSum" else 1 / count))
+    return Program(f"f32_{node.op_type.lower()}", lambda scratch: run)
+
+
+@kernel
+def rows_sum(x, y, offsets, length, factor):
+    for i in range(offsets.size):
+        at = offsets[i]
+        s0, s1 = splat(np.float32(0)), splat(np.float32(0))
+        for j in range(0, length, 2 * LANES):
+            s0 = s0 + part(x, at + j, 1, length - j)
+            if length - j > LANES:
+                s1 = s1 + part(x, at + j + LANES, 1, length - j - LANES)
+        y[i] = total(s0 + s1) * factor

@@ -1,0 +1,120 @@
+"""Timing: warm up, repeat for a minimum duration, take the median, and say how much it varied."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from ..devices.base import Device, Queue, TensorView
+from ..graph.ir import Node, TensorType, Value, constant
+from ..ops import op_for
+from ..regions import Region
+
+
+class Timing(NamedTuple):
+    """The median of `count` repetitions, and the distance between their quartiles, in microseconds."""
+
+    median_us: float
+    spread_us: float
+    count: int
+
+
+def measure(action: Callable[[], object], *, warmup: int = 2, min_seconds: float = 0.02, min_count: int = 5, max_count: int = 1000,
+            clock: Callable[[], float] = time.perf_counter) -> Timing:
+    """Times one call of `action`, which returns when its work is done; ends after `min_seconds` and `min_count` calls, or `max_count`."""
+    for _ in range(warmup):
+        action()
+    samples: list[float] = []
+    begun = clock()
+    while len(samples) < max_count and (len(samples) < min_count or clock() - begun < min_seconds):
+        start = clock()
+        action()
+        samples.append(clock() - start)
+    low, median, high = np.percentile(samples, [25, 50, 75]) * 1e6
+    return Timing(float(median), float(high - low), len(samples))
+
+
+def with_constants(node: Node, rng: np.random.Generator) -> Node:
+    """The node with data in its weights: the operands named w..., as `table.node_of` names them."""
+    inputs = [v if v is None or v.is_constant or not v.name.startswith("w") else constant(v.name, _random(v.type, rng)) for v in node.inputs]
+    return node.with_values(inputs, node.outputs)
+
+
+def _random(type_: TensorType, rng: np.random.Generator) -> np.ndarray:
+    # Small positive numbers: no operator makes denormals, infinities or NaNs of them, which would take another time.
+    if type_.dtype.kind == "f":
+        return rng.random(type_.shape, np.float32).astype(type_.dtype) + type_.dtype.type(0.01)
+    return rng.integers(1, 5, type_.shape).astype(type_.dtype)
+
+
+class Bench:
+    """One piece of one node, compiled on a device with memory of its own. A context manager.
+
+    `batch` kernels are started before one wait, so that the wait, `wait_us`, hardly counts; it is taken off.
+    """
+
+    def __init__(self, device: Device, node: Node, region: Region, threads: int = 1, seed: int = 0):
+        rng = np.random.default_rng(seed)
+        self.device, self.node, self.region = device, node, region
+        self.buffers: list = []
+        self.queue: Queue = device.queue(threads)
+        try:
+            inputs = [v if v is None or v.is_constant else self._view(v, rng) for v in node.inputs]
+            outputs = [None if v is None else self._view(v, None) for v in node.outputs]
+            self.kernel = self.queue.compile(node, region, inputs, outputs)
+            self.queue.seal()
+        except BaseException:
+            self.close()
+            raise
+
+    def _view(self, value: Value, rng: np.random.Generator | None) -> TensorView:
+        buffer = self.device.allocate(max(1, value.type.nbytes))
+        self.buffers.append(buffer)
+        view = TensorView.contiguous(buffer, value.dtype, Region.whole(value.shape))
+        if rng is not None:
+            view.array[...] = _random(value.type, rng)
+            if not buffer.shared:
+                self.queue.upload(view).wait()
+        return view
+
+    def run(self, batch: int = 1) -> None:
+        """Starts the kernel `batch` times and waits for the last."""
+        start = self.kernel.start
+        for _ in range(batch - 1):
+            start()
+        event = start()
+        self.queue.flush()
+        event.wait()
+
+    def time(self, wait_us: float = 0.0, min_seconds: float = 0.02) -> Timing:
+        """Microseconds of one kernel, without the wait."""
+        self.queue.begin_run()
+        try:
+            batch = 1
+            if self.device.asynchronous:
+                once = measure(self.run, warmup=1, min_seconds=0, min_count=2)
+                batch = max(1, min(64, int(20 * max(wait_us, 10.0) / max(once.median_us - wait_us, 1.0)) + 1))
+            found = measure(lambda: self.run(batch), warmup=1 if batch > 1 else 2, min_seconds=min_seconds)
+        finally:
+            self.queue.end_run()
+        median = max((found.median_us - wait_us) / batch, found.median_us / batch * 0.05)
+        return Timing(median, found.spread_us / batch, found.count)
+
+    def flops(self) -> float:
+        """Operations of one kernel."""
+        return op_for(self.node).work(self.node, self.region).flops
+
+    def close(self) -> None:
+        self.queue.close()
+        for buffer in self.buffers:
+            buffer.close()
+        self.buffers = []
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

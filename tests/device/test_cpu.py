@@ -1,0 +1,339 @@
+"""The CPU device: every fast path and its near misses equal the operator's own meaning, whole and in pieces, on any number of threads."""
+
+from __future__ import annotations
+
+import threading
+import tracemalloc
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pytest
+
+from coexec.devices.base import HostBuffer, TensorView
+from coexec.devices.cpu import CpuDevice, blas, device
+from coexec.devices.cpu.threads import ThreadTeam
+from coexec.errors import UsageError
+from coexec.graph.ir import Activation, Node, TensorType, Value
+from coexec.ops import op_for
+from coexec.ops.base import pieces_along
+from coexec.regions import Region
+from tests.ops.law import Const, make_node
+
+CPU = CpuDevice()
+POISON = np.float32(777)
+RELU, CLIP6 = Activation("Relu"), Activation("Clip", 0.0, 6.0)
+
+
+def some(*shape: int) -> np.ndarray:
+    """Reproducible numbers around 0 of that shape."""
+    return np.random.default_rng(abs(hash(shape)) % 2**32).standard_normal(shape).astype(np.float32)
+
+
+def weight(*shape: int) -> Const:
+    return Const(some(*shape))
+
+
+@dataclass(frozen=True)
+class Case:
+    """One node, what its kernel is to be called, and how close it must come (relative to the largest value)."""
+
+    label: str
+    op_type: str
+    inputs: tuple
+    expects: str
+    attributes: dict = field(default_factory=dict)
+    activation: Activation | None = None
+    residual: bool = False
+    tolerance: float = 1e-5
+    options: dict = field(default_factory=dict)
+
+    def build(self) -> tuple[Node, list[np.ndarray | None]]:
+        node, arrays = make_node(self.op_type, list(self.inputs), self.attributes)
+        if self.residual:
+            extra = some(*node.output.shape) + 0.25
+            node = replace(node, inputs=(*node.inputs, Value("residual", TensorType(extra.dtype, extra.shape))), residual=True)
+            arrays = [*arrays, extra]
+        return replace(node, activation=self.activation), arrays
+
+
+def conv(label, x, w, expects, bias=True, activation=None, residual=False, tolerance=1e-5, options=None, **attributes) -> Case:
+    inputs = (some(*x), weight(*w), weight(w[0])) if bias else (some(*x), weight(*w))
+    return Case(label, "Conv", inputs, expects, attributes, activation, residual, tolerance, options or {})
+
+
+DIRECT = {"winograd": False}
+CASES = [
+    conv("pointwise", (1, 19, 9, 13), (21, 19, 1, 1), "f32_conv_pointwise", activation=RELU),
+    conv("pointwise, whole tiles, residual", (1, 32, 12, 16), (16, 32, 1, 1), "f32_conv_pointwise", residual=True, activation=RELU),
+    conv("pointwise, deep", (1, 405, 5, 11), (9, 405, 1, 1), "f32_conv_pointwise", residual=True, activation=CLIP6),
+    conv("pointwise, batch and strides", (3, 6, 9, 8), (4, 6, 1, 1), "f32_conv_pointwise", strides=(2, 3)),
+    conv("pointwise with padding", (1, 5, 6, 7), (3, 5, 1, 1), "f32_conv_pointwise", pads=(1, 0, 2, 1)),
+    conv("pointwise, one row of C", (1, 20, 8, 8), (1, 20, 1, 1), "f32_conv_pointwise", bias=False),
+    conv("columns 3x3 stride 2", (2, 7, 15, 21), (10, 7, 3, 3), "f32_conv_columns", strides=(2, 2), pads=(1, 1, 1, 1), activation=CLIP6),
+    conv("columns 7x7 stride 2", (1, 3, 30, 33), (12, 3, 7, 7), "f32_conv_columns", strides=(2, 2), pads=(3, 3, 3, 3), activation=RELU),
+    conv("columns stride 3, dilation 2", (1, 4, 17, 19), (5, 4, 3, 2), "f32_conv_columns", strides=(3, 3), dilations=(2, 2), pads=(2, 1, 0, 3)),
+    conv("columns, blocks of k", (1, 30, 9, 9), (17, 30, 3, 3), "f32_conv_columns", options=DIRECT, pads=(1, 1, 1, 1), residual=True,
+         activation=Activation("Silu")),
+    conv("columns, groups", (1, 12, 10, 11), (9, 4, 3, 3), "f32_conv_columns", group=3, pads=(1, 1, 1, 1)),
+    conv("columns, SAME_UPPER", (1, 4, 11, 12), (6, 4, 3, 3), "f32_conv_columns", auto_pad="SAME_UPPER", strides=(2, 2)),
+    conv("columns, one axis", (2, 5, 23), (7, 5, 4), "f32_conv_columns", pads=(1, 2), strides=(2,), activation=RELU),
+    conv("columns, wide kernel", (1, 2, 4, 40), (3, 2, 1, 9), "f32_conv_columns", pads=(0, 4, 0, 4)),
+    conv("winograd 4", (1, 20, 29, 31), (23, 20, 3, 3), "f32_conv_winograd4", pads=(1, 1, 1, 1), tolerance=1e-3, activation=RELU,
+         options={"winograd_tile": 4}),
+    conv("winograd 4, residual, no padding, batch", (2, 16, 21, 70), (16, 16, 3, 3), "f32_conv_winograd4", tolerance=1e-3, residual=True,
+         options={"winograd_tile": 4}),
+    conv("winograd 4, several blocks", (1, 17, 50, 51), (40, 17, 3, 3), "f32_conv_winograd4", pads=(2, 0, 1, 2), tolerance=1e-3,
+         activation=Activation("Silu"), options={"winograd_tile": 4}),
+    conv("winograd 4, deep", (1, 300, 8, 8), (24, 300, 3, 3), "f32_conv_winograd4", pads=(1, 1, 1, 1), tolerance=1e-3,
+         options={"winograd_tile": 4}),
+    conv("winograd 2", (1, 18, 13, 15), (19, 18, 3, 3), "f32_conv_winograd2", pads=(1, 1, 1, 1), tolerance=1e-3, activation=RELU,
+         options={"winograd_tile": 2}, residual=True),
+    conv("winograd of few channels is direct", (1, 15, 12, 12), (16, 15, 3, 3), "f32_conv_columns", pads=(1, 1, 1, 1)),
+    conv("winograd with dilation is direct", (1, 16, 12, 12), (16, 16, 3, 3), "f32_conv_columns", pads=(2, 2, 2, 2), dilations=(2, 2)),
+    conv("depthwise 3x3", (2, 9, 20, 37), (9, 1, 3, 3), "f32_conv_depthwise_3x3s1", group=9, pads=(1, 1, 1, 1), activation=CLIP6),
+    conv("depthwise 3x3 stride 2, narrow", (1, 6, 14, 14), (6, 1, 3, 3), "f32_conv_depthwise_3x3s2", group=6, pads=(0, 0, 1, 1), strides=(2, 2)),
+    conv("depthwise 5x5, multiplier", (1, 4, 11, 18), (8, 1, 5, 5), "f32_conv_depthwise_5x5s1", group=4, pads=(2, 2, 2, 2), residual=True,
+         activation=Activation("HardSwish")),
+    conv("depthwise dilated", (1, 5, 15, 40), (5, 1, 3, 3), "f32_conv_depthwise_3x3s1", group=5, pads=(2, 2, 2, 2), dilations=(2, 2), bias=False),
+    conv("depthwise stride 3", (1, 5, 16, 25), (5, 1, 3, 3), "f32_conv_depthwise_3x3s3", group=5, pads=(1, 2, 1, 0), strides=(3, 3)),
+    conv("depthwise 1x7", (1, 3, 6, 19), (3, 1, 1, 7), "f32_conv_depthwise_1x7s1", group=3, pads=(0, 3, 0, 3), activation=Activation("Gelu")),
+    Case("conv of variable weights", "Conv", (some(1, 3, 6, 6), some(4, 3, 3, 3)), "float32_conv_numpy"),
+    Case("conv of three axes", "Conv", (some(1, 3, 5, 6, 7), weight(4, 3, 2, 2, 2)), "float32_conv_numpy"),
+    Case("conv of float64", "Conv", (some(1, 3, 6, 6).astype(np.float64), Const(some(4, 3, 3, 3).astype(np.float64))), "float64_conv_numpy"),
+    Case("matmul, constant", "MatMul", (some(2, 13, 50), weight(50, 70)), "f32_matmul_strips", activation=Activation("Gelu")),
+    Case("matmul, constant, deep", "MatMul", (some(17, 450), weight(450, 96)), "f32_matmul_strips", residual=True),
+    Case("matmul, variable stacks", "MatMul", (some(2, 3, 20, 33), some(3, 33, 49)), "f32_matmul_packed"),
+    Case("matmul, one row", "MatMul", (some(1, 200), weight(200, 100)), "f32_matmul_strips"),
+    Case("matmul, constant first", "MatMul", (weight(24, 31), some(2, 31, 40)), "f32_matmul_packed"),
+    Case("matmul of a vector", "MatMul", (some(20), some(20, 30)), "float32_matmul_numpy"),
+    Case("gemm", "Gemm", (some(9, 40), weight(50, 40), weight(50)), "f32_gemm_strips", {"transB": 1, "alpha": 0.5, "beta": 2.0}, RELU),
+    Case("gemm, transposed", "Gemm", (some(40, 9), weight(40, 50), weight(9, 1)), "f32_gemm_strips", {"transA": 1}),
+    Case("gemm, bias and residual", "Gemm", (some(10, 300), weight(300, 60), weight(60)), "f32_gemm_strips", {}, RELU, True),
+    Case("gemm, variable", "Gemm", (some(10, 30), some(50, 30), some(10, 50)), "f32_gemm_packed", {"transB": 1}),
+    Case("gemm, variable with alpha", "Gemm", (some(10, 30), some(30, 50)), "float32_gemm_numpy", {"alpha": 2.0}),
+    Case("max pool", "MaxPool", (some(2, 3, 13, 41),), "f32_maxpool_3x3s2", {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)}),
+    Case("max pool, ceil", "MaxPool", (some(1, 3, 14, 15),), "f32_maxpool_3x2s2", {"kernel_shape": (3, 2), "strides": (2, 2), "ceil_mode": 1}),
+    Case("average pool", "AveragePool", (some(1, 3, 12, 40),), "f32_averagepool_3x3s1", {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1)}),
+    Case("average pool, padding counts", "AveragePool", (some(1, 3, 12, 13),), "f32_averagepool_2x2s3",
+         {"kernel_shape": (2, 2), "pads": (1, 0, 0, 1), "strides": (3, 3), "count_include_pad": 1}),
+    Case("average pool, one axis", "AveragePool", (some(2, 3, 20),), "f32_averagepool_1x4s2", {"kernel_shape": (4,), "strides": (2,)}),
+    Case("global average pool", "GlobalAveragePool", (some(2, 5, 7, 9),), "f32_globalaveragepool"),
+    Case("mean of planes", "ReduceMean", (some(2, 5, 7, 9), Const(np.array([2, 3]))), "f32_reducemean", {"keepdims": 0}),
+    Case("mean of channels", "ReduceMean", (some(2, 5, 7, 9), Const(np.array([1]))), "float32_reducemean_numpy"),
+    Case("add", "Add", (some(2, 5, 7, 9), some(2, 5, 7, 9)), "f32_add", {}, RELU),
+    Case("mul per channel", "Mul", (some(2, 5, 7, 9), some(5, 1, 1)), "f32_mul", residual=True),
+    Case("div by scalar", "Div", (some(2, 5, 7, 9), Const(np.float32(3))), "f32_div"),
+    Case("sub, both repeated", "Sub", (some(4, 1, 33), some(5, 1)), "f32_sub", {}, Activation("Sigmoid")),
+    Case("prelu", "PRelu", (some(1, 5, 7, 9), weight(5, 1, 1)), "f32_prelu"),
+    Case("max of three", "Max", (some(4, 5), some(4, 5), some(5)), "float32_max_numpy"),
+    Case("square", "Pow", (some(3, 50), Const(np.float32(2))), "f32_pow"),
+    Case("cube", "Pow", (some(3, 50), Const(np.float32(3))), "float32_pow_numpy"),
+    Case("clip", "Clip", (some(3, 50), Const(np.float32(-0.5)), Const(np.float32(0.5))), "f32_clip"),
+    Case("clip, variable", "Clip", (some(3, 50), np.float32(-0.5).reshape(())), "float32_clip_numpy"),
+    Case("add of integers", "Add", (np.arange(12).reshape(3, 4), np.arange(4)), "int64_add_numpy"),
+    *(Case(f"{op} of one input", op, (some(3, 7, 41) * 3,), f"f32_{op.lower()}") for op in (
+        "Relu", "LeakyRelu", "Sigmoid", "Tanh", "HardSigmoid", "HardSwish", "Gelu", "Erf", "Exp", "Neg", "Abs", "Reciprocal")),
+    Case("gelu by tanh", "Gelu", (some(3, 41),), "f32_gelu", {"approximate": "tanh"}),
+    Case("square root", "Sqrt", (np.abs(some(3, 41)),), "f32_sqrt"),
+    Case("softmax", "Softmax", (some(2, 5, 37) * 9,), "f32_softmax_rows", {"axis": -1}),
+    Case("softmax of channels", "Softmax", (some(2, 5, 4, 9) * 9,), "f32_softmax_lines", {"axis": 1}),
+    Case("layer norm", "LayerNormalization", (some(2, 6, 37), weight(37), weight(37)), "f32_layernormalization"),
+    Case("layer norm of two axes", "LayerNormalization", (some(3, 6, 11), weight(6, 11)), "f32_layernormalization", {"axis": 1}),
+    Case("instance norm", "InstanceNormalization", (some(2, 6, 5, 7), weight(6), weight(6)), "f32_instancenormalization", {}, RELU),
+    Case("group norm", "GroupNormalization", (some(2, 6, 5, 7), weight(6), weight(6)), "f32_groupnormalization", {"num_groups": 3}),
+    Case("batch norm", "BatchNormalization", (some(2, 6, 5, 7), weight(6), weight(6), weight(6), Const(np.abs(some(6)))),
+         "f32_batchnormalization", {}, RELU),
+    Case("LRN", "LRN", (some(2, 9, 5, 7) * 30,), "f32_lrn", {"size": 5, "alpha": 0.01, "beta": 0.75, "bias": 2.0}),
+    Case("LRN, another power", "LRN", (some(1, 9, 5, 7),), "float32_lrn_numpy", {"size": 3, "beta": 0.6}),
+    Case("transpose", "Transpose", (some(3, 4, 5),), "float32_transpose_numpy", {"perm": (2, 0, 1)}),
+    Case("reshape copies", "Reshape", (some(3, 4, 5), Const(np.array([12, 5]))), "float32_reshape_numpy"),
+]
+
+
+def windowed(array: np.ndarray, region: Region, loose: bool) -> TensorView:
+    """A view of `region` of a value: alone in its buffer, or (loose) inside the whole value."""
+    held = Region.whole(array.shape) if loose else region
+    view = TensorView.contiguous(HostBuffer(max(1, held.size * array.itemsize)), array.dtype, held)
+    if held.size:
+        view.array[...] = array[held.slices]
+    return view.sub(region)
+
+
+def run_pieces(case: Case, node: Node, arrays, pieces, threads: int, loose: bool, monkeypatch) -> tuple[np.ndarray, list[str]]:
+    """The output after running those pieces one by one, and the names of the kernels."""
+    monkeypatch.setattr(device, "SPLIT_FLOPS", 0)
+    op, names = op_for(node), []
+    queue = CPU.queue(threads=threads, **case.options)
+    whole = TensorView.contiguous(HostBuffer(node.output.type.nbytes + 64), node.output.dtype, Region.whole(node.output.shape))
+    whole.array[...] = POISON if node.output.dtype.kind == "f" else 77
+    kernels = []
+    for piece in pieces:
+        operands = [None if v is None else v if v.is_constant else windowed(a, r, loose)
+                    for v, a, r in zip(node.inputs, arrays, op.regions_read(node, piece))]
+        kernels.append(queue.compile(node, piece, operands, [whole.sub(piece) if piece.size else whole]))
+        names.append(kernels[-1].implementation)
+    queue.seal()
+    for kernel in reversed(kernels):
+        kernel.start().wait()
+        kernel.start().wait()
+    found = whole.array.copy()
+    queue.close()
+    return found, names
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.label)
+def test_pieces_on_threads_equal_the_reference(case, monkeypatch):
+    node, arrays = case.build()
+    op, whole = op_for(node), Region.whole(node.output.shape)
+    expected = op.run(node, [None if a is None else np.asarray(a) for a in arrays], whole)[0]
+    limit = case.tolerance * max(float(np.abs(expected).max()), 1e-3)
+    plans = [([whole], threads, True) for threads in (1, 2, 3)]
+    for axis in op.split_axes(node):
+        middle = max(axis.multiple, axis.extent // 3 // axis.multiple * axis.multiple)
+        late = min(axis.extent, middle + -(-axis.extent // 2) // axis.multiple * axis.multiple)
+        plans.append((pieces_along(node, axis, (0, middle, axis.extent)), 1, False))
+        plans.append((pieces_along(node, axis, (0, 0, middle, late, axis.extent)), 2, True))
+    for pieces, threads, loose in plans:
+        found, names = run_pieces(case, node, arrays, pieces, threads, loose, monkeypatch)
+        worst = np.abs(found.astype(np.float64) - expected).max()
+        assert worst <= limit, f"{case.label}: {list(map(str, pieces))} on {threads} threads is off by {worst:.3g} ({names})"
+        if len(pieces) == threads == 1:
+            assert names[0].startswith(case.expects), f"{case.label} ran as {names[0]}"
+
+
+def test_pieces_write_nothing_else(monkeypatch):
+    for case in CASES:
+        node, arrays = case.build()
+        axes = op_for(node).split_axes(node)
+        if not axes or node.output.dtype.kind != "f":
+            continue
+        first = pieces_along(node, axes[0], (0, axes[0].multiple, axes[0].extent))[0]
+        found, _ = run_pieces(case, node, arrays, [first], 2, True, monkeypatch)
+        assert not (found[first.slices] == POISON).any(), case.label
+        found[first.slices] = POISON
+        assert (found == POISON).all(), f"{case.label} wrote outside {first}"
+
+
+@pytest.mark.parametrize("kind,alpha,beta", [("Relu", 0, 0), ("LeakyRelu", 0.1, 0), ("Clip", -0.3, 0.7), ("Sigmoid", 0, 0), ("Tanh", 0, 0),
+                                             ("HardSigmoid", 0.2, 0.5), ("HardSwish", 0, 0), ("Silu", 0, 0), ("Gelu", 0, 0)])
+@pytest.mark.parametrize("base", ["pointwise", "winograd 2", "depthwise 3x3", "add"])
+def test_every_activation_behind_every_kind_of_kernel(kind, alpha, beta, base, monkeypatch):
+    case = replace(next(c for c in CASES if c.label == base), activation=Activation(kind, alpha, beta))
+    test_pieces_on_threads_equal_the_reference(case, monkeypatch)
+
+
+@pytest.mark.parametrize("op_type", ["Relu", "Sigmoid", "Tanh", "Erf", "Gelu", "Exp", "LeakyRelu", "HardSwish"])
+def test_special_numbers(op_type, monkeypatch):
+    x = np.array([np.nan, np.inf, -np.inf, 0, -0.0, 1e-30, 88.6, 89, -87, -104, 1e30, -1e30, *np.linspace(-12, 12, 200)], np.float32)
+    node, arrays = make_node(op_type, [x])
+    found, names = run_pieces(Case("", op_type, (x,), ""), node, arrays, [Region.whole(x.shape)], 1, True, monkeypatch)
+    expected = op_for(node).run(node, [x], Region.whole(x.shape))[0]
+    assert names == [f"f32_{op_type.lower()}"]
+    np.testing.assert_allclose(found, expected, rtol=2e-6, atol=1e-6)
+
+
+def test_nan_goes_through_max_pool_and_relu(monkeypatch):
+    x = some(1, 2, 6, 6)
+    x[0, 1, 3, 3] = np.nan
+    node, arrays = make_node("MaxPool", [x], {"kernel_shape": (2, 2)})
+    found, _ = run_pieces(Case("", "MaxPool", (x,), ""), node, arrays, [Region.whole(node.output.shape)], 1, True, monkeypatch)
+    np.testing.assert_array_equal(found, op_for(node).run(node, [x], Region.whole(node.output.shape))[0])
+    assert np.isnan(found).sum() == 4
+
+
+def test_infinite_padding_of_attention_masks(monkeypatch):
+    x = some(3, 40)
+    x[:, 17:] = -np.inf
+    node, arrays = make_node("Softmax", [x], {"axis": -1})
+    found, _ = run_pieces(Case("", "Softmax", (x,), ""), node, arrays, [Region.whole(x.shape)], 1, True, monkeypatch)
+    assert (found[:, 17:] == 0).all()
+    np.testing.assert_allclose(found.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_starting_a_kernel_allocates_nothing():
+    case = next(c for c in CASES if c.label == "winograd 4")
+    node, arrays = case.build()
+    queue = CPU.queue(threads=2)
+    x = windowed(arrays[0], Region.whole(arrays[0].shape), True)
+    y = TensorView.contiguous(HostBuffer(node.output.type.nbytes), node.output.dtype, Region.whole(node.output.shape))
+    kernel = queue.compile(node, y.region, [x, *node.inputs[1:]], [y])
+    queue.seal()
+    kernel.start()
+    queue.begin_run()
+    tracemalloc.start()
+    try:
+        kernel.start()
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        kernel.start()
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+        queue.end_run()
+        queue.close()
+    assert peak - before < 2048, f"{peak - before} bytes"
+
+
+def test_weights_are_packed_once_for_threads_that_share_them():
+    case = next(c for c in CASES if c.label == "pointwise")
+    node, arrays = case.build()
+    queue = CPU.queue(threads=2)
+    x = windowed(arrays[0], Region.whole(arrays[0].shape), True)
+    y = TensorView.contiguous(HostBuffer(node.output.type.nbytes), node.output.dtype, Region.whole(node.output.shape))
+    queue.compile(node, y.region, [x, *node.inputs[1:]], [y])
+    once = queue.scratch_bytes
+    queue.compile(node, y.region, [x, *node.inputs[1:]], [y])
+    assert queue.scratch_bytes == once > 0
+
+
+def test_blas_is_held_to_one_thread_while_any_run_lasts_and_given_back():
+    libraries = blas.libraries()
+    assert libraries, "NumPy's BLAS was not found"
+    before = [lib.get_num_threads() for lib in libraries]
+    for lib in libraries:
+        lib.set_num_threads(2)
+    try:
+        first, second = CPU.queue(), CPU.queue()
+        first.begin_run()
+        second.begin_run()
+        first.end_run()
+        assert [lib.get_num_threads() for lib in libraries] == [1] * len(libraries)
+        second.end_run()
+        assert [lib.get_num_threads() for lib in libraries] == [2] * len(libraries)
+        with blas.held_to_one():
+            assert libraries[0].get_num_threads() == 1
+    finally:
+        for lib, count in zip(libraries, before):
+            lib.set_num_threads(count)
+
+
+def test_a_team_runs_every_task_and_hands_errors_to_the_caller():
+    team, seen = ThreadTeam(3), []
+    team.run([lambda: seen.append(threading.get_ident())] * 3)
+    assert len(set(seen)) == 3 and threading.get_ident() in seen
+
+    def fail():
+        raise ZeroDivisionError("on a worker")
+
+    for tasks in ([lambda: None, fail, lambda: seen.append(0)], [fail, lambda: seen.append(0)]):
+        with pytest.raises(ZeroDivisionError, match="on a worker"):
+            team.run(tasks)
+        assert seen[-1] == 0
+    team.run([lambda: seen.append(1)] * 3)
+    assert seen[-3:] == [1, 1, 1]
+    team.close()
+    team.close()
+
+
+def test_device_says_what_it_is():
+    assert CPU.name == "cpu" and CPU.facts.name and CPU.facts.compute_units >= 1 and not CPU.asynchronous
+    with pytest.raises(UsageError):
+        CPU.queue(threads=0)
+
+
+def test_small_work_stays_on_one_thread_and_large_work_is_shared():
+    small, _ = make_node("Relu", [some(4, 8)])
+    large, _ = make_node("Relu", [some(64, 4096)])
+    assert len(device.shares(op_for(small), small, Region.whole((4, 8)), 4)) == 1
+    pieces = device.shares(op_for(large), large, Region.whole((64, 4096)), 4)
+    assert [p.size for p in pieces] == [65536] * 4

@@ -1,0 +1,579 @@
+"""The command line: options, messages, exit codes, JSON, and files in and out."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from coexec import __version__, settings
+from coexec.cli import console as consoles
+from coexec.cli import inputs, options, outputs
+from coexec.cli.main import VERBS, main, verb
+from coexec.cli.progress import Progress
+from coexec.errors import CoexecError, DeviceHang, InputError, UsageError
+from coexec.graph.ir import Graph, TensorType, Value
+from coexec.report import timing
+
+from .test_smoke import tiny_model
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_settings(tmp_path_factory):
+    with settings.override(opencl="none", cache_dir=tmp_path_factory.mktemp("cache")):
+        yield
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """tiny.onnx, two.onnx (two inputs, open batch), x.npy, pair.npz."""
+    place = tmp_path_factory.mktemp("models")
+    onnx.save(tiny_model(), place / "tiny.onnx")
+    infos = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["N", 3]) for n in ("a", "b/in", "sum/out")]
+    graph = helper.make_graph([helper.make_node("Add", ["a", "b/in"], ["sum/out"])], "two", infos[:2], infos[2:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), place / "two.onnx")
+    rng = np.random.default_rng(0)
+    np.save(place / "x.npy", rng.standard_normal((1, 3, 12, 12)).astype(np.float32))
+    pair = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b/in": np.ones((2, 3), np.float32)}
+    np.savez(place / "pair.npz", **pair)
+    np.save(place / "a.npy", pair["a"])
+    return place
+
+
+@pytest.fixture
+def call(folder, capsys, monkeypatch):
+    """Runs a command line in `folder`; gives (exit code, stdout, stderr)."""
+    monkeypatch.chdir(folder)
+    monkeypatch.delenv("COEXEC_DEBUG", raising=False)
+
+    def run(*arguments, strategy="cpu"):
+        chosen = ["--strategy", strategy] if arguments and arguments[0] in ("run", "plan", "validate") and "--plan" not in arguments else []
+        code = main([*map(str, arguments), *chosen])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+def refused(call, code, *arguments):
+    """The one line that a failing command says; no traceback, nothing on stdout."""
+    found, out, err = call(*arguments)
+    assert found == code, err
+    assert out == "" and err.startswith("coexec: error: ") and err.count("\n") == 1, err
+    return err
+
+
+# Help and parsing
+
+
+def test_help_names_every_verb(call):
+    code, out, _ = call("--help")
+    assert code == 0 and all(f"\n    {name} " in out for name in VERBS) and "exit codes" in out
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_help_of_a_verb_has_examples_and_common_options(call, name):
+    code, out, _ = call(name, "--help")
+    assert code == 0 and "examples:\n  coexec " in out and all(o in out for o in ("--json", "-q, --quiet", "-v, --verbose"))
+    assert verb(name).__doc__.splitlines()[0].endswith(".") and verb(name).HELP
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_examples_are_valid_command_lines(name):
+    from coexec.cli.main import parse
+
+    for example in verb(name).EXAMPLES:
+        words = example.split("  ")[0].split(" | ")[0].split()
+        words = words[[w == "coexec" for w in words].index(True) + 1:]
+        assert parse(words).verb == name
+
+
+def test_version(call):
+    assert call("--version") == (0, f"coexec {__version__}\n", "")
+
+
+def test_no_verb_is_a_usage_error(call):
+    assert "a verb is missing" in refused(call, 2)
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["benhc"], "unknown verb 'benhc'; did you mean bench"),
+    (["run", "tiny.onnx", "--randon"], "unknown option '--randon'; did you mean --random"),
+    (["run", "tiny.onnx", "--rand"], "unknown option '--rand'"),
+    (["run"], "the following arguments are required: MODEL"),
+    (["run", "tiny.onnx", "other.onnx"], "unexpected argument 'other.onnx'"),
+    (["run", "tiny.onnx", "--repeat", "0"], "--repeat: found '0', expected a whole number of at least 1"),
+    (["run", "tiny.onnx", "--seed", "-1"], "--seed"),
+    (["run", "tiny.onnx", "--shape", "1,3"], "--shape: found '1,3', expected NAME:1,3,224,224"),
+    (["run", "tiny.onnx", "--std", "1,0"], "--std: found '1,0', expected numbers other than 0"),
+    (["run", "tiny.onnx", "--scale", "nan"], "--scale: found 'nan'"),
+    (["run", "tiny.onnx", "--layout", "nhcw"], "'nhcw' is not known here; did you mean nhwc or nchw"),
+    (["run", "tiny.onnx", "--force", "conv"], "--force: found 'conv', expected NAME=VALUE"),
+    (["bench", "tiny.onnx", "--percentiles", "50,101"], "--percentiles: found '50,101'"),
+    (["bench", "tiny.onnx", "--compare", ","], "--compare: found ','"),
+    (["validate", "tiny.onnx", "--rtol", "-1"], "--rtol"),
+    (["cache", "empty"], "'empty' is not known here; known: info, clear"),
+    (["cache", "clear", "everything"], "the cache has no part 'everything'"),
+    (["run", "tiny.onnx", "--random", "-o", "no/such/out.npz"], "no folder 'no/such'"),
+    (["run", "tiny.onnx", "--random", "-o", "out.txt"], "outputs go to .npz"),
+    (["run", "tiny.onnx", "--random", "-o", "."], "a folder"),
+    (["run", "tiny.onnx", "--random", "--input", "x.npy"], "--random makes every input up"),
+    (["run", "tiny.onnx"], "the model needs input: expected 'x' float32[1,3,12,12]; give --input"),
+])
+def test_usage_errors_are_one_line_and_exit_2(call, arguments, said):
+    assert said in refused(call, 2, *arguments)
+
+
+@pytest.mark.parametrize("text, seconds", [("90", 90), ("90s", 90), ("10m", 600), ("1.5h", 5400)])
+def test_durations(text, seconds):
+    assert options.duration(text) == seconds
+
+
+# Failures
+
+
+@pytest.mark.parametrize("content, said", [(b"", "no graph"), (b"not a model at all", "not an ONNX model")])
+def test_files_that_are_no_model_exit_4(call, folder, content, said):
+    (folder / "bad.onnx").write_bytes(content)
+    assert said in refused(call, 4, "run", "bad.onnx", "--random")
+
+
+def test_missing_model_exits_4(call):
+    assert "No such file" in refused(call, 4, "plan", "nothing.onnx")
+
+
+def test_no_gpu_exits_3(call):
+    code, out, err = call("run", "tiny.onnx", "--random", strategy="gpu")
+    assert code == 3 and out == "" and err.count("\n") == 1
+
+
+def test_errors_are_json_too(call):
+    code, out, err = call("run", "nothing.onnx", "--random", "--json")
+    found = json.loads(out)
+    assert code == 4 and found["error"]["exit_code"] == 4 and found["error"]["type"] == "InvalidModel" and found["error"]["message"] in err
+
+
+def test_traceback_only_with_debug(call, monkeypatch):
+    assert "Traceback" not in call("plan", "nothing.onnx")[2]
+    monkeypatch.setenv("COEXEC_DEBUG", "1")
+    code, _, err = call("plan", "nothing.onnx")
+    assert code == 4 and "Traceback" in err and "InvalidModel" in err
+
+
+def test_unreadable_debug_setting_is_a_usage_error(call, monkeypatch):
+    monkeypatch.setenv("COEXEC_DEBUG", "loud")
+    assert "COEXEC_DEBUG is not readable" in call("run", "tiny.onnx", "--random")[2]
+
+
+def fails_with(monkeypatch, error):
+    def execute(found, console):
+        raise error
+
+    monkeypatch.setattr(verb("cache"), "execute", execute)
+
+
+@pytest.mark.parametrize("error, code, said", [
+    (DeviceHang("no answer", where="gpu"), 6, "[gpu] no answer"),
+    (CoexecError("it\nbroke"), 1, "it broke"),
+    (ZeroDivisionError("division by zero"), 1, "internal error: ZeroDivisionError: division by zero; set COEXEC_DEBUG=1 for the traceback, and report it"),
+    (OSError(28, "No space left on device", "out.npz"), 1, "No space left on device: out.npz"),
+    (MemoryError(), 1, "not enough memory"),
+])
+def test_every_failure_is_one_line_with_its_code(call, monkeypatch, error, code, said):
+    fails_with(monkeypatch, error)
+    assert said in refused(call, code, "cache", "info")
+
+
+def test_ctrl_c_exits_130_with_one_line(call, monkeypatch):
+    fails_with(monkeypatch, KeyboardInterrupt())
+    assert call("cache", "info") == (130, "", "coexec: interrupted\n")
+
+
+@pytest.mark.parametrize("sink, code, said", [("pipe", 141, ""), ("/dev/full", 1, "No space left on device\n")])
+def test_stdout_that_cannot_be_written(tmp_path, sink, code, said):
+    reader, writer = os.pipe()
+    os.close(reader)
+    target = writer if sink == "pipe" else os.open(sink, os.O_WRONLY)
+    done = subprocess.run([sys.executable, "-m", "coexec", "cache", "info"], stdout=target, stderr=subprocess.PIPE, text=True,
+                          env={**os.environ, "COEXEC_CACHE_DIR": str(tmp_path)})
+    assert done.returncode == code and done.stderr.endswith(said) and done.stderr.count("\n") == len(said.splitlines()), done.stderr
+
+
+# JSON and streams
+
+
+@pytest.mark.parametrize("arguments, keys", [
+    (["run", "tiny.onnx", "--random"], {"model", "strategy", "outputs", "threads"}),
+    (["plan", "tiny.onnx"], {"model", "profile", "strategy", "predicted_ms", "planning_ms", "nodes", "chains"}),
+    (["bench", "tiny.onnx", "--compare", "cpu", "--iters", "2", "--warmup", "0"], {"model", "profile", "strategies", "speedup_over_best_single"}),
+    (["validate", "tiny.onnx", "--per-op"], {"ok", "max_abs_error", "max_rel_error", "nodes"}),
+    (["cache", "info"], {"cache_dir", "parts"}),
+    (["doctor", "--no-self-test"], {"devices", "problems"}),
+])
+def test_json_is_one_object_on_stdout(call, arguments, keys):
+    _, out, _ = call(*arguments, "--json")
+    assert out.count("\n") == 1 and keys <= set(json.loads(out, parse_constant=pytest.fail))
+
+
+def test_bench_figures(call):
+    found = json.loads(call("bench", "tiny.onnx", "--compare", "cpu,fixed:gpu=0", "--iters", "3", "--warmup", "1", "--json", "-q")[1])
+    keys = {"p50_ms", "p90_ms", "p99_ms", "min_ms", "mean_ms", "stdev_ms", "count", "predicted_ms", "peak_memory_bytes"}
+    assert all(keys <= set(facts) and facts["count"] == 3 for facts in found["strategies"].values())
+    assert found["best_single"] == "cpu" and found["speedup_over_best_single"] > 0 and found["ideal_ms"] is None
+
+
+def test_plan_nodes(call):
+    found = json.loads(call("plan", "tiny.onnx", "--json")[1])
+    assert {"name", "op_type", "axis", "bounds", "devices", "predicted_us", "estimated"} <= set(found["nodes"][0])
+
+
+def test_plain_data_is_strict_json():
+    odd = {"a": np.float32(1.5), "b": [np.nan, np.inf, 1], "c": np.arange(3), 4: {"z", "y"}, "d": np.bool_(True), "e": None}
+    assert consoles.plain(odd) == {"a": 1.5, "b": [None, None, 1], "c": [0, 1, 2], "4": ["y", "z"], "d": True, "e": None}
+
+
+def test_notes_go_to_stderr_and_quiet_silences_them(call):
+    assert call("validate", "tiny.onnx")[2] == "made-up inputs, seed 0\n"
+    code, out, err = call("validate", "tiny.onnx", "-q")
+    assert code == 0 and out.startswith("ok: largest error") and err == ""
+
+
+def test_verbose_says_where_it_ran(call):
+    assert "CPU thread(s)" in call("run", "tiny.onnx", "--random", "-v")[2]
+    assert "plan of tiny by cpu" in call("run", "tiny.onnx", "--random", "-vv")[2]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_color_only_on_a_terminal_and_never_with_no_color(monkeypatch):
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert consoles.Console(out=Terminal()).style("x", "red") == "\033[31mx\033[0m"
+    assert consoles.Console(out=io.StringIO()).style("x", "red") == "x"
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert consoles.Console(out=Terminal()).style("x", "red") == "x"
+
+
+def test_progress_in_plain_lines_is_sparse_and_quiet_when_asked(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("coexec.cli.progress.time.monotonic", lambda: now[0])
+    said = io.StringIO()
+    with Progress(consoles.Console(err=said), "work") as tick:
+        for done in range(1, 101):
+            now[0] += 0.5
+            tick(done, 100, "conv")
+    assert said.getvalue().splitlines() == ["work   1 %: conv", "work  21 %: conv", "work  41 %: conv", "work  61 %: conv", "work  81 %: conv", "work 100 %: conv"]
+    silent = io.StringIO()
+    with Progress(consoles.Console(quiet=True, err=silent), "work") as tick:
+        tick(1, 1)
+    assert silent.getvalue() == ""
+
+
+def test_tables_line_up():
+    assert consoles.table([("a", 1), ("long", 22)], ("name", "n")) == "name   n\na      1\nlong  22"
+
+
+# Inputs
+
+
+def save(folder, name, array):
+    np.save(folder / name, array)
+    return name
+
+
+def test_bare_named_and_npz_inputs_agree(call, folder):
+    np.savez(folder / "x.npz", x=np.load(folder / "x.npy"))
+    np.savez(folder / "bare.npz", np.load(folder / "x.npy"))
+    said = {call("run", "tiny.onnx", "--input", words)[1] for words in ("x.npy", "x=x.npy", "x.npz", "bare.npz", "x=x.npz")}
+    assert len(said) == 1 and "y: float32 [1, 5]" in said.pop()
+
+
+def test_two_inputs_and_output_names_with_slashes(call, folder):
+    for words in (["pair.npz"], ["a=a.npy", "b/in=a.npy"]):
+        assert call("run", "two.onnx", "--input", *words, "-o", "out.npz")[0] == 0
+    with np.load(folder / "out.npz") as found:
+        np.testing.assert_array_equal(found["sum/out"], 2 * np.load(folder / "a.npy"))
+
+
+def test_random_inputs_repeat_with_the_seed_and_follow_the_shape(call):
+    first, again, other = (call("run", "two.onnx", "--random", "--shape", "a:4,3", "--seed", seed)[1] for seed in (1, 1, 2))
+    assert first == again != other and "[4, 3]" in first
+
+
+@pytest.mark.parametrize("name, content, said", [
+    ("missing.npy", None, "cannot read the file"),
+    ("empty.npy", b"", "not a readable NumPy file"),
+    ("text.npy", b"1 2 3\n", "no NumPy file at all"),
+    ("zip.npz", b"PK\x03\x04 damaged", "not a readable NumPy file"),
+    ("picture.jpg", b"no picture", "cannot read the picture"),
+])
+def test_unreadable_inputs(call, folder, name, content, said):
+    if content is not None:
+        (folder / name).write_bytes(content)
+    err = refused(call, 2, "run", "tiny.onnx", "--input", name)
+    assert said in err and name in err
+
+
+def test_truncated_arrays_and_pictures(call, folder):
+    image = pytest.importorskip("PIL.Image")
+    rng = np.random.default_rng(0)
+    image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / "noise.png")
+    for name in ("x.npy", "pair.npz", "noise.png"):
+        whole = (folder / name).read_bytes()
+        for keep in range(1, len(whole) - 1, max(1, len(whole) // 12)):
+            cut = f"cut{keep}.{name.split('.')[1]}"
+            (folder / cut).write_bytes(whole[:keep])
+            refused(call, 2, "run", "tiny.onnx", "--input", cut)
+
+
+def test_pickles_are_never_loaded(call, folder):
+    np.save(folder / "object.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    assert "pickled objects" in refused(call, 2, "run", "tiny.onnx", "--input", "object.npy")
+
+
+def test_damaged_member_of_an_archive(call, folder):
+    with zipfile.ZipFile(folder / "odd.npz", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    assert "no array" in refused(call, 2, "run", "tiny.onnx", "--input", "odd.npz")
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["tiny.onnx", "--input", "y=x.npy"], "the model has no input 'y'"),
+    (["tiny.onnx", "--input", "a.npy"], "wrong shape: found [2, 3], expected float32[1,3,12,12]"),
+    (["two.onnx", "--input", "a.npy"], "which input is this?"),
+    (["two.onnx", "--input", "a=a.npy"], "missing input 'b/in'"),
+    (["two.onnx", "--input", "a=a.npy", "a=a.npy"], "input 'a' is given twice"),
+    (["two.onnx", "--input", "a=pair.npz"], "one input needs one array"),
+    (["tiny.onnx", "--input", "pair.npz"], "the model has no input 'a'"),
+    (["two.onnx", "--image", "a=x.npy"], "cannot read the picture"),
+])
+def test_inputs_that_do_not_fit(call, arguments, said):
+    assert said in refused(call, 2, "run", *arguments)
+
+
+def test_wrong_element_type_says_how_to_convert(call, folder):
+    save(folder, "double.npy", np.load(folder / "x.npy").astype(np.float64))
+    assert "astype('float32')" in refused(call, 2, "run", "tiny.onnx", "--input", "double.npy")
+
+
+def test_other_byte_order_and_memory_order_are_the_same_input(call, folder):
+    x = np.load(folder / "x.npy")
+    save(folder, "big.npy", x.astype(">f4"))
+    save(folder, "fortran.npy", np.asfortranarray(x))
+    assert len({call("run", "tiny.onnx", "--input", name)[1] for name in ("x.npy", "big.npy", "fortran.npy")}) == 1
+
+
+def test_nan_is_refused_unless_allowed(call, folder):
+    x = np.load(folder / "x.npy")
+    x[0, 1, 2, 3] = x[0, 2, 0, 0] = np.nan
+    save(folder, "nan.npy", x)
+    err = refused(call, 2, "run", "tiny.onnx", "--input", "nan.npy")
+    assert "2 of 432 elements, the first at index [0, 1, 2, 3]" in err and "nan.npy" in err
+    code, out, _ = call("run", "tiny.onnx", "--input", "nan.npy", "--allow-nan")
+    assert code == 0 and "5 NaN" in out
+
+
+# Pictures
+
+
+def value(*shape, dtype=np.float32):
+    return Value("x", TensorType(np.dtype(dtype), shape))
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    """A 4x2 (wide) RGB picture without loss, and its pixels [2, 4, 3]."""
+    image = pytest.importorskip("PIL.Image")
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 3), dtype=np.uint8)
+    path = tmp_path_factory.mktemp("pictures") / "p.png"
+    image.fromarray(pixels).save(path)
+    return str(path), pixels
+
+
+def test_pictures_become_channels_first_from_0_to_1(picture):
+    path, pixels = picture
+    found = inputs.read_picture(path, value(1, 3, 2, 4))
+    assert found.dtype == np.float32 and found.flags.c_contiguous
+    np.testing.assert_allclose(found[0], pixels.transpose(2, 0, 1) / 255, rtol=1e-6)
+
+
+def test_mean_and_std_per_channel(picture):
+    path, pixels = picture
+    found = inputs.read_picture(path, value(1, 3, 2, 4), None, inputs.Pixels(1 / 255, (0.1, 0.2, 0.3), (0.5, 0.6, 0.7)))
+    expected = (pixels / 255 - [0.1, 0.2, 0.3]) / [0.5, 0.6, 0.7]
+    np.testing.assert_allclose(found[0], expected.transpose(2, 0, 1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("declared, shape", [
+    ((1, 3, 2, 4), (1, 3, 2, 4)), ((1, 2, 4, 3), (1, 2, 4, 3)), (("N", 3, "H", "W"), (1, 3, 2, 4)), ((None, "C", None, None), (1, 3, 2, 4)),
+    ((3, 2, 4), (3, 2, 4)), ((2, 4), (2, 4)), ((1, 1, 2, 4), (1, 1, 2, 4)), ((1, 3, 8, 8), (1, 3, 8, 8)), (None, (1, 3, 2, 4)),
+])
+def test_pictures_take_the_shape_of_the_input(picture, declared, shape):
+    kind = Value("x", TensorType(np.dtype(np.float32), declared))
+    assert inputs.read_picture(picture[0], kind).shape == shape
+
+
+def test_layout_by_name(picture):
+    path, pixels = picture
+    found = inputs.read_picture(path, value(1, "H", "W", "C"), None, inputs.Pixels(scale=1, layout="nhwc"))
+    np.testing.assert_array_equal(found[0], pixels)
+
+
+def test_whole_number_inputs_take_pixels_as_they_are(picture):
+    path, pixels = picture
+    np.testing.assert_array_equal(inputs.read_picture(path, value(1, 2, 4, 3, dtype=np.uint8))[0], pixels)
+    with pytest.raises(InputError, match="pixels as they are"):
+        inputs.read_picture(path, value(1, 2, 4, 3, dtype=np.uint8), None, inputs.Pixels(mean=(0.5,)))
+
+
+@pytest.mark.parametrize("shape, said", [((1, 5, 2, 4), "1 or 3 channels"), ((8, 3, 2, 4), "cannot fill a batch"), ((7,), "takes no picture")])
+def test_inputs_that_take_no_picture(picture, shape, said):
+    with pytest.raises(InputError, match=said):
+        inputs.read_picture(picture[0], value(*shape))
+
+
+def test_channels_of_mean_must_fit(picture):
+    with pytest.raises(InputError, match="--mean has 2 values"):
+        inputs.read_picture(picture[0], value(1, 3, 2, 4), None, inputs.Pixels(mean=(1.0, 2.0)))
+
+
+def test_bare_picture_on_the_command_line(call, picture):
+    assert call("run", "tiny.onnx", "--image", picture[0])[1] == call("run", "tiny.onnx", "--input", f"x={picture[0]}")[1] != ""
+
+
+def test_names_and_paths_may_hold_equal_signs(folder):
+    save(folder, "k=v.npy", np.ones(2, np.float32))
+    known = Graph("g", (value(2), Value("n=1", TensorType(np.dtype(np.float32), (2,)))), (), ())
+    path = str(folder / "k=v.npy")
+    assert list(inputs.read_feeds(known, [f"n=1={path}", f"x={path}"])) == ["n=1", "x"]
+
+
+# Outputs
+
+
+def test_top_classes_with_labels(call, folder):
+    (folder / "names.txt").write_text("ant\nbee\ncat\ndog\nemu\n")
+    code, out, _ = call("run", "tiny.onnx", "--input", "x.npy", "--labels", "names.txt", "--json")
+    top = json.loads(out)["outputs"]["y"]["top"]
+    values = [row["value"] for row in top]
+    assert code == 0 and values == sorted(values, reverse=True) and top[0]["label"] == ("ant", "bee", "cat", "dog", "emu")[top[0]["index"]]
+    (folder / "few.txt").write_text("ant\n")
+    assert "fewer labels" in refused(call, 2, "run", "tiny.onnx", "--input", "x.npy", "--labels", "few.txt")
+
+
+def test_an_output_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    target = tmp_path / "out.npz"
+    outputs.save(target, {"a": np.arange(3)})
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np.lib.format, "write_array", full)
+    with pytest.raises(OSError):
+        outputs.save(target, {"a": np.arange(9)})
+    with np.load(target) as found:
+        assert found["a"].tolist() == [0, 1, 2]
+    assert [p.name for p in tmp_path.iterdir()] == ["out.npz"]
+
+
+def test_lists_strings_and_single_arrays_can_be_saved(tmp_path):
+    outputs.save(tmp_path / "o.npz", {"seq": [np.ones(2), np.zeros(1)], "text": np.array(["a", "bc"], dtype=object), "none": None})
+    with np.load(tmp_path / "o.npz") as found:
+        assert sorted(found.files) == ["seq.0", "seq.1", "text"] and found["text"].tolist() == ["a", "bc"]
+    outputs.save(tmp_path / "o.npy", {"y": np.arange(4)})
+    assert np.load(tmp_path / "o.npy").tolist() == [0, 1, 2, 3]
+    with pytest.raises(UsageError, match="one array"):
+        outputs.save(tmp_path / "p.npy", {"a": np.ones(1), "b": np.ones(1)})
+
+
+def test_repeat_reports_percentiles(call):
+    found = json.loads(call("run", "tiny.onnx", "--random", "--repeat", "4", "--json")[1])["latency"]
+    assert found["count"] == 4 and found["min_ms"] <= found["p50_ms"] <= found["p90_ms"] <= found["p99_ms"]
+    assert "4 runs: median" in call("run", "tiny.onnx", "--random", "--repeat", "4")[1]
+
+
+# Plans and validation
+
+
+def test_a_saved_plan_is_replayed_and_refused_for_another_model(call, folder):
+    assert call("plan", "tiny.onnx", "-o", "plan.json")[0] == 0
+    code, out, _ = call("run", "tiny.onnx", "--input", "x.npy", "--plan", "plan.json")
+    assert code == 0 and out == call("run", "tiny.onnx", "--input", "x.npy")[1]
+    assert "made for another model" in refused(call, 7, "run", "two.onnx", "--random", "--plan", "plan.json")
+    (folder / "broken.json").write_text("{")
+    assert "not a plan" in refused(call, 7, "run", "tiny.onnx", "--random", "--plan", "broken.json")
+    assert "one or the other" in refused(call, 2, "run", "tiny.onnx", "--random", "--plan", "plan.json", "--profile", "p.yaml")
+
+
+def test_a_plan_survives_renaming_the_model(call, folder):
+    call("plan", "tiny.onnx", "-o", "plan.json")
+    (folder / "renamed.onnx").write_bytes((folder / "tiny.onnx").read_bytes())
+    assert call("run", "renamed.onnx", "--random", "--plan", "plan.json")[0] == 0
+
+
+def test_validate_exits_5_on_a_mismatch(call, monkeypatch):
+    assert call("validate", "tiny.onnx")[0] == 0
+    from coexec import api
+
+    honest = api.validate
+    monkeypatch.setattr(api, "validate", lambda *a, **k: {**honest(*a, **k), "ok": False, "max_abs_error": 1.0})
+    code, out, _ = call("validate", "tiny.onnx", "--json")
+    assert code == 5 and json.loads(out)["ok"] is False
+    assert call("validate", "tiny.onnx")[1].startswith("MISMATCH")
+
+
+def test_forcing_an_unknown_node_suggests_a_name(call):
+    assert "did you mean conv" in refused(call, 2, "run", "tiny.onnx", "--random", "--force", "conf=cpu")
+
+
+# Cache
+
+
+def test_cache_clear_removes_its_own_parts_only(call, tmp_path):
+    for part in ("opencl", "numba", "precious"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "f").write_text("12345")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "keep").write_text("")
+    (tmp_path / "tuning").symlink_to(elsewhere)
+    with settings.override(cache_dir=tmp_path):
+        assert json.loads(call("cache", "info", "--json")[1])["parts"]["numba"] == {"files": 1, "bytes": 5}
+        assert call("cache", "clear", "opencl")[0] == 0 and (tmp_path / "numba/f").exists() and not (tmp_path / "opencl").exists()
+        assert call("cache", "clear")[0] == 0
+    assert (tmp_path / "precious/f").exists() and (elsewhere / "keep").exists() and not (tmp_path / "numba").exists()
+
+
+# Timing
+
+
+def test_rounds_take_turns():
+    calls = []
+    times = timing.interleave({n: lambda n=n: calls.append(n) for n in "abc"}, 1, 3)
+    assert "".join(calls) == "abc" + "abc" + "bca" + "cab" and {n: len(t) for n, t in times.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 50])
+def test_percentiles_are_numpys(count):
+    values = np.random.default_rng(count).exponential(1, count)
+    for percent in (0, 50, 90, 99, 100):
+        assert timing.percentile(list(values), percent) == pytest.approx(np.percentile(values, percent))
+
+
+def test_comparison_with_the_best_single_device():
+    from coexec.cli.bench import compare
+
+    found = compare({"cpu": {"p50_ms": 10.0}, "gpu": {"p50_ms": 30.0}, "flops": {"p50_ms": 9.0}, "coexec": {"p50_ms": 8.0}})
+    assert found == {"best_single": "cpu", "compared": "coexec", "ideal_ms": pytest.approx(7.5), "speedup_over_best_single": 1.25,
+                     "ideal_speedup": pytest.approx(10 / 7.5)}
+    assert compare({"coexec": {"p50_ms": 8.0}})["speedup_over_best_single"] is None
