@@ -31,8 +31,18 @@ _HOMES = {
     "DeviceProfile": "profiles",
 }
 
-__all__ = ["CoexecError", "DeviceProfile", "InferenceSession", "Partition", "Plan", "SessionOptions", "__version__", "load", "plan",
-           "profile_device"]
+__all__ = [
+    "CoexecError",
+    "DeviceProfile",
+    "InferenceSession",
+    "Partition",
+    "Plan",
+    "SessionOptions",
+    "__version__",
+    "load",
+    "plan",
+    "profile_device",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -141,7 +141,7 @@ def plan_prepared(graph: Graph, *, profile: DeviceProfile | str | None = None, s
     if found is None and _needs_profile(partitioner):
         found = cached_profile(devices=devices)
     gpu = (devices or {}).get("gpu")
-    supports = None if devices is None else (gpu.declines if gpu is not None else lambda node: "there is no GPU")
+    supports = None if devices is None or not partitioner.uses_gpu else (gpu.declines if gpu is not None else lambda node: "there is no GPU")
     started = time.perf_counter()
     made = partitioner.plan(graph, found, supports)
     made = _forced(graph, made, force or {}, supports)

@@ -92,7 +92,7 @@ def test_examples_are_valid_command_lines(name):
 
     for example in verb(name).EXAMPLES:
         words = example.split("  ")[0].split(" | ")[0].split()
-        words = words[[w == "coexec" for w in words].index(True) + 1:]
+        words = words[[w == "coexec" for w in words].index(True) + 1 :]
         assert parse(words).verb == name
 
 
@@ -104,30 +104,33 @@ def test_no_verb_is_a_usage_error(call):
     assert "a verb is missing" in refused(call, 2)
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["benhc"], "unknown verb 'benhc'; did you mean bench"),
-    (["run", "tiny.onnx", "--randon"], "unknown option '--randon'; did you mean --random"),
-    (["run", "tiny.onnx", "--rand"], "unknown option '--rand'"),
-    (["run"], "the following arguments are required: MODEL"),
-    (["run", "tiny.onnx", "other.onnx"], "unexpected argument 'other.onnx'"),
-    (["run", "tiny.onnx", "--repeat", "0"], "--repeat: found '0', expected a whole number of at least 1"),
-    (["run", "tiny.onnx", "--seed", "-1"], "--seed"),
-    (["run", "tiny.onnx", "--shape", "1,3"], "--shape: found '1,3', expected NAME:1,3,224,224"),
-    (["run", "tiny.onnx", "--std", "1,0"], "--std: found '1,0', expected numbers other than 0"),
-    (["run", "tiny.onnx", "--scale", "nan"], "--scale: found 'nan'"),
-    (["run", "tiny.onnx", "--layout", "nhcw"], "'nhcw' is not known here; did you mean nhwc or nchw"),
-    (["run", "tiny.onnx", "--force", "conv"], "--force: found 'conv', expected NAME=VALUE"),
-    (["bench", "tiny.onnx", "--percentiles", "50,101"], "--percentiles: found '50,101'"),
-    (["bench", "tiny.onnx", "--compare", ","], "--compare: found ','"),
-    (["validate", "tiny.onnx", "--rtol", "-1"], "--rtol"),
-    (["cache", "empty"], "'empty' is not known here; known: info, clear"),
-    (["cache", "clear", "everything"], "the cache has no part 'everything'"),
-    (["run", "tiny.onnx", "--random", "-o", "no/such/out.npz"], "no folder 'no/such'"),
-    (["run", "tiny.onnx", "--random", "-o", "out.txt"], "outputs go to .npz"),
-    (["run", "tiny.onnx", "--random", "-o", "."], "a folder"),
-    (["run", "tiny.onnx", "--random", "--input", "x.npy"], "--random makes every input up"),
-    (["run", "tiny.onnx"], "the model needs input: expected 'x' float32[1,3,12,12]; give --input"),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["benhc"], "unknown verb 'benhc'; did you mean bench"),
+        (["run", "tiny.onnx", "--randon"], "unknown option '--randon'; did you mean --random"),
+        (["run", "tiny.onnx", "--rand"], "unknown option '--rand'"),
+        (["run"], "the following arguments are required: MODEL"),
+        (["run", "tiny.onnx", "other.onnx"], "unexpected argument 'other.onnx'"),
+        (["run", "tiny.onnx", "--repeat", "0"], "--repeat: found '0', expected a whole number of at least 1"),
+        (["run", "tiny.onnx", "--seed", "-1"], "--seed"),
+        (["run", "tiny.onnx", "--shape", "1,3"], "--shape: found '1,3', expected NAME:1,3,224,224"),
+        (["run", "tiny.onnx", "--std", "1,0"], "--std: found '1,0', expected numbers other than 0"),
+        (["run", "tiny.onnx", "--scale", "nan"], "--scale: found 'nan'"),
+        (["run", "tiny.onnx", "--layout", "nhcw"], "'nhcw' is not known here; did you mean nhwc or nchw"),
+        (["run", "tiny.onnx", "--force", "conv"], "--force: found 'conv', expected NAME=VALUE"),
+        (["bench", "tiny.onnx", "--percentiles", "50,101"], "--percentiles: found '50,101'"),
+        (["bench", "tiny.onnx", "--compare", ","], "--compare: found ','"),
+        (["validate", "tiny.onnx", "--rtol", "-1"], "--rtol"),
+        (["cache", "empty"], "'empty' is not known here; known: info, clear"),
+        (["cache", "clear", "everything"], "the cache has no part 'everything'"),
+        (["run", "tiny.onnx", "--random", "-o", "no/such/out.npz"], "no folder 'no/such'"),
+        (["run", "tiny.onnx", "--random", "-o", "out.txt"], "outputs go to .npz"),
+        (["run", "tiny.onnx", "--random", "-o", "."], "a folder"),
+        (["run", "tiny.onnx", "--random", "--input", "x.npy"], "--random makes every input up"),
+        (["run", "tiny.onnx"], "the model needs input: expected 'x' float32[1,3,12,12]; give --input"),
+    ],
+)
 def test_usage_errors_are_one_line_and_exit_2(call, arguments, said):
     assert said in refused(call, 2, *arguments)
 
@@ -180,13 +183,20 @@ def fails_with(monkeypatch, error):
     monkeypatch.setattr(verb("cache"), "execute", execute)
 
 
-@pytest.mark.parametrize("error, code, said", [
-    (DeviceHang("no answer", where="gpu"), 6, "[gpu] no answer"),
-    (CoexecError("it\nbroke"), 1, "it broke"),
-    (ZeroDivisionError("division by zero"), 1, "internal error: ZeroDivisionError: division by zero; set COEXEC_DEBUG=1 for the traceback, and report it"),
-    (OSError(28, "No space left on device", "out.npz"), 1, "No space left on device: out.npz"),
-    (MemoryError(), 1, "not enough memory"),
-])
+@pytest.mark.parametrize(
+    "error, code, said",
+    [
+        (DeviceHang("no answer", where="gpu"), 6, "[gpu] no answer"),
+        (CoexecError("it\nbroke"), 1, "it broke"),
+        (
+            ZeroDivisionError("division by zero"),
+            1,
+            "internal error: ZeroDivisionError: division by zero; set COEXEC_DEBUG=1 for the traceback, and report it",
+        ),
+        (OSError(28, "No space left on device", "out.npz"), 1, "No space left on device: out.npz"),
+        (MemoryError(), 1, "not enough memory"),
+    ],
+)
 def test_every_failure_is_one_line_with_its_code(call, monkeypatch, error, code, said):
     fails_with(monkeypatch, error)
     assert said in refused(call, code, "cache", "info")
@@ -202,22 +212,33 @@ def test_stdout_that_cannot_be_written(tmp_path, sink, code, said):
     reader, writer = os.pipe()
     os.close(reader)
     target = writer if sink == "pipe" else os.open(sink, os.O_WRONLY)
-    done = subprocess.run([sys.executable, "-m", "coexec", "cache", "info"], stdout=target, stderr=subprocess.PIPE, text=True,
-                          env={**os.environ, "COEXEC_CACHE_DIR": str(tmp_path)})
+    done = subprocess.run(
+        [sys.executable, "-m", "coexec", "cache", "info"],
+        stdout=target,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COEXEC_CACHE_DIR": str(tmp_path)},
+    )
     assert done.returncode == code and done.stderr.endswith(said) and done.stderr.count("\n") == len(said.splitlines()), done.stderr
 
 
 # JSON and streams
 
 
-@pytest.mark.parametrize("arguments, keys", [
-    (["run", "tiny.onnx", "--random"], {"model", "strategy", "outputs", "threads"}),
-    (["plan", "tiny.onnx"], {"model", "profile", "strategy", "predicted_ms", "planning_ms", "nodes", "chains"}),
-    (["bench", "tiny.onnx", "--compare", "cpu", "--iters", "2", "--warmup", "0"], {"model", "profile", "strategies", "speedup_over_best_single"}),
-    (["validate", "tiny.onnx", "--per-op"], {"ok", "max_abs_error", "max_rel_error", "nodes"}),
-    (["cache", "info"], {"cache_dir", "parts"}),
-    (["doctor", "--no-self-test"], {"devices", "problems"}),
-])
+@pytest.mark.parametrize(
+    "arguments, keys",
+    [
+        (["run", "tiny.onnx", "--random"], {"model", "strategy", "outputs", "threads"}),
+        (["plan", "tiny.onnx"], {"model", "profile", "strategy", "predicted_ms", "planning_ms", "nodes", "chains"}),
+        (
+            ["bench", "tiny.onnx", "--compare", "cpu", "--iters", "2", "--warmup", "0"],
+            {"model", "profile", "strategies", "speedup_over_best_single"},
+        ),
+        (["validate", "tiny.onnx", "--per-op"], {"ok", "max_abs_error", "max_rel_error", "nodes"}),
+        (["cache", "info"], {"cache_dir", "parts"}),
+        (["doctor", "--no-self-test"], {"devices", "problems"}),
+    ],
+)
 def test_json_is_one_object_on_stdout(call, arguments, keys):
     _, out, _ = call(*arguments, "--json")
     assert out.count("\n") == 1 and keys <= set(json.loads(out, parse_constant=pytest.fail))
@@ -272,7 +293,7 @@ def test_progress_in_plain_lines_is_sparse_and_quiet_when_asked(monkeypatch):
         for done in range(1, 101):
             now[0] += 0.5
             tick(done, 100, "conv")
-    assert said.getvalue().splitlines() == ["work   1 %: conv", "work  21 %: conv", "work  41 %: conv", "work  61 %: conv", "work  81 %: conv", "work 100 %: conv"]
+    assert said.getvalue().splitlines() == [f"work {p:3d} %: conv" for p in (5, 25, 45, 65, 85, 100)]
     silent = io.StringIO()
     with Progress(consoles.Console(quiet=True, err=silent), "work") as tick:
         tick(1, 1)
@@ -310,13 +331,16 @@ def test_random_inputs_repeat_with_the_seed_and_follow_the_shape(call):
     assert first == again != other and "[4, 3]" in first
 
 
-@pytest.mark.parametrize("name, content, said", [
-    ("missing.npy", None, "cannot read the file"),
-    ("empty.npy", b"", "not a readable NumPy file"),
-    ("text.npy", b"1 2 3\n", "no NumPy file at all"),
-    ("zip.npz", b"PK\x03\x04 damaged", "not a readable NumPy file"),
-    ("picture.jpg", b"no picture", "cannot read the picture"),
-])
+@pytest.mark.parametrize(
+    "name, content, said",
+    [
+        ("missing.npy", None, "cannot read the file"),
+        ("empty.npy", b"", "not a readable NumPy file"),
+        ("text.npy", b"1 2 3\n", "no NumPy file at all"),
+        ("zip.npz", b"PK\x03\x04 damaged", "not a readable NumPy file"),
+        ("picture.jpg", b"no picture", "cannot read the picture"),
+    ],
+)
 def test_unreadable_inputs(call, folder, name, content, said):
     if content is not None:
         (folder / name).write_bytes(content)
@@ -347,16 +371,19 @@ def test_damaged_member_of_an_archive(call, folder):
     assert "no array" in refused(call, 2, "run", "tiny.onnx", "--input", "odd.npz")
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["tiny.onnx", "--input", "y=x.npy"], "the model has no input 'y'"),
-    (["tiny.onnx", "--input", "a.npy"], "wrong shape: found [2, 3], expected float32[1,3,12,12]"),
-    (["two.onnx", "--input", "a.npy"], "which input is this?"),
-    (["two.onnx", "--input", "a=a.npy"], "missing input 'b/in'"),
-    (["two.onnx", "--input", "a=a.npy", "a=a.npy"], "input 'a' is given twice"),
-    (["two.onnx", "--input", "a=pair.npz"], "one input needs one array"),
-    (["tiny.onnx", "--input", "pair.npz"], "the model has no input 'a'"),
-    (["two.onnx", "--image", "a=x.npy"], "cannot read the picture"),
-])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["tiny.onnx", "--input", "y=x.npy"], "the model has no input 'y'"),
+        (["tiny.onnx", "--input", "a.npy"], "wrong shape: found [2, 3], expected float32[1,3,12,12]"),
+        (["two.onnx", "--input", "a.npy"], "which input is this?"),
+        (["two.onnx", "--input", "a=a.npy"], "missing input 'b/in'"),
+        (["two.onnx", "--input", "a=a.npy", "a=a.npy"], "input 'a' is given twice"),
+        (["two.onnx", "--input", "a=pair.npz"], "one input needs one array"),
+        (["tiny.onnx", "--input", "pair.npz"], "the model has no input 'a'"),
+        (["two.onnx", "--image", "a=x.npy"], "cannot read the picture"),
+    ],
+)
 def test_inputs_that_do_not_fit(call, arguments, said):
     assert said in refused(call, 2, "run", *arguments)
 
@@ -414,10 +441,20 @@ def test_mean_and_std_per_channel(picture):
     np.testing.assert_allclose(found[0], expected.transpose(2, 0, 1), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("declared, shape", [
-    ((1, 3, 2, 4), (1, 3, 2, 4)), ((1, 2, 4, 3), (1, 2, 4, 3)), (("N", 3, "H", "W"), (1, 3, 2, 4)), ((None, "C", None, None), (1, 3, 2, 4)),
-    ((3, 2, 4), (3, 2, 4)), ((2, 4), (2, 4)), ((1, 1, 2, 4), (1, 1, 2, 4)), ((1, 3, 8, 8), (1, 3, 8, 8)), (None, (1, 3, 2, 4)),
-])
+@pytest.mark.parametrize(
+    "declared, shape",
+    [
+        ((1, 3, 2, 4), (1, 3, 2, 4)),
+        ((1, 2, 4, 3), (1, 2, 4, 3)),
+        (("N", 3, "H", "W"), (1, 3, 2, 4)),
+        ((None, "C", None, None), (1, 3, 2, 4)),
+        ((3, 2, 4), (3, 2, 4)),
+        ((2, 4), (2, 4)),
+        ((1, 1, 2, 4), (1, 1, 2, 4)),
+        ((1, 3, 8, 8), (1, 3, 8, 8)),
+        (None, (1, 3, 2, 4)),
+    ],
+)
 def test_pictures_take_the_shape_of_the_input(picture, declared, shape):
     kind = Value("x", TensorType(np.dtype(np.float32), declared))
     assert inputs.read_picture(picture[0], kind).shape == shape
@@ -436,7 +473,9 @@ def test_whole_number_inputs_take_pixels_as_they_are(picture):
         inputs.read_picture(path, value(1, 2, 4, 3, dtype=np.uint8), None, inputs.Pixels(mean=(0.5,)))
 
 
-@pytest.mark.parametrize("shape, said", [((1, 5, 2, 4), "1 or 3 channels"), ((8, 3, 2, 4), "cannot fill a batch"), ((7,), "takes no picture")])
+@pytest.mark.parametrize(
+    "shape, said", [((1, 5, 2, 4), "1 or 3 channels"), ((8, 3, 2, 4), "cannot fill a batch"), ((7,), "takes no picture")]
+)
 def test_inputs_that_take_no_picture(picture, shape, said):
     with pytest.raises(InputError, match=said):
         inputs.read_picture(picture[0], value(*shape))
@@ -574,6 +613,11 @@ def test_comparison_with_the_best_single_device():
     from coexec.cli.bench import compare
 
     found = compare({"cpu": {"p50_ms": 10.0}, "gpu": {"p50_ms": 30.0}, "flops": {"p50_ms": 9.0}, "coexec": {"p50_ms": 8.0}})
-    assert found == {"best_single": "cpu", "compared": "coexec", "ideal_ms": pytest.approx(7.5), "speedup_over_best_single": 1.25,
-                     "ideal_speedup": pytest.approx(10 / 7.5)}
+    assert found == {
+        "best_single": "cpu",
+        "compared": "coexec",
+        "ideal_ms": pytest.approx(7.5),
+        "speedup_over_best_single": 1.25,
+        "ideal_speedup": pytest.approx(10 / 7.5),
+    }
     assert compare({"coexec": {"p50_ms": 8.0}})["speedup_over_best_single"] is None

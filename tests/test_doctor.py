@@ -137,10 +137,19 @@ def test_device_node_that_only_root_may_open_names_a_group(board):
     assert found.what == "ann may not open /dev/mali0" and "usermod -aG render ann" in found.fix and "chgrp render /dev/mali0" in found.fix
 
 
-@pytest.mark.parametrize("mode, user, groups, allowed", [
-    (0o660, 5, {7}, True), (0o660, 9, {7}, True), (0o660, 9, {8}, False), (0o606, 9, {8}, True), (0o606, 9, {7}, False), (0o440, 9, {7}, False),
-    (0o000, 0, {0}, True), (0o066, 5, {7}, False),
-])
+@pytest.mark.parametrize(
+    "mode, user, groups, allowed",
+    [
+        (0o660, 5, {7}, True),
+        (0o660, 9, {7}, True),
+        (0o660, 9, {8}, False),
+        (0o606, 9, {8}, True),
+        (0o606, 9, {7}, False),
+        (0o440, 9, {7}, False),
+        (0o000, 0, {0}, True),
+        (0o066, 5, {7}, False),
+    ],
+)
 def test_may_open_is_what_the_kernel_would_say(mode, user, groups, allowed):
     assert may_open(mode, 5, 7, user, frozenset(groups)) is allowed
 

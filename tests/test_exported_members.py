@@ -9,7 +9,18 @@ import pytest
 
 import coexec
 
-PUBLIC = {"CoexecError", "DeviceProfile", "InferenceSession", "Partition", "Plan", "SessionOptions", "__version__", "load", "plan", "profile_device"}
+PUBLIC = {
+    "CoexecError",
+    "DeviceProfile",
+    "InferenceSession",
+    "Partition",
+    "Plan",
+    "SessionOptions",
+    "__version__",
+    "load",
+    "plan",
+    "profile_device",
+}
 
 
 def test_the_public_list_is_exact():

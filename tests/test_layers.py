@@ -110,7 +110,9 @@ def imports_of(path: Path, module: str) -> tuple[Import, ...]:
                 base = ".".join(["coexec", *parts, *([node.module] if node.module else [])])
             for alias in node.names:
                 longer = f"{base}.{alias.name}"
-                found.append(Import(longer if longer.removeprefix("coexec.") in modules() and longer.startswith("coexec") else base, inside, typing))
+                found.append(
+                    Import(longer if longer.removeprefix("coexec.") in modules() and longer.startswith("coexec") else base, inside, typing)
+                )
         inside = inside or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         typing = typing or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
         for child in ast.iter_child_nodes(node):
@@ -159,7 +161,9 @@ def test_imports_point_down():
 
 
 def test_operators_know_only_nodes_of_the_graph():
-    assert [(m, i.inner) for m, i in own_imports() if under(m, ("ops",)) and layer_of(i.inner)[1] == "graph" and i.inner != "graph.ir"] == []
+    assert [
+        (m, i.inner) for m, i in own_imports() if under(m, ("ops",)) and layer_of(i.inner)[1] == "graph" and i.inner != "graph.ir"
+    ] == []
 
 
 def test_the_graph_asks_operators_only_in_import_and_passes():
@@ -174,21 +178,31 @@ def test_third_party_packages_have_one_door(package):
 
 
 def test_no_other_third_party_package():
-    wrong = [f"{m} imports {i.name}" for m, path in modules().items() for i in imports_of(path, m)
-             if not i.is_own and not i.is_standard and i.top not in DOORS and i.top not in ANYWHERE]
+    wrong = [
+        f"{m} imports {i.name}"
+        for m, path in modules().items()
+        for i in imports_of(path, m)
+        if not i.is_own and not i.is_standard and i.top not in DOORS and i.top not in ANYWHERE
+    ]
     assert wrong == []
 
 
 def test_optional_packages_are_imported_inside_functions():
-    wrong = [f"{m} imports {i.name}" for m, path in modules().items() for i in imports_of(path, m)
-             if i.top in ("rich", "PIL", "matplotlib") and not i.inside_function]
+    wrong = [
+        f"{m} imports {i.name}"
+        for m, path in modules().items()
+        for i in imports_of(path, m)
+        if i.top in ("rich", "PIL", "matplotlib") and not i.inside_function
+    ]
     assert wrong == []
 
 
 def test_the_reader_sees_imports_of_every_form(tmp_path):
     file = tmp_path / "x.py"
-    file.write_text("import os.path\nfrom .. import errors\nfrom ..graph import ir\nfrom .base import Op\n"
-                    "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import rich\ndef f():\n    from yaml import load\n")
+    file.write_text(
+        "import os.path\nfrom .. import errors\nfrom ..graph import ir\nfrom .base import Op\n"
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import rich\ndef f():\n    from yaml import load\n"
+    )
     found = imports_of(file, "ops.x")
     assert [i.name for i in found] == ["os.path", "coexec.errors", "coexec.graph.ir", "coexec.ops.base", "typing", "rich", "yaml"]
     assert [i.typing_only for i in found] == [False] * 5 + [True, False] and found[-1].inside_function

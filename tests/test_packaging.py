@@ -12,7 +12,13 @@ import coexec
 from .test_layers import imports_of, modules
 
 ROOT = Path(__file__).resolve().parent.parent
-DISTRIBUTIONS = {"sklearn": "scikit-learn", "yaml": "pyyaml", "PIL": "pillow", "google": "onnx", "llvmlite": "numba"}  # the last two come with them
+DISTRIBUTIONS = {
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+    "PIL": "pillow",
+    "google": "onnx",
+    "llvmlite": "numba",
+}  # the last two come with them
 
 
 def setup() -> configparser.ConfigParser:
@@ -39,7 +45,11 @@ def test_every_folder_of_code_is_a_package():
 
 def test_every_third_party_import_is_a_requirement():
     required = {re.split(r"[<>=!~\[; ]", line)[0].lower() for line in listed("options", "install_requires")}
-    extras = {re.split(r"[<>=!~\[; ]", line)[0].lower() for key in setup()["options.extras_require"] for line in listed("options.extras_require", key)}
+    extras = {
+        re.split(r"[<>=!~\[; ]", line)[0].lower()
+        for key in setup()["options.extras_require"]
+        for line in listed("options.extras_require", key)
+    }
     for module, path in modules().items():
         for found in imports_of(path, module):
             name = DISTRIBUTIONS.get(found.top, found.top)

@@ -28,8 +28,13 @@ def tiny_model() -> onnx.ModelProto:
         helper.make_node("Flatten", ["g"], ["f"], "flatten"),
         helper.make_node("Gemm", ["f", "fc"], ["y"], "fc"),
     ]
-    graph = helper.make_graph(nodes, "tiny", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 12, 12])],
-                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5])], tensors)
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 12, 12])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5])],
+        tensors,
+    )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
@@ -79,7 +84,9 @@ def test_a_wrong_feed_is_named(model, x):
 def test_a_saved_plan_runs_without_scikit_learn(model, tmp_path):
     onnx.save(model, tmp_path / "m.onnx")
     coexec.plan(model, strategy="cpu").save(tmp_path / "plan.json")
-    code = (f"import sys; sys.modules['sklearn'] = None; from coexec.cli.main import main; "
-            f"sys.exit(main(['run', {str(tmp_path / 'm.onnx')!r}, '--random', '--gpu', 'none', '--plan', {str(tmp_path / 'plan.json')!r}]))")
+    code = (
+        f"import sys; sys.modules['sklearn'] = None; from coexec.cli.main import main; "
+        f"sys.exit(main(['run', {str(tmp_path / 'm.onnx')!r}, '--random', '--gpu', 'none', '--plan', {str(tmp_path / 'plan.json')!r}]))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and "y: float32 [1, 5]" in done.stdout, done.stderr

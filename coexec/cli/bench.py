@@ -23,9 +23,13 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     shared.model(parser)
     add_inputs(parser)
     shared.planning(parser, strategy=False)
-    parser.add_argument("--compare", metavar="S,S,...", type=_names, default=["cpu", "gpu", "coexec"], help="strategies (default: cpu,gpu,coexec)")
+    parser.add_argument(
+        "--compare", metavar="S,S,...", type=_names, default=["cpu", "gpu", "coexec"], help="strategies (default: cpu,gpu,coexec)"
+    )
     parser.add_argument("--warmup", metavar="N", type=shared.count, default=5, help="runs before counting (default: %(default)s)")
-    parser.add_argument("--iters", metavar="N", type=shared.positive, default=50, help="rounds; each runs every strategy once (default: %(default)s)")
+    parser.add_argument(
+        "--iters", metavar="N", type=shared.positive, default=50, help="rounds; each runs every strategy once (default: %(default)s)"
+    )
     parser.add_argument("--percentiles", metavar="P,P", type=_percentiles, default=(50.0, 90.0, 99.0), help="(default: 50,90,99)")
 
 
@@ -40,14 +44,33 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     with ExitStack() as stack:
         sessions = {}
         for name in options.compare:
-            sessions[name] = stack.enter_context(InferenceSession(graph, session_options(options, shapes_of(given)), device_profile=known, strategy=name))
+            sessions[name] = stack.enter_context(
+                InferenceSession(graph, session_options(options, shapes_of(given)), device_profile=known, strategy=name)
+            )
         with Progress(console, "benchmark") as tick:
             times = interleave({name: lambda s=s: s.run(None, given) for name, s in sessions.items()}, options.warmup, options.iters, tick)
-        found = {name: {**summary(times[name], percents), "predicted_ms": s.plan.predicted_ms, "peak_memory_bytes": s.peak_memory_bytes,
-                        "threads": s.threads} for name, s in sessions.items()}
-        devices = {unit: {"name": d.facts.name, "driver": d.facts.driver, "emulated": d.facts.emulated}
-                   for s in sessions.values() for unit, d in s.devices.items()}
-    report = {"model": options.model, "profile": getattr(known, "name", None), "strategies": found, **compare(found), "devices": devices, **_version()}
+        found = {
+            name: {
+                **summary(times[name], percents),
+                "predicted_ms": s.plan.predicted_ms,
+                "peak_memory_bytes": s.peak_memory_bytes,
+                "threads": s.threads,
+            }
+            for name, s in sessions.items()
+        }
+        devices = {
+            unit: {"name": d.facts.name, "driver": d.facts.driver, "emulated": d.facts.emulated}
+            for s in sessions.values()
+            for unit, d in s.devices.items()
+        }
+    report = {
+        "model": options.model,
+        "profile": getattr(known, "name", None),
+        "strategies": found,
+        **compare(found),
+        "devices": devices,
+        **_version(),
+    }
     console.emit(report)
     _show(report, options, console)
     return 0
@@ -62,9 +85,13 @@ def compare(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     best = min(single, key=single.__getitem__) if single else None
     chosen = "coexec" if "coexec" in others else min(others, key=others.__getitem__) if others else None
     bound = ideal(single["cpu"], single["gpu"]) if len(single) == 2 else None
-    return {"best_single": best, "compared": chosen, "ideal_ms": bound,
-            "speedup_over_best_single": single[best] / others[chosen] if best and chosen else None,
-            "ideal_speedup": single[best] / bound if bound else None}
+    return {
+        "best_single": best,
+        "compared": chosen,
+        "ideal_ms": bound,
+        "speedup_over_best_single": single[best] / others[chosen] if best and chosen else None,
+        "ideal_speedup": single[best] / bound if bound else None,
+    }
 
 
 def _show(report: dict[str, Any], options: argparse.Namespace, console: Console) -> None:
@@ -72,11 +99,31 @@ def _show(report: dict[str, Any], options: argparse.Namespace, console: Console)
     best = report["strategies"][report["best_single"]]["p50_ms"] if report["best_single"] else None
     rows = []
     for name, facts in report["strategies"].items():
-        rows.append((name, *(milliseconds(facts[f"{p}_ms"]) for p in shown), milliseconds(facts["min_ms"]), f"{facts['stdev_ms']:.2f}",
-                     milliseconds(facts["predicted_ms"]), f"{best / facts['p50_ms']:.2f}x" if best else "-", f"{facts['peak_memory_bytes'] / 1e6:.1f}",
-                     facts["threads"]))
+        rows.append(
+            (
+                name,
+                *(milliseconds(facts[f"{p}_ms"]) for p in shown),
+                milliseconds(facts["min_ms"]),
+                f"{facts['stdev_ms']:.2f}",
+                milliseconds(facts["predicted_ms"]),
+                f"{best / facts['p50_ms']:.2f}x" if best else "-",
+                f"{facts['peak_memory_bytes'] / 1e6:.1f}",
+                facts["threads"],
+            )
+        )
     if report["ideal_ms"]:
-        rows.append(("ideal bound", *(milliseconds(report["ideal_ms"]) if p == "p50" else "" for p in shown), "", "", "", f"{report['ideal_speedup']:.2f}x", "", ""))
+        rows.append(
+            (
+                "ideal bound",
+                *(milliseconds(report["ideal_ms"]) if p == "p50" else "" for p in shown),
+                "",
+                "",
+                "",
+                f"{report['ideal_speedup']:.2f}x",
+                "",
+                "",
+            )
+        )
     console.result(table(rows, ("strategy", *(f"{p} ms" for p in shown), "min", "stdev", "predicted", "vs best single", "MB", "threads")))
     console.result(f"{options.iters} rounds in turns after {options.warmup} warm-up runs; ideal bound: 1/(1/cpu + 1/gpu)")
     for unit, facts in sorted(report["devices"].items()):

@@ -6,8 +6,8 @@ import argparse
 import shutil
 from pathlib import Path
 
-from ..errors import UsageError
 from .. import settings
+from ..errors import UsageError
 from .console import Console, table
 
 HELP = "what is kept between runs"
@@ -18,7 +18,12 @@ EXAMPLES = (
 )
 
 #: Folders of the cache and what they hold. Nothing else is ever removed: COEXEC_CACHE_DIR may point at a folder with other things in it.
-PARTS = {"profiles": "profiles of this machine", "opencl": "compiled OpenCL kernels", "numba": "compiled CPU kernels", "tuning": "kernel choices"}
+PARTS = {
+    "profiles": "profiles of this machine",
+    "opencl": "compiled OpenCL kernels",
+    "numba": "compiled CPU kernels",
+    "tuning": "kernel choices",
+}
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +43,9 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     cleared = options.action == "clear"
     console.emit({"cache_dir": str(folder), "cleared": cleared, "parts": {p: {"files": n, "bytes": size} for p, (n, size) in rows.items()}})
     console.result(f"{'Cleared' if cleared else 'Cache'}: {folder}")
-    console.result(table([(p, n, f"{size / 1e6:.2f} MB", PARTS[p]) for p, (n, size) in rows.items()], ("part", "files", "size", "what"), "lrrl"))
+    console.result(
+        table([(p, n, f"{size / 1e6:.2f} MB", PARTS[p]) for p, (n, size) in rows.items()], ("part", "files", "size", "what"), "lrrl")
+    )
     return 0
 
 

@@ -80,7 +80,15 @@ def table(rows: Iterable[Sequence[Any]], header: Sequence[str] = (), align: str 
 
 def milliseconds(value: float | None) -> str:
     """A time in ms with three significant digits, `-` where unknown."""
-    return "-" if value is None or not math.isfinite(value) else f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return (
+        "-"
+        if value is None or not math.isfinite(value)
+        else f"{value:.0f}"
+        if value >= 100
+        else f"{value:.1f}"
+        if value >= 10
+        else f"{value:.2f}"
+    )
 
 
 def silence(stream: TextIO) -> None:

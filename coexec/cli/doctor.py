@@ -30,8 +30,16 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     machine = look()
     devices = [_cpu(options)] + [_gpu(facts, options) for facts in machine.devices]
     problems = diagnose(machine)
-    console.emit({"devices": devices, "problems": [asdict(p) for p in problems], "drivers": [asdict(i) for i in machine.icds],
-                  "device_nodes": [asdict(n) for n in machine.nodes], "loaders": machine.loaders, "cache_dir": machine.cache_dir})
+    console.emit(
+        {
+            "devices": devices,
+            "problems": [asdict(p) for p in problems],
+            "drivers": [asdict(i) for i in machine.icds],
+            "device_nodes": [asdict(n) for n in machine.nodes],
+            "loaders": machine.loaders,
+            "cache_dir": machine.cache_dir,
+        }
+    )
     _show(devices, problems, machine, console)
     if not machine.usable:
         return NoDevice.exit_code
@@ -47,8 +55,15 @@ def _cpu(options: argparse.Namespace) -> dict[str, Any]:
 
     device = cpu_device()
     facts = device.facts
-    return {"unit": "cpu", "name": facts.name, "driver": facts.driver, "compute_units": facts.compute_units, "emulated": False,
-            "problem": None, "self_test": None if options.no_self_test else self_test(device)}
+    return {
+        "unit": "cpu",
+        "name": facts.name,
+        "driver": facts.driver,
+        "compute_units": facts.compute_units,
+        "emulated": False,
+        "problem": None,
+        "self_test": None if options.no_self_test else self_test(device),
+    }
 
 
 def _gpu(facts: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
@@ -70,7 +85,15 @@ def _show(devices: list[dict[str, Any]], problems: list[Any], machine: Any, cons
         tried = device["self_test"]
         state = device["problem"] or ("" if tried is None else "self-test ok" if tried["ok"] else f"self-test FAILED: {tried['error']}")
         kind = device["unit"] + (" (emulated)" if device["emulated"] else "")
-        rows.append((kind, device["name"], f"{device['compute_units']} units", device["driver"] if console.verbose else device["driver"].partition(" (")[0], state))
+        rows.append(
+            (
+                kind,
+                device["name"],
+                f"{device['compute_units']} units",
+                device["driver"] if console.verbose else device["driver"].partition(" (")[0],
+                state,
+            )
+        )
     console.result(console.style("Devices", "bold"))
     console.result(table(rows, align="llrll"))
     console.result()

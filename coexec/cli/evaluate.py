@@ -1,4 +1,4 @@
-"""Judges a profile on whole models: how well it predicts their operators and their run time, beside how well a measurement repeats itself."""
+"""Judges a profile on whole models: how well it predicts their operators and their run time, beside how well measurements repeat."""
 
 from __future__ import annotations
 
@@ -38,11 +38,21 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         if known is not None:
             queries.append(query_us(known, graph))
     judged = judge(samples)
-    console.emit({"profile": getattr(known, "name", None), "strategy": options.strategy, "devices": judged, "models": models,
-                  "predict_us_per_query": sum(queries) / len(queries) if queries else None, "ops": [vars(s) for s in samples]})
+    console.emit(
+        {
+            "profile": getattr(known, "name", None),
+            "strategy": options.strategy,
+            "devices": judged,
+            "models": models,
+            "predict_us_per_query": sum(queries) / len(queries) if queries else None,
+            "ops": [vars(s) for s in samples],
+        }
+    )
     show_accuracy(judged, console)
-    rows = [(name, milliseconds(m["predicted_ms"]), milliseconds(m["measured_ms"]), "-" if m["error"] is None else f"{100 * m['error']:+.1f} %")
-            for name, m in models.items()]
+    rows = [
+        (name, milliseconds(m["predicted_ms"]), milliseconds(m["measured_ms"]), "-" if m["error"] is None else f"{100 * m['error']:+.1f} %")
+        for name, m in models.items()
+    ]
     console.result(table(rows, ("model", "predicted ms", "measured ms", "error")))
     return 0
 

@@ -27,8 +27,14 @@ class Pixels:
     layout: str = "auto"
 
 
-def read_feeds(graph: Graph, files: Iterable[str], pictures: Iterable[str] = (), shapes: Mapping[str, Sequence[int]] | None = None,
-               pixels: Pixels | None = None, allow_nan: bool = False) -> dict[str, np.ndarray]:
+def read_feeds(
+    graph: Graph,
+    files: Iterable[str],
+    pictures: Iterable[str] = (),
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    pixels: Pixels | None = None,
+    allow_nan: bool = False,
+) -> dict[str, np.ndarray]:
     """Feeds from `NAME=file`, or a bare file where the model has one input or the file is an .npz of named arrays.
 
     Raises InputError for a missing, damaged or unfitting file, or one that holds NaN unless `allow_nan`.
@@ -51,15 +57,21 @@ def _split(words: str, known: Mapping[str, Value]) -> tuple[str, str]:
     cuts = [i for i, letter in enumerate(words) if letter == "="]
     for cut in cuts:
         if words[:cut] in known:
-            return words[:cut], words[cut + 1:]
+            return words[:cut], words[cut + 1 :]
     if not cuts or Path(words).exists():
         return "", words
-    name = words[:cuts[0]]
-    raise InputError(f"the model has no input '{name}'", where=words, expected=", ".join(f"'{v.name}' {v.type}" for v in known.values()) or "no inputs",
-                     hint=suggest(name, known) if known else "drop it")
+    name = words[: cuts[0]]
+    raise InputError(
+        f"the model has no input '{name}'",
+        where=words,
+        expected=", ".join(f"'{v.name}' {v.type}" for v in known.values()) or "no inputs",
+        hint=suggest(name, known) if known else "drop it",
+    )
 
 
-def _read(name: str, path: str, picture: bool, known: Mapping[str, Value], shapes: Mapping[str, Sequence[int]], pixels: Pixels) -> dict[str, np.ndarray]:
+def _read(
+    name: str, path: str, picture: bool, known: Mapping[str, Value], shapes: Mapping[str, Sequence[int]], pixels: Pixels
+) -> dict[str, np.ndarray]:
     if picture or Path(path).suffix.lower() in PICTURES:
         name = name or _only(known, path)
         return {name: read_picture(path, known[name], shapes.get(name), pixels)}
@@ -68,7 +80,9 @@ def _read(name: str, path: str, picture: bool, known: Mapping[str, Value], shape
         return {name or _only(known, path): loaded}
     if name:
         if len(loaded) != 1:
-            raise InputError("one input needs one array", where=path, found=f"{len(loaded)}: {', '.join(loaded)}", hint="give the .npz without a name")
+            raise InputError(
+                "one input needs one array", where=path, found=f"{len(loaded)}: {', '.join(loaded)}", hint="give the .npz without a name"
+            )
         return {name: next(iter(loaded.values()))}
     if set(loaded) == {"arr_0"} and "arr_0" not in known:  # what np.savez calls an array without a name
         return {_only(known, path): loaded["arr_0"]}
@@ -78,7 +92,9 @@ def _read(name: str, path: str, picture: bool, known: Mapping[str, Value], shape
 def _only(known: Mapping[str, Value], path: str) -> str:
     if len(known) == 1:
         return next(iter(known))
-    raise InputError("which input is this?", where=path, expected=f"NAME={path}, NAME one of {', '.join(known)}" if known else "no inputs at all")
+    raise InputError(
+        "which input is this?", where=path, expected=f"NAME={path}, NAME one of {', '.join(known)}" if known else "no inputs at all"
+    )
 
 
 def load_arrays(path: str) -> np.ndarray | dict[str, np.ndarray]:
@@ -94,7 +110,17 @@ def load_arrays(path: str) -> np.ndarray | dict[str, np.ndarray]:
         raise InputError("cannot read the file", where=path, found=error.strerror or str(error), expected=expected) from None
     except MemoryError:
         raise InputError("the array does not fit into memory, or its header is damaged", where=path, expected=expected) from None
-    except (ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, OverflowError) as error:
+    except (
+        ValueError,
+        EOFError,
+        KeyError,
+        TypeError,
+        zipfile.BadZipFile,
+        zlib.error,
+        NotImplementedError,
+        RuntimeError,
+        OverflowError,
+    ) as error:
         found = "pickled objects, or no NumPy file at all" if "allow_pickle" in str(error) else str(error)[:120] or "an empty file"
         raise InputError("not a readable NumPy file", where=path, found=found, expected=expected) from None
 
@@ -112,8 +138,13 @@ def refuse_nan(array: np.ndarray, path: str) -> None:
     bad = np.isnan(array)
     if bad.any():
         first = [int(i) for i in np.unravel_index(int(np.argmax(bad)), bad.shape)]
-        raise InputError("the input holds NaN", where=path, found=f"{int(bad.sum())} of {array.size} elements, the first at index {first}",
-                         expected="numbers", hint="mend the file, or pass --allow-nan")
+        raise InputError(
+            "the input holds NaN",
+            where=path,
+            found=f"{int(bad.sum())} of {array.size} elements, the first at index {first}",
+            expected="numbers",
+            hint="mend the file, or pass --allow-nan",
+        )
 
 
 def read_picture(path: str, value: Value, shape: Sequence[int] | None = None, pixels: Pixels | None = None) -> np.ndarray:
@@ -137,8 +168,12 @@ def read_picture(path: str, value: Value, shape: Sequence[int] | None = None, pi
             size = dims[width_at] or upright.width, dims[height_at] or upright.height
             raw = np.asarray(upright if upright.size == size else upright.resize(size, Image.Resampling.BILINEAR))
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError("cannot read the picture", where=path, found=getattr(error, "strerror", None) or str(error)[:120] or type(error).__name__,
-                         expected="a JPEG, PNG or another picture that pillow reads") from None
+        raise InputError(
+            "cannot read the picture",
+            where=path,
+            found=getattr(error, "strerror", None) or str(error)[:120] or type(error).__name__,
+            expected="a JPEG, PNG or another picture that pillow reads",
+        ) from None
     array = _numbers(raw.reshape(raw.shape[0], raw.shape[1], channels), value.type.dtype, pixels, where)
     if channel_at is None:
         array = array[:, :, 0]
@@ -152,12 +187,19 @@ def _picture_axes(value: Value, shape: Sequence[int] | None, layout: str, where:
     declared: Any = shape if shape is not None else value.type.shape
     rank = len(declared) if declared is not None else 4
     if not 2 <= rank <= 4 or value.type.dtype is None or value.type.dtype.kind not in "fiu":
-        raise InputError("this input takes no picture", where=where, found=str(value.type), expected="numbers of shape [N,C,H,W], [N,H,W,C], [C,H,W] or [H,W]")
+        raise InputError(
+            "this input takes no picture",
+            where=where,
+            found=str(value.type),
+            expected="numbers of shape [N,C,H,W], [N,H,W,C], [C,H,W] or [H,W]",
+        )
     dims = [d if isinstance(d, int) else 0 for d in (declared or (1, 3, 0, 0))]
     if rank == 4:
         dims[0] = dims[0] or 1
         if dims[0] != 1:
-            raise InputError("one picture cannot fill a batch", where=where, found=f"batch {dims[0]}", expected="batch 1", hint="give an .npy file")
+            raise InputError(
+                "one picture cannot fill a batch", where=where, found=f"batch {dims[0]}", expected="batch 1", hint="give an .npy file"
+            )
     if rank == 2:
         return 0, 1, None, dims
     first = rank - 3
@@ -171,8 +213,12 @@ def _numbers(raw: np.ndarray, dtype: np.dtype, pixels: Pixels, where: str) -> np
     """[H, W, C] pixels 0..255 as the input's numbers; whole-number inputs take the pixels as they are."""
     if dtype.kind != "f":
         if pixels != Pixels(layout=pixels.layout):
-            raise InputError("an input of whole numbers takes pixels as they are", where=where, found=f"{dtype} and --scale, --mean or --std",
-                             hint="drop those options")
+            raise InputError(
+                "an input of whole numbers takes pixels as they are",
+                where=where,
+                found=f"{dtype} and --scale, --mean or --std",
+                hint="drop those options",
+            )
         return raw.astype(dtype)
     for name, values in (("mean", pixels.mean), ("std", pixels.std)):
         if len(values) not in (1, raw.shape[2]):

@@ -31,8 +31,7 @@ class Parser(argparse.ArgumentParser):
         if not first.startswith("-"):
             raise UsageError(f"unexpected argument '{first}'", where=self.prog, hint=f"see `{self.prog} --help`")
         near = suggest(first.split("=")[0], known)
-        raise UsageError(f"unknown option '{first}'", where=self.prog,
-                         hint=near if near.startswith("did") else f"see `{self.prog} --help`")
+        raise UsageError(f"unknown option '{first}'", where=self.prog, hint=near if near.startswith("did") else f"see `{self.prog} --help`")
 
 
 def common(parser: argparse.ArgumentParser) -> None:
@@ -46,30 +45,44 @@ def common(parser: argparse.ArgumentParser) -> None:
 def model(parser: argparse.ArgumentParser, many: bool = False) -> None:
     """The model, and sizes of its open dimensions."""
     parser.add_argument("model", metavar="MODEL", nargs="+" if many else None, help="an ONNX file")
-    parser.add_argument("--shape", metavar="NAME:N,N,...", action="append", default=[], type=shape,
-                        help="sizes of an input whose shape the model leaves open; may be given again")
+    parser.add_argument(
+        "--shape",
+        metavar="NAME:N,N,...",
+        action="append",
+        default=[],
+        type=shape,
+        help="sizes of an input whose shape the model leaves open; may be given again",
+    )
 
 
 def planning(parser: argparse.ArgumentParser, strategy: bool = True) -> None:
     """How the model is cut, and on what."""
     parser.add_argument("--profile", metavar="P.yaml", help="the board's profile (default: this machine's, made quickly if there is none)")
     if strategy:
-        parser.add_argument("--strategy", metavar="S", default="coexec",
-                            help="cpu, gpu, fixed:gpu=0.5, flops, greedy or coexec (default: %(default)s)")
+        parser.add_argument(
+            "--strategy", metavar="S", default="coexec", help="cpu, gpu, fixed:gpu=0.5, flops, greedy or coexec (default: %(default)s)"
+        )
     processors(parser)
-    parser.add_argument("--force", metavar="NODE=DEVICE", action="append", default=[], type=pair,
-                        help="run a node wholly on cpu or gpu; may be given again")
+    parser.add_argument(
+        "--force", metavar="NODE=DEVICE", action="append", default=[], type=pair, help="run a node wholly on cpu or gpu; may be given again"
+    )
 
 
 def processors(parser: argparse.ArgumentParser) -> None:
     """Which processors are used. `coexec.cli.main` puts both into the settings."""
     parser.add_argument("--threads", metavar="N", type=count, default=0, help="CPU threads (default: every core that is free)")
-    parser.add_argument("--gpu", metavar="PLATFORM:DEVICE", default="",
-                        help="which OpenCL device is the GPU, each an index or a part of the name; none for no GPU (default: the best)")
+    parser.add_argument(
+        "--gpu",
+        metavar="PLATFORM:DEVICE",
+        default="",
+        help="which OpenCL device is the GPU, each an index or a part of the name; none for no GPU (default: the best)",
+    )
 
 
 def tolerances(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rtol", type=non_negative, default=1e-3, metavar="X", help="of the tensor's largest magnitude (default: %(default)s)")
+    parser.add_argument(
+        "--rtol", type=non_negative, default=1e-3, metavar="X", help="of the tensor's largest magnitude (default: %(default)s)"
+    )
     parser.add_argument("--atol", type=non_negative, default=1e-5, metavar="X", help="absolute (default: %(default)s)")
 
 
@@ -144,6 +157,11 @@ def writable(path: str | None, option: str = "-o") -> Path | None:
     if target.is_dir():
         raise UsageError("cannot write there", where=option, found=f"'{path}', a folder", expected="a file's name")
     if not target.parent.is_dir():
-        raise UsageError("cannot write there", where=option, found=f"no folder '{target.parent}'", expected="a folder that exists",
-                         hint=f"mkdir -p {target.parent}")
+        raise UsageError(
+            "cannot write there",
+            where=option,
+            found=f"no folder '{target.parent}'",
+            expected="a folder that exists",
+            hint=f"mkdir -p {target.parent}",
+        )
     return target

@@ -46,13 +46,18 @@ def lines(name: str, facts: Mapping[str, Any]) -> list[str]:
     if facts.get("nan"):
         text += f"  {facts['nan']} NaN"
     width = max((len(str(row["label"] or row["index"])) for row in facts.get("top", [])), default=0)
-    return [text] + [f"  {place}. class {str(row['label'] or row['index']):{width}}  {row['value']:.6g}" for place, row in enumerate(facts.get("top", []), 1)]
+    return [text] + [
+        f"  {place}. class {str(row['label'] or row['index']):{width}}  {row['value']:.6g}"
+        for place, row in enumerate(facts.get("top", []), 1)
+    ]
 
 
 def check_name(path: Path | None) -> None:
     """Raises UsageError unless the file's name says a format that can be written."""
     if path is not None and path.suffix not in (".npz", ".npy"):
-        raise UsageError("outputs go to .npz, or one output to .npy", where="-o", found=f"'{path}'", hint=f"write {path.with_suffix('.npz')}")
+        raise UsageError(
+            "outputs go to .npz, or one output to .npy", where="-o", found=f"'{path}'", hint=f"write {path.with_suffix('.npz')}"
+        )
 
 
 def save(path: Path, results: Mapping[str, Any]) -> None:
@@ -65,7 +70,9 @@ def save(path: Path, results: Mapping[str, Any]) -> None:
             arrays[name] = np.asarray(value)
     arrays = {k: v.astype(str) if v.dtype == object else v for k, v in arrays.items()}
     if path.suffix == ".npy" and len(arrays) != 1:
-        raise UsageError("an .npy file holds one array", where="-o", found=f"{len(arrays)} outputs", hint=f"write {path.with_suffix('.npz')}")
+        raise UsageError(
+            "an .npy file holds one array", where="-o", found=f"{len(arrays)} outputs", hint=f"write {path.with_suffix('.npz')}"
+        )
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}", suffix=".part", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:

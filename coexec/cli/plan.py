@@ -38,15 +38,23 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     if target is not None:
         made.save(target)
     estimated = estimated_share(made)
-    console.emit({**made.to_dict(), "model": options.model, "estimated_share": estimated,
-                  **({"alone": {name: {p.name: p.predicted_us for p in other.partitions} for name, other in alone.items()}} if alone else {})})
+    console.emit(
+        {
+            **made.to_dict(),
+            "model": options.model,
+            "estimated_share": estimated,
+            **({"alone": {name: {p.name: p.predicted_us for p in other.partitions} for name, other in alone.items()}} if alone else {}),
+        }
+    )
     show(made, alone, console)
     if made.predicted_ms is None:
         total = "time unknown, this strategy asks no profile"
     else:
         total = f"{milliseconds(made.predicted_ms)} ms, of which {100 * estimated:.0f} % is a rough estimate (~)"
-    console.result(f"total: {total}; {len(made.partitions)} operators, {split_count(made)} split, {len(made.chains)} chains; "
-                   f"planned in {milliseconds(made.planning_ms)} ms")
+    console.result(
+        f"total: {total}; {len(made.partitions)} operators, {split_count(made)} split, {len(made.chains)} chains; "
+        f"planned in {milliseconds(made.planning_ms)} ms"
+    )
     for name, other in alone.items():
         console.result(f"{name} alone: {milliseconds(other.predicted_ms)} ms")
     if target is not None:
@@ -71,6 +79,17 @@ def show(plan: Any, alone: dict[str, Any], console: Console) -> None:
     rows = []
     for p in plan.partitions:
         cut = "whole" if p.axis is None or len(p.devices) == 1 else f"{p.axis} {'|'.join(map(str, p.bounds))}"
-        rows.append((p.name[-36:], p.op_type[:20], cut, "|".join(p.devices), number(p.predicted_us, "~" if p.estimated else " "),
-                     *(number(other[p.name].predicted_us) for other in alone.values()), p.note))
-    console.result(table(rows, ("node", "operator", "cut", "on", "us ", *(f"{name} us" for name in alone), "note"), "llllr" + "r" * len(alone) + "l"))
+        rows.append(
+            (
+                p.name[-36:],
+                p.op_type[:20],
+                cut,
+                "|".join(p.devices),
+                number(p.predicted_us, "~" if p.estimated else " "),
+                *(number(other[p.name].predicted_us) for other in alone.values()),
+                p.note,
+            )
+        )
+    console.result(
+        table(rows, ("node", "operator", "cut", "on", "us ", *(f"{name} us" for name in alone), "note"), "llllr" + "r" * len(alone) + "l")
+    )

@@ -68,8 +68,16 @@ def _measure(options: argparse.Namespace, target: Path | None, raw: Path | None,
     if raw is not None:
         write_table(rows, raw)
     units = {"cpu": made.cpu, **({"gpu": made.gpu} if made.gpu else {})}
-    console.emit({"profile": str(target), "name": made.name, "measurements": len(rows), "seconds": seconds, "csv": options.csv,
-                  "units": {unit: summary(section) for unit, section in units.items()}})
+    console.emit(
+        {
+            "profile": str(target),
+            "name": made.name,
+            "measurements": len(rows),
+            "seconds": seconds,
+            "csv": options.csv,
+            "units": {unit: summary(section) for unit, section in units.items()},
+        }
+    )
     show(units, console)
     console.result(f"{len(rows)} measurements in {seconds:.0f} s")
     console.note(f"wrote {target}")
@@ -87,8 +95,15 @@ def _from_table(options: argparse.Namespace, target: Path | None, console: Conso
         save_profile(made, target)
     judged = held_out_accuracy(rows) if options.group_by else {}
     units = {"cpu": made.cpu, **({"gpu": made.gpu} if made.gpu else {})}
-    console.emit({"profile": options.output, "name": made.name, "measurements": len(rows), "devices": judged,
-                  "units": {unit: summary(section) for unit, section in units.items()}})
+    console.emit(
+        {
+            "profile": options.output,
+            "name": made.name,
+            "measurements": len(rows),
+            "devices": judged,
+            "units": {unit: summary(section) for unit, section in units.items()},
+        }
+    )
     show(units, console)
     if judged:
         show_accuracy(judged, console)
@@ -99,23 +114,51 @@ def _from_table(options: argparse.Namespace, target: Path | None, console: Conso
 
 def summary(section: Any) -> dict[str, Any]:
     """A unit's section in short: names, peaks, overheads, and the fit of every family."""
-    return {"name": section.name, "driver": section.driver, "emulated": section.emulated, "threads": section.threads,
-            "peak_gflops": section.peak_gflops, "bandwidth_gbs": section.bandwidth_gbs, "launch_us": section.launch_us, "sync_us": section.sync_us,
-            "families": {name: {"samples": fit.samples, "error_pct": fit.error_pct} for name, fit in section.latency.items()}}
+    return {
+        "name": section.name,
+        "driver": section.driver,
+        "emulated": section.emulated,
+        "threads": section.threads,
+        "peak_gflops": section.peak_gflops,
+        "bandwidth_gbs": section.bandwidth_gbs,
+        "launch_us": section.launch_us,
+        "sync_us": section.sync_us,
+        "families": {name: {"samples": fit.samples, "error_pct": fit.error_pct} for name, fit in section.latency.items()},
+    }
 
 
 def show(units: dict[str, Any], console: Console) -> None:
     """A line per unit."""
-    rows = [(unit + (" (emulated)" if s.emulated else ""), s.name, f"{s.peak_gflops:.4g}", f"{s.bandwidth_gbs:.4g}", f"{s.launch_us:.3g}",
-             f"{s.sync_us:.3g}", len(s.latency)) for unit, s in units.items()]
+    rows = [
+        (
+            unit + (" (emulated)" if s.emulated else ""),
+            s.name,
+            f"{s.peak_gflops:.4g}",
+            f"{s.bandwidth_gbs:.4g}",
+            f"{s.launch_us:.3g}",
+            f"{s.sync_us:.3g}",
+            len(s.latency),
+        )
+        for unit, s in units.items()
+    ]
     console.result(table(rows, ("unit", "name", "GFLOP/s", "GB/s", "launch us", "sync us", "families fitted"), "ll"))
 
 
 def show_accuracy(judged: dict[str, Any], console: Console) -> None:
     """How well a unit's kernels were predicted: shares within 5, 10 and 15 %, beside the noise floor."""
     percent = lambda share: "-" if share is None else f"{100 * share:.1f} %"  # noqa: E731
-    rows = [(unit, j["count"], percent(j["within_5pct"]), percent(j["within_10pct"]), percent(j["within_15pct"]),
-             "-" if j["mape"] is None else f"{j['mape']:.1f} %", percent(j["noise_floor_within_10pct"])) for unit, j in judged.items()]
+    rows = [
+        (
+            unit,
+            j["count"],
+            percent(j["within_5pct"]),
+            percent(j["within_10pct"]),
+            percent(j["within_15pct"]),
+            "-" if j["mape"] is None else f"{j['mape']:.1f} %",
+            percent(j["noise_floor_within_10pct"]),
+        )
+        for unit, j in judged.items()
+    ]
     console.result(table(rows, ("unit", "kernels", "within 5 %", "10 %", "15 %", "mean error", "noise floor (10 %)")))
 
 
@@ -135,5 +178,9 @@ def _pin(wanted: frozenset[int]) -> None:
         os.sched_setaffinity(0, wanted)
     except (OSError, AttributeError) as error:
         allowed = ",".join(map(str, sorted(os.sched_getaffinity(0)))) if hasattr(os, "sched_getaffinity") else "all"
-        raise UsageError("cannot use those cores", where="--cpu-affinity", found=f"{','.join(map(str, sorted(wanted)))} ({error})",
-                         expected=f"some of {allowed}") from None
+        raise UsageError(
+            "cannot use those cores",
+            where="--cpu-affinity",
+            found=f"{','.join(map(str, sorted(wanted)))} ({error})",
+            expected=f"some of {allowed}",
+        ) from None

@@ -9,7 +9,8 @@ from typing import Any
 from .. import settings
 from .console import Console
 
-_LINE_EVERY_S = 10.0
+#: Plain lines: the first one after this long, then one every so often, in seconds.
+_FIRST_LINE_S, _LINE_EVERY_S = 2.0, 10.0
 
 
 class Progress:
@@ -19,7 +20,8 @@ class Progress:
         self.console, self.title = console, title
         self._bar: Any = None
         self._task: Any = None
-        self._last = float("-inf")
+        self._due: float | None = None
+        self._said = False
 
     def __enter__(self) -> Progress:
         return self
@@ -33,9 +35,12 @@ class Progress:
             self._bar.update(self._task, completed=done, total=total or None, what=what)
             return
         now = time.monotonic()
-        if now - self._last < _LINE_EVERY_S and not (total and done >= total):
+        if self._due is None:
+            self._due = now + _FIRST_LINE_S
+        ended = bool(total) and done >= total and self._said
+        if now < self._due and not ended:
             return
-        self._last = now
+        self._due, self._said = now + _LINE_EVERY_S, not ended
         share = f" {100 * done / total:3.0f} %" if total else ""
         print(f"{self.title}{share}{': ' + what if what else ''}", file=self.console.err, flush=True)
 
@@ -48,12 +53,21 @@ class Progress:
             return None
         try:
             from rich.console import Console as RichConsole
-            from rich.progress import BarColumn, Progress as RichProgress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+            from rich.progress import Progress as RichProgress
         except ImportError:
             return None
         target = RichConsole(file=self.console.err, no_color=not settings.color_wanted(self.console.err))
-        bar = RichProgress(TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
-                           TimeRemainingColumn(), TextColumn("{task.fields[what]}", markup=False), console=target, transient=True)
+        bar = RichProgress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[what]}", markup=False),
+            console=target,
+            transient=True,
+        )
         bar.start()
         self._task = bar.add_task(self.title, total=None, what="")
         return bar

@@ -30,9 +30,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how it runs")
     shared.planning(group)
     group.add_argument("--plan", metavar="F.json", help="replay a plan that `coexec plan -o` saved")
-    group.add_argument("--check", action="store_true", help="compare every operator with the unsplit reference, stop at the first that differs")
-    group.add_argument("--strict", action="store_true", help="fail where an operator cannot run where the plan puts it, instead of using the CPU")
-    group.add_argument("--repeat", metavar="N", type=shared.positive, default=1, help="run N times and show how long it took (default: %(default)s)")
+    group.add_argument(
+        "--check", action="store_true", help="compare every operator with the unsplit reference, stop at the first that differs"
+    )
+    group.add_argument(
+        "--strict", action="store_true", help="fail where an operator cannot run where the plan puts it, instead of using the CPU"
+    )
+    group.add_argument(
+        "--repeat", metavar="N", type=shared.positive, default=1, help="run N times and show how long it took (default: %(default)s)"
+    )
     group = parser.add_argument_group("what comes out")
     group.add_argument("-o", "--output", metavar="OUT.npz", help="write every output, by name")
     group.add_argument("--labels", metavar="FILE", help="class names, one a line, for the best classes")
@@ -72,8 +78,10 @@ def execute(options: argparse.Namespace, console: Console) -> int:
             console.result(line)
     if "latency" in facts:
         timed = facts["latency"]
-        console.result(f"{options.repeat} runs: median {milliseconds(timed['p50_ms'])} ms, p90 {milliseconds(timed['p90_ms'])} ms, "
-                       f"p99 {milliseconds(timed['p99_ms'])} ms, least {milliseconds(timed['min_ms'])} ms")
+        console.result(
+            f"{options.repeat} runs: median {milliseconds(timed['p50_ms'])} ms, p90 {milliseconds(timed['p90_ms'])} ms, "
+            f"p99 {milliseconds(timed['p99_ms'])} ms, least {milliseconds(timed['min_ms'])} ms"
+        )
     if target is not None:
         console.note(f"wrote {target}")
     if options.check:
@@ -97,9 +105,17 @@ def _repeat(session: Any, given: dict[str, Any], times: int) -> tuple[list[Any],
 
 def _facts(session: Any, options: argparse.Namespace, prepared_ms: float) -> dict[str, Any]:
     plan = session.plan
-    return {"model": options.model, "profile": plan.profile, "strategy": plan.strategy, "threads": session.threads, "prepared_ms": prepared_ms,
-            "predicted_ms": plan.predicted_ms, "peak_memory_bytes": session.peak_memory_bytes, "checked": options.check,
-            "devices": {name: device.facts.name for name, device in session.devices.items()}}
+    return {
+        "model": options.model,
+        "profile": plan.profile,
+        "strategy": plan.strategy,
+        "threads": session.threads,
+        "prepared_ms": prepared_ms,
+        "predicted_ms": plan.predicted_ms,
+        "peak_memory_bytes": session.peak_memory_bytes,
+        "checked": options.check,
+        "devices": {name: device.facts.name for name, device in session.devices.items()},
+    }
 
 
 def describe_plan(session: Any, console: Console) -> None:

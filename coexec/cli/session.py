@@ -15,16 +15,36 @@ from .progress import Progress
 def add_inputs(parser: argparse.ArgumentParser) -> None:
     """Options that say what goes into the model."""
     group = parser.add_argument_group("inputs")
-    group.add_argument("--input", metavar="NAME=FILE", nargs="+", action="extend", default=[],
-                       help="NAME=x.npy, a bare x.npy where the model has one input, x.npz of named arrays, or a picture")
-    group.add_argument("--image", metavar="NAME=PICTURE", nargs="+", action="extend", default=[],
-                       help="a picture; grey or RGB by the input's channels, stretched to its height and width")
+    group.add_argument(
+        "--input",
+        metavar="NAME=FILE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="NAME=x.npy, a bare x.npy where the model has one input, x.npz of named arrays, or a picture",
+    )
+    group.add_argument(
+        "--image",
+        metavar="NAME=PICTURE",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="a picture; grey or RGB by the input's channels, stretched to its height and width",
+    )
     group.add_argument("--random", action="store_true", help="made-up inputs, the same for the same --seed")
     group.add_argument("--seed", metavar="N", type=count, default=0, help="of --random (default: %(default)s)")
-    group.add_argument("--scale", metavar="X", type=_number, default=1 / 255, help="pixels 0..255 are multiplied with this (default: 1/255)")
-    group.add_argument("--mean", metavar="M,M,M", type=numbers, default=(0.0,), help="then this is subtracted, one number or one a channel (default: 0)")
-    group.add_argument("--std", metavar="S,S,S", type=_divisors, default=(1.0,), help="then this divides, one number or one a channel (default: 1)")
-    group.add_argument("--layout", choices=("auto", "nchw", "nhwc"), default="auto", help="where a picture's channels go (default: %(default)s)")
+    group.add_argument(
+        "--scale", metavar="X", type=_number, default=1 / 255, help="pixels 0..255 are multiplied with this (default: 1/255)"
+    )
+    group.add_argument(
+        "--mean", metavar="M,M,M", type=numbers, default=(0.0,), help="then this is subtracted, one number or one a channel (default: 0)"
+    )
+    group.add_argument(
+        "--std", metavar="S,S,S", type=_divisors, default=(1.0,), help="then this divides, one number or one a channel (default: 1)"
+    )
+    group.add_argument(
+        "--layout", choices=("auto", "nchw", "nhwc"), default="auto", help="where a picture's channels go (default: %(default)s)"
+    )
     group.add_argument("--allow-nan", action="store_true", help="accept NaN in input files")
 
 
@@ -43,13 +63,17 @@ def feeds(graph: Any, options: argparse.Namespace, random_by_default: bool = Fal
         return check_feeds(graph.inputs, read_feeds(graph, options.input, options.image, shapes, pixels, options.allow_nan))
     if graph.inputs and not options.random and not random_by_default:
         wanted = ", ".join(f"'{v.name}' {v.type}" for v in graph.inputs)
-        raise UsageError("the model needs input", where=options.model, expected=wanted,
-                         hint="give --input NAME=x.npy or --image picture.jpg, or --random to make some up")
+        raise UsageError(
+            "the model needs input",
+            where=options.model,
+            expected=wanted,
+            hint="give --input NAME=x.npy or --image picture.jpg, or --random to make some up",
+        )
     return check_feeds(graph.inputs, random_feeds(graph, shapes, options.seed))
 
 
 def profile(options: argparse.Namespace, strategies: list[str], console: Console) -> Any:
-    """The profile to plan with: the one named, else this machine's (measured now, with progress, if there is none), else None where none is needed."""
+    """The profile to plan with: the one named, else this machine's (measured now if there is none), else None where no strategy needs it."""
     from ..api import cached_profile
     from ..partition.strategies.base import parse_strategy
     from ..profiles import load_profile
@@ -67,7 +91,9 @@ def session_options(options: argparse.Namespace, shapes: Mapping[str, Any]) -> A
     """SessionOptions of a command line; threads and GPU travel by the settings."""
     from ..api import SessionOptions
 
-    return SessionOptions(strict=getattr(options, "strict", False), check=getattr(options, "check", False), force=dict(options.force), shapes=shapes)
+    return SessionOptions(
+        strict=getattr(options, "strict", False), check=getattr(options, "check", False), force=dict(options.force), shapes=shapes
+    )
 
 
 def shapes_of(given: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:

@@ -34,16 +34,42 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     known = None if options.plan else profile(options, [options.strategy], console)
     if not (options.input or options.image or options.random):
         console.note(f"made-up inputs, seed {options.seed}")
-    found = validate(graph, strategy=options.strategy, profile=known, feeds=given, rtol=options.rtol, atol=options.atol, per_op=options.per_op,
-                     options=session_options(options, shapes_of(given)), plan=options.plan)
+    found = validate(
+        graph,
+        strategy=options.strategy,
+        profile=known,
+        feeds=given,
+        rtol=options.rtol,
+        atol=options.atol,
+        per_op=options.per_op,
+        options=session_options(options, shapes_of(given)),
+        plan=options.plan,
+    )
     console.emit({"model": options.model, "strategy": options.strategy, "rtol": options.rtol, "atol": options.atol, **found})
     wrong = [n for n in found["nodes"] if not n["ok"]]
     shown = found["nodes"] if console.verbose else wrong
     if shown:
-        console.result(table([(n["name"], n["op_type"], n["cut"], f"{n['max_abs_error']:.3g}", f"{n['max_rel_error']:.3g}", "" if n["ok"] else "WRONG")
-                              for n in shown], ("node", "operator", "cut", "max abs", "max rel", ""), "lllrrl"))
+        console.result(
+            table(
+                [
+                    (
+                        n["name"],
+                        n["op_type"],
+                        n["cut"],
+                        f"{n['max_abs_error']:.3g}",
+                        f"{n['max_rel_error']:.3g}",
+                        "" if n["ok"] else "WRONG",
+                    )
+                    for n in shown
+                ],
+                ("node", "operator", "cut", "max abs", "max rel", ""),
+                "lllrrl",
+            )
+        )
     verdict = console.style("ok", "green") if found["ok"] else console.style("MISMATCH", "red")
-    console.result(f"{verdict}: largest error {found['max_abs_error']:.3g}, {found['max_rel_error']:.3g} of the peak "
-                   f"(allowed {options.atol:g} + {options.rtol:g} of the peak)"
-                   + (f"; {len(wrong)} of {len(found['nodes'])} operators are wrong" if wrong else ""))
+    console.result(
+        f"{verdict}: largest error {found['max_abs_error']:.3g}, {found['max_rel_error']:.3g} of the peak "
+        f"(allowed {options.atol:g} + {options.rtol:g} of the peak)"
+        + (f"; {len(wrong)} of {len(found['nodes'])} operators are wrong" if wrong else "")
+    )
     return 0 if found["ok"] else NumericMismatch.exit_code

@@ -23,6 +23,10 @@ LATEST = onnx.defs.onnx_opset_version()
 _SHAPE_DATA_LIMIT = 1024
 
 
+#: Operators whose first output has the first input's shape, and whose schema does not say so (a function body hides it).
+SHAPE_OF_INPUT = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
+
+
 class OnnxNode:
     """One NodeProto with the operator-set versions it is read by.
 
@@ -66,22 +70,9 @@ class OnnxNode:
                                found=f"{[str(v.type) for v in known.values()]} ({text[:200]})",
                                expected="inputs as ONNX's schema demands", hint="check the model with onnx.checker") from None
         types = [type_from_onnx(found[o]) if o in found else UNKNOWN for o in self.proto.output]
-        if any(t.shape is None for t, o in zip(types, self.proto.output) if o) and schema.has_context_dependent_function:
-            return self._infer_body(known, types)
+        if self.proto.op_type in SHAPE_OF_INPUT and not domain and types[0].shape is None and types[0].dtype is not None:
+            types[0] = TensorType(types[0].dtype, inputs[0].type.shape)
         return types
-
-    def _infer_body(self, known: Mapping[str, Value], types: list[TensorType]) -> list[TensorType]:
-        """Operators that are defined by a function get their shapes from its body, which only whole models are asked about."""
-        model = self._model({n: type_to_onnx(v.type) for n, v in known.items()})
-        for value in known.values():
-            if value.data is not None and value.data.size <= _SHAPE_DATA_LIMIT and value.data.dtype != object:
-                model.graph.initializer.append(numpy_helper.from_array(value.data, next(n for n, v in known.items() if v is value)))
-        try:
-            inferred = onnx.shape_inference.infer_shapes(model)
-        except (onnx.shape_inference.InferenceError, RuntimeError):
-            return types
-        found = {o.name: type_from_onnx(o.type) for o in inferred.graph.output}
-        return [found.get(o, t) if t.shape is None else t for t, o in zip(types, self.proto.output)]
 
     def evaluate(self, inputs: Sequence[Any]) -> list[Any]:
         """The node's outputs by onnx's reference implementation. Raises CoexecError naming the node where that fails."""

@@ -16,8 +16,20 @@ from ..regions import Region
 from .machine import EXTRAS, Machine
 
 #: What Mesa calls the OpenCL driver for each kernel driver.
-_RUSTICL_NAMES = {"panfrost": "panfrost", "panthor": "panfrost", "msm": "freedreno", "msm_dpu": "freedreno", "i915": "iris", "xe": "iris",
-                  "amdgpu": "radeonsi", "radeon": "r600", "v3d": "v3d", "asahi": "asahi", "nouveau": "nouveau", "etnaviv": "etnaviv"}
+_RUSTICL_NAMES = {
+    "panfrost": "panfrost",
+    "panthor": "panfrost",
+    "msm": "freedreno",
+    "msm_dpu": "freedreno",
+    "i915": "iris",
+    "xe": "iris",
+    "amdgpu": "radeonsi",
+    "radeon": "r600",
+    "v3d": "v3d",
+    "asahi": "asahi",
+    "nouveau": "nouveau",
+    "etnaviv": "etnaviv",
+}
 _POCL = "apt install pocl-opencl-icd (OpenCL on the CPU's own cores), or on x86-64 pip install 'coexec[pocl]'"
 
 
@@ -41,8 +53,12 @@ def no_pyopencl(machine: Machine) -> Iterator[Problem]:
 
 def no_loader(machine: Machine) -> Iterator[Problem]:
     if not machine.loaders and not machine.devices:
-        yield Problem("no OpenCL loader", "no libOpenCL.so in the system's library folders (pyopencl's wheels bring their own, other programs need it)",
-                      "apt install ocl-icd-libopencl1", "error" if machine.pyopencl_problem else "note")
+        yield Problem(
+            "no OpenCL loader",
+            "no libOpenCL.so in the system's library folders (pyopencl's wheels bring their own, other programs need it)",
+            "apt install ocl-icd-libopencl1",
+            "error" if machine.pyopencl_problem else "note",
+        )
 
 
 def no_icd_files(machine: Machine) -> Iterator[Problem]:
@@ -50,17 +66,28 @@ def no_icd_files(machine: Machine) -> Iterator[Problem]:
         return
     moved = machine.environment.get("OCL_ICD_VENDORS")
     if moved:
-        yield Problem("no OpenCL driver is registered", f"OCL_ICD_VENDORS={moved} sends the loader to a place without .icd files", "unset OCL_ICD_VENDORS")
+        yield Problem(
+            "no OpenCL driver is registered",
+            f"OCL_ICD_VENDORS={moved} sends the loader to a place without .icd files",
+            "unset OCL_ICD_VENDORS",
+        )
     else:
-        yield Problem("no OpenCL driver is registered", f"{machine.vendor_folder} holds no .icd file, so the loader finds nothing",
-                      f"install the board's GPU driver; or {_POCL}")
+        yield Problem(
+            "no OpenCL driver is registered",
+            f"{machine.vendor_folder} holds no .icd file, so the loader finds nothing",
+            f"install the board's GPU driver; or {_POCL}",
+        )
 
 
 def icd_without_library(machine: Machine) -> Iterator[Problem]:
     for icd in machine.icds:
         if not icd.exists:
-            yield Problem(f"{icd.file} names a driver that is not there", f"the file says '{icd.library}'" if icd.library else "the file is empty",
-                          f"install the package that brings it, or remove {icd.file}", "note" if machine.usable else "error")
+            yield Problem(
+                f"{icd.file} names a driver that is not there",
+                f"the file says '{icd.library}'" if icd.library else "the file is empty",
+                f"install the package that brings it, or remove {icd.file}",
+                "note" if machine.usable else "error",
+            )
 
 
 def library_without_icd(machine: Machine) -> Iterator[Problem]:
@@ -71,8 +98,12 @@ def library_without_icd(machine: Machine) -> Iterator[Problem]:
         if stem in registered or stem in seen:
             continue
         seen.add(stem)
-        yield Problem(f"{library} is installed but not registered", "an OpenCL loader finds drivers only through .icd files",
-                      f"echo {library} | sudo tee {machine.vendor_folder}/{stem.removeprefix('lib')}.icd", "warning" if machine.usable else "error")
+        yield Problem(
+            f"{library} is installed but not registered",
+            "an OpenCL loader finds drivers only through .icd files",
+            f"echo {library} | sudo tee {machine.vendor_folder}/{stem.removeprefix('lib')}.icd",
+            "warning" if machine.usable else "error",
+        )
 
 
 def _stem(library: str) -> str:
@@ -83,9 +114,16 @@ def node_without_permission(machine: Machine) -> Iterator[Problem]:
     for node in machine.nodes:
         if not node.allowed:
             group = node.group if not node.group.isdecimal() and node.group != "root" else "render"
-            yield Problem(f"{machine.user} may not open {node.path}", f"the file belongs to group '{node.group}' and this user is not in it, or its mode forbids it",
-                          f"sudo usermod -aG {group} {machine.user}, then log in again"
-                          + ("" if group == node.group else f"; where the file belongs to no such group, sudo chgrp {group} {node.path} && sudo chmod g+rw {node.path}"))
+            yield Problem(
+                f"{machine.user} may not open {node.path}",
+                f"the file belongs to group '{node.group}' and this user is not in it, or its mode forbids it",
+                f"sudo usermod -aG {group} {machine.user}, then log in again"
+                + (
+                    ""
+                    if group == node.group
+                    else f"; where the file belongs to no such group, sudo chgrp {group} {node.path} && sudo chmod g+rw {node.path}"
+                ),
+            )
 
 
 def mali_without_node(machine: Machine) -> Iterator[Problem]:
@@ -94,10 +132,17 @@ def mali_without_node(machine: Machine) -> Iterator[Problem]:
         return
     free = next((n for n in machine.nodes if n.driver in ("panfrost", "panthor")), None)
     if free:
-        yield Problem(f"{blob} has no kernel driver to talk to", f"the kernel runs {free.driver}, and only one of the two can own the GPU",
-                      "boot a kernel with the vendor's mali driver, or use Mesa: apt install mesa-opencl-icd and set RUSTICL_ENABLE=panfrost")
+        yield Problem(
+            f"{blob} has no kernel driver to talk to",
+            f"the kernel runs {free.driver}, and only one of the two can own the GPU",
+            "boot a kernel with the vendor's mali driver, or use Mesa: apt install mesa-opencl-icd and set RUSTICL_ENABLE=panfrost",
+        )
     else:
-        yield Problem(f"{blob} has no kernel driver to talk to", "there is no /dev/mali0", "boot the vendor's kernel; in a container add --device /dev/mali0")
+        yield Problem(
+            f"{blob} has no kernel driver to talk to",
+            "there is no /dev/mali0",
+            "boot the vendor's kernel; in a container add --device /dev/mali0",
+        )
 
 
 def rusticl_hidden(machine: Machine) -> Iterator[Problem]:
@@ -109,8 +154,12 @@ def rusticl_hidden(machine: Machine) -> Iterator[Problem]:
         return
     name = names[0] if names else "llvmpipe"
     matters = bool(names) and all(d.get("emulated") for d in machine.usable)
-    yield Problem("Mesa's OpenCL driver (rusticl) hides its devices", "it shows only those that the variable RUSTICL_ENABLE names",
-                  f"export RUSTICL_ENABLE={name}", "error" if not machine.usable else "warning" if matters else "note")
+    yield Problem(
+        "Mesa's OpenCL driver (rusticl) hides its devices",
+        "it shows only those that the variable RUSTICL_ENABLE names",
+        f"export RUSTICL_ENABLE={name}",
+        "error" if not machine.usable else "warning" if matters else "note",
+    )
 
 
 def drivers_without_devices(machine: Machine) -> Iterator[Problem]:
@@ -119,43 +168,78 @@ def drivers_without_devices(machine: Machine) -> Iterator[Problem]:
         return
     if all("rusticl" in i.library.lower() for i in working) and not machine.environment.get("RUSTICL_ENABLE"):
         return
-    yield Problem("drivers are registered but show no device", f"{', '.join(i.library for i in working)}: the loader inside pyopencl's wheel may not find them, "
-                  "or driver and kernel do not match", "compare with `clinfo -l`; where that shows a device: apt install ocl-icd-libopencl1 and "
-                  "pip install --force-reinstall --no-binary pyopencl pyopencl")
+    yield Problem(
+        "drivers are registered but show no device",
+        f"{', '.join(i.library for i in working)}: the loader inside pyopencl's wheel may not find them, or driver and kernel do not match",
+        "compare with `clinfo -l`; where that shows a device: apt install ocl-icd-libopencl1 and "
+        "pip install --force-reinstall --no-binary pyopencl pyopencl",
+    )
 
 
 def unusable_devices(machine: Machine) -> Iterator[Problem]:
     for device in machine.devices:
         if device.get("problem"):
-            yield Problem(f"{device.get('spec', device.get('name'))} cannot be used", str(device["problem"]), "update its driver, or choose another with --gpu",
-                          "note" if machine.usable else "error")
+            yield Problem(
+                f"{device.get('spec', device.get('name'))} cannot be used",
+                str(device["problem"]),
+                "update its driver, or choose another with --gpu",
+                "note" if machine.usable else "error",
+            )
 
 
 def only_emulated(machine: Machine) -> Iterator[Problem]:
     if machine.usable and all(d.get("emulated") for d in machine.usable):
-        yield Problem("the only OpenCL devices run on the CPU's own cores", "no driver of a real GPU was found",
-                      "fine for trying things out; for speed install the board's GPU driver", "note")
+        yield Problem(
+            "the only OpenCL devices run on the CPU's own cores",
+            "no driver of a real GPU was found",
+            "fine for trying things out; for speed install the board's GPU driver",
+            "note",
+        )
 
 
 def slow_clock(machine: Machine) -> Iterator[Problem]:
     if machine.slow_cores:
-        yield Problem(f"{len(machine.slow_cores)} core(s) are held at their lowest clock", f"governor powersave on {', '.join(machine.slow_cores[:8])}",
-                      "echo schedutil | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor", "warning")
+        yield Problem(
+            f"{len(machine.slow_cores)} core(s) are held at their lowest clock",
+            f"governor powersave on {', '.join(machine.slow_cores[:8])}",
+            "echo schedutil | sudo tee /sys/devices/system/cpu/cpu*/cpufreq/scaling_governor",
+            "warning",
+        )
 
 
 def cache_not_writable(machine: Machine) -> Iterator[Problem]:
     if machine.cache_problem:
-        yield Problem(f"nothing can be kept in {machine.cache_dir}", machine.cache_problem,
-                      "set COEXEC_CACHE_DIR to a folder that can be written; until then every start measures and compiles anew", "warning")
+        yield Problem(
+            f"nothing can be kept in {machine.cache_dir}",
+            machine.cache_problem,
+            "set COEXEC_CACHE_DIR to a folder that can be written; until then every start measures and compiles anew",
+            "warning",
+        )
 
 
 def extras_missing(machine: Machine) -> Iterator[Problem]:
     for extra in machine.missing_extras:
-        yield Problem(f"{EXTRAS[extra][1]} are not available", f"{EXTRAS[extra][0]} is not installed", f"pip install 'coexec[{extra}]'", "note")
+        yield Problem(
+            f"{EXTRAS[extra][1]} are not available", f"{EXTRAS[extra][0]} is not installed", f"pip install 'coexec[{extra}]'", "note"
+        )
 
 
-CHECKS: tuple[Check, ...] = (no_pyopencl, no_loader, no_icd_files, icd_without_library, library_without_icd, node_without_permission, mali_without_node,
-                             rusticl_hidden, drivers_without_devices, unusable_devices, only_emulated, slow_clock, cache_not_writable, extras_missing)
+CHECKS: tuple[Check, ...] = (
+    no_pyopencl,
+    no_loader,
+    no_icd_files,
+    icd_without_library,
+    library_without_icd,
+    node_without_permission,
+    mali_without_node,
+    rusticl_hidden,
+    drivers_without_devices,
+    unusable_devices,
+    only_emulated,
+    slow_clock,
+    cache_not_writable,
+    extras_missing,
+)
 
 
 def diagnose(machine: Machine) -> list[Problem]:
@@ -184,7 +268,14 @@ def _convolution() -> tuple[Node, np.ndarray]:
     bias = constant("b", rng.standard_normal(16).astype(np.float32))
     float32 = np.dtype(np.float32)
     source, result = Value("x", TensorType(float32, x.shape)), Value("y", TensorType(float32, (1, 16, 12, 12)))
-    return Node("Conv", (source, weight, bias), (result,), {"pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}, "self_test", activation=Activation("Relu")), x
+    return Node(
+        "Conv",
+        (source, weight, bias),
+        (result,),
+        {"pads": [1, 1, 1, 1], "kernel_shape": [3, 3]},
+        "self_test",
+        activation=Activation("Relu"),
+    ), x
 
 
 def _compute(device: Device, node: Node, x: np.ndarray) -> np.ndarray:

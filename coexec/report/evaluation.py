@@ -44,14 +44,27 @@ def candidates(graph: Graph) -> Iterable[Node]:
     for node in graph.nodes:
         if not node.is_static or node.output is None or is_fallback(op_for(node)) or op_for(node).is_view or not node.output.type.size:
             continue
-        key = (node.op_type, str(dict(node.attributes)), node.residual, str(node.activation), tuple(None if v is None else v.type for v in node.inputs))
+        key = (
+            node.op_type,
+            str(dict(node.attributes)),
+            node.residual,
+            str(node.activation),
+            tuple(None if v is None else v.type for v in node.inputs),
+        )
         if key not in seen:
             seen.add(key)
             yield node
 
 
-def measure_operators(name: str, graph: Graph, profile: Any, devices: Mapping[str, Device], threads: int, seconds_each: float = 0.02,
-                      progress: Callable[[float, float, str], None] | None = None) -> list[Sample]:
+def measure_operators(
+    name: str,
+    graph: Graph,
+    profile: Any,
+    devices: Mapping[str, Device],
+    threads: int,
+    seconds_each: float = 0.02,
+    progress: Callable[[float, float, str], None] | None = None,
+) -> list[Sample]:
     """Every distinct operator of a model, whole, on each unit of the profile that is here and has a kernel."""
     costs, nodes, found = CostModel(profile), list(candidates(graph)), []
     units = {u: d for u, d in devices.items() if u in costs.units}

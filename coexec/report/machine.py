@@ -21,10 +21,32 @@ EXTRAS = {
     "report": ("matplotlib", "plots"),
 }
 #: GPU drivers of boards as their libraries are called; an OpenCL loader finds them only through an .icd file.
-VENDOR_LIBRARIES = ("libmali.so*", "libMali.so*", "libOpenCL_adreno.so*", "libPVROCL.so*", "libVivanteOpenCL.so*", "libnvidia-opencl.so*",
-                    "libRusticlOpenCL.so*", "libpocl.so*", "libigdrcl.so*")
-_LIBRARY_FOLDERS = ("lib", "lib64", "usr/lib", "usr/lib64", "usr/local/lib", "usr/lib/*-linux-gnu*", "lib/*-linux-gnu*", "usr/lib/*/mali",
-                    "usr/lib/mali", "opt/*/lib", "vendor/lib64", "system/vendor/lib64", "usr/lib/*-linux-gnu*/intel-opencl")
+VENDOR_LIBRARIES = (
+    "libmali.so*",
+    "libMali.so*",
+    "libOpenCL_adreno.so*",
+    "libPVROCL.so*",
+    "libVivanteOpenCL.so*",
+    "libnvidia-opencl.so*",
+    "libRusticlOpenCL.so*",
+    "libpocl.so*",
+    "libigdrcl.so*",
+)
+_LIBRARY_FOLDERS = (
+    "lib",
+    "lib64",
+    "usr/lib",
+    "usr/lib64",
+    "usr/local/lib",
+    "usr/lib/*-linux-gnu*",
+    "lib/*-linux-gnu*",
+    "usr/lib/*/mali",
+    "usr/lib/mali",
+    "opt/*/lib",
+    "vendor/lib64",
+    "system/vendor/lib64",
+    "usr/lib/*-linux-gnu*/intel-opencl",
+)
 _DEVICE_NODES = ("dev/mali[0-9]*", "dev/kgsl-3d[0-9]*", "dev/dri/renderD*", "dev/pvrsrvkm*", "dev/galcore", "dev/kfd", "dev/nvidia[0-9]*")
 
 
@@ -71,8 +93,15 @@ class Machine:
         return tuple(d for d in self.devices if not d.get("problem"))
 
 
-def look(root: str | os.PathLike[str] = "/", *, user: int | None = None, groups: frozenset[int] | None = None,
-         environment: Mapping[str, str] | None = None, cache_dir: Path | None = None, opencl: bool = True) -> Machine:
+def look(
+    root: str | os.PathLike[str] = "/",
+    *,
+    user: int | None = None,
+    groups: frozenset[int] | None = None,
+    environment: Mapping[str, str] | None = None,
+    cache_dir: Path | None = None,
+    opencl: bool = True,
+) -> Machine:
     """The facts of the machine whose file system is below `root`; `opencl` also asks the drivers for their devices."""
     root, environment = Path(root), os.environ if environment is None else environment
     user = os.geteuid() if user is None else user
@@ -88,7 +117,9 @@ def look(root: str | os.PathLike[str] = "/", *, user: int | None = None, groups:
         vendor_libraries=_vendor_libraries(libraries),
         nodes=_nodes(root, user, groups),
         user=_name_of(root / "etc/passwd", user),
-        environment={k: v for k, v in environment.items() if k in ("RUSTICL_ENABLE", "OCL_ICD_VENDORS", "OCL_ICD_FILENAMES", "LD_LIBRARY_PATH")},
+        environment={
+            k: v for k, v in environment.items() if k in ("RUSTICL_ENABLE", "OCL_ICD_VENDORS", "OCL_ICD_FILENAMES", "LD_LIBRARY_PATH")
+        },
         slow_cores=_slow_cores(root),
         cache_dir=str(cache),
         cache_problem=_cache_problem(cache),
@@ -148,8 +179,14 @@ def _nodes(root: Path, user: int, groups: frozenset[int]) -> tuple[DeviceNode, .
     for pattern in _DEVICE_NODES:
         for path in sorted(root.glob(pattern)):
             facts = path.stat()
-            found.append(DeviceNode(str(Path("/") / path.relative_to(root)), _name_of(root / "etc/group", facts.st_gid),
-                                    may_open(facts.st_mode, facts.st_uid, facts.st_gid, user, groups), _kernel_driver(root, path.name)))
+            found.append(
+                DeviceNode(
+                    str(Path("/") / path.relative_to(root)),
+                    _name_of(root / "etc/group", facts.st_gid),
+                    may_open(facts.st_mode, facts.st_uid, facts.st_gid, user, groups),
+                    _kernel_driver(root, path.name),
+                )
+            )
     return tuple(found)
 
 
@@ -157,7 +194,9 @@ def may_open(mode: int, owner: int, group: int, user: int, groups: frozenset[int
     """Whether that user may read and write a file of that mode; root always may."""
     if user == 0:
         return True
-    wanted = stat.S_IRUSR | stat.S_IWUSR if user == owner else stat.S_IRGRP | stat.S_IWGRP if group in groups else stat.S_IROTH | stat.S_IWOTH
+    wanted = (
+        stat.S_IRUSR | stat.S_IWUSR if user == owner else stat.S_IRGRP | stat.S_IWGRP if group in groups else stat.S_IROTH | stat.S_IWOTH
+    )
     return mode & wanted == wanted
 
 

@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 
-def interleave(runners: Mapping[str, Callable[[], object]], warmup: int, rounds: int,
-               progress: Callable[[int, int, str], None] | None = None) -> dict[str, list[float]]:
+def interleave(
+    runners: Mapping[str, Callable[[], object]], warmup: int, rounds: int, progress: Callable[[int, int, str], None] | None = None
+) -> dict[str, list[float]]:
     """Milliseconds per call: each round calls every runner once, in an order that moves by one place a round."""
     names = list(runners)
     for name in names:
@@ -38,8 +39,12 @@ def percentile(values: Sequence[float], percent: float) -> float:
 def summary(times_ms: Sequence[float], percents: Sequence[float] = (50, 90, 99)) -> dict[str, float]:
     """`p50_ms` ... `min_ms`, `mean_ms`, `stdev_ms` and `count` of some times."""
     figures = {f"p{p:g}_ms": percentile(times_ms, p) for p in percents}
-    return figures | {"min_ms": min(times_ms), "mean_ms": statistics.fmean(times_ms),
-                      "stdev_ms": statistics.stdev(times_ms) if len(times_ms) > 1 else 0.0, "count": len(times_ms)}
+    return figures | {
+        "min_ms": min(times_ms),
+        "mean_ms": statistics.fmean(times_ms),
+        "stdev_ms": statistics.stdev(times_ms) if len(times_ms) > 1 else 0.0,
+        "count": len(times_ms),
+    }
 
 
 def ideal(cpu_ms: float, gpu_ms: float) -> float:

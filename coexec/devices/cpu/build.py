@@ -18,9 +18,9 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from ...graph.ir import Node, Value
-from ...ops.base import Op
+from ...ops.base import Op, SplitAxis
 from ...ops.fallback import is_fallback
-from ...regions import Region
+from ...regions import Region, even_cuts
 from .threads import Task
 
 
@@ -122,6 +122,37 @@ def builds(*op_types: str) -> Callable[[B], B]:
         return builder
 
     return add
+
+
+Sharer = Callable[[Op, Node, Region, int], "list[Region] | None"]
+_sharers: dict[str, Sharer] = {}
+
+
+def shares_out(op_type: str) -> Callable[[Sharer], Sharer]:
+    """Decorator: the function cuts pieces of that operator for threads better than evenly along the best axis, or returns None."""
+
+    def add(sharer: Sharer) -> Sharer:
+        _sharers[op_type] = sharer
+        return sharer
+
+    return add
+
+
+def share_out(op: Op, node: Node, out_region: Region, threads: int) -> list[Region] | None:
+    """What the operator's own family makes of a piece for threads, or None where it has no opinion."""
+    if node.domain or is_fallback(op):
+        return None
+    _discover()
+    sharer = _sharers.get(node.op_type)
+    return None if sharer is None else sharer(op, node, out_region, threads)
+
+
+def cut_evenly(axis: SplitAxis, out_region: Region, parts: int, align: int = 1) -> list[Region]:
+    """At most `parts` near-equal pieces of a legal piece along an axis, cut at multiples of `align` legal units; none is empty."""
+    start, stop = out_region[axis.dim]
+    bounds = even_cuts(stop - start, parts, axis.multiple * align)  # a legal piece starts at a legal multiple, so these are legal too
+    pieces = [out_region.replace(axis.dim, (start + a, start + b)) for a, b in zip(bounds, bounds[1:])]
+    return [p for p in pieces if p.size] or [out_region]
 
 
 @lru_cache(maxsize=1)

@@ -7,17 +7,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ...graph.ir import Value
+from ...graph.ir import Node, Value
+from ...ops.base import Op
 from ...ops.conv import conv_input, conv_params
-from .build import Piece, Program, builds
+from ...regions import Region
+from .build import Piece, Program, builds, cut_evenly, shares_out
 from .conv_depthwise import depthwise
 from .jit import flat, inlined, kernel, rows_contiguous, strides
 from .panels import NO_FLOATS, Tail, block_depth, finish_strip, multiply_rows, pack_bias, pack_rows, round_up, strip_vectors, tail_of
 from .simd import LANES, PANEL, ROWS, keep, load, load_strided, splat, store
-from .winograd import winograd
+from .winograd import arithmetic, winograd
 
 #: What the partial sums of a group of strips may take, between two blocks of k (bytes): a part of the second-level cache.
 SUMS_BYTES = 256 * 1024
+#: What reading one weight costs a thread, in multiply-adds of one lane: it comes from beyond the second-level cache.
+WEIGHT_COST = 16
 
 
 class Convolution(NamedTuple):
@@ -66,6 +70,31 @@ def conv(piece: Piece) -> Program | None:
     if case is None:
         return None
     return depthwise(piece, case) or (winograd(piece, case) if piece.options.winograd else None) or implicit(piece, case)
+
+
+@shares_out("Conv")
+def share(op: Op, node: Node, out_region: Region, threads: int) -> list[Region] | None:
+    """Along height or channel, whichever leaves the slowest thread less to do: whole tiles, and weights read by one thread only, count."""
+    w = node.inputs[1].shape
+    if len(w) != 4 or node.output.dtype != np.float32 or w[1] == 1:
+        return None
+    params = conv_params(node)
+    square = w[2:] == (3, 3) and params.group == 1 and set(params.strides) == set(params.dilations) == {1}
+
+    def cost(region: Region) -> float:
+        n, oc, oh, ow = region.shape
+        pairs, taps = w[1] * round_up(oc, ROWS), w[2] * w[3]
+        each = taps * round_up(oh * ow, LANES) * (1 + 2 / oc)
+        if square:
+            each = min(arithmetic(w[1], oc, oh, ow).values())
+        return pairs * (n * each + WEIGHT_COST * taps)
+
+    options = []
+    for axis in op.split_axes(node):
+        for align in {"height": (1, 2, 4), "channel": (1, ROWS)}.get(axis.name, (1,)):
+            pieces = cut_evenly(axis, out_region, threads, align)
+            options.append((max(map(cost, pieces)), len(options), pieces))
+    return min(options)[2] if options else None
 
 
 def implicit(piece: Piece, case: Convolution) -> Program | None:

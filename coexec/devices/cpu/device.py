@@ -14,11 +14,11 @@ import numpy as np
 from ...errors import DeviceError, UsageError
 from ...graph.ir import Node, Value
 from ...ops import op_for
-from ...ops.base import Op, SplitAxis
-from ...regions import Region, even_cuts
+from ...ops.base import Op
+from ...regions import Region
 from ..base import DONE, Device, DeviceFacts, Event, Kernel, Operand, Queue, TensorView
 from . import blas
-from .build import Options, Packs, Piece, Program, build
+from .build import Options, Packs, Piece, Program, build, cut_evenly, share_out
 from .threads import Task, ThreadTeam
 
 #: Below both, a piece stays on the calling thread: waking another one costs about as much as the work (20-40 us).
@@ -147,22 +147,18 @@ def shares(op: Op, node: Node, out_region: Region, threads: int) -> list[Region]
     work = op.work(node, out_region)
     if work.flops < SPLIT_FLOPS and work.bytes_read + work.bytes_written < SPLIT_BYTES:
         return [out_region]
+    own = share_out(op, node, out_region, threads)
+    if own is not None:
+        return own
     best: tuple[float, list[Region]] | None = None
     for axis in op.split_axes(node):
-        pieces = _cut(axis, out_region, threads)
+        pieces = cut_evenly(axis, out_region, threads)
         unfairness = max(p.size for p in pieces) * threads / out_region.size
         if best is None or unfairness < best[0] - 1e-9:
             best = unfairness, pieces
         if best[0] <= FAIR_SHARE:
             break
     return best[1] if best else [out_region]
-
-
-def _cut(axis: SplitAxis, out_region: Region, parts: int) -> list[Region]:
-    start, stop = out_region[axis.dim]
-    bounds = even_cuts(stop - start, parts, axis.multiple)  # a legal piece starts at a multiple, so these are multiples too
-    pieces = [out_region.replace(axis.dim, (start + a, start + b)) for a, b in zip(bounds, bounds[1:])]
-    return [p for p in pieces if p.size] or [out_region]
 
 
 def _window(operand: Operand, region: Region | None, node: Node) -> np.ndarray | None:

@@ -33,14 +33,21 @@ BLOCK_BYTES, MOST_DEPTH = 2 << 20, 256
 LEAST_CHANNELS, TRANSFORM_COST = 16, 14
 
 
-def best_tile(ic: int, oc: int, oh: int, ow: int) -> int:
-    """The m with the least arithmetic for that piece, or 0 where multiplying directly has less."""
+def arithmetic(ic: int, oc: int, oh: int, ow: int) -> dict[int, float]:
+    """Multiply-adds per pair of channels, transforms counted in, of a 3x3 convolution by F(m x m, 3x3); m = 0 is the direct way."""
     def lanes(count: int) -> int:
         return round_up(count, LANES)
 
     costs = {0: 9.0 * lanes(oh * ow) * (1 + 2 / oc)}
-    for m in _G:
-        costs[m] = (m + 2) ** 2 * lanes(-(-oh // m) * -(-ow // m)) * (1 + TRANSFORM_COST / ic + TRANSFORM_COST / oc)
+    if min(ic, oc) >= LEAST_CHANNELS:
+        for m in _G:
+            costs[m] = (m + 2) ** 2 * lanes(-(-oh // m) * -(-ow // m)) * (1 + TRANSFORM_COST / ic + TRANSFORM_COST / oc)
+    return costs
+
+
+def best_tile(ic: int, oc: int, oh: int, ow: int) -> int:
+    """The m with the least arithmetic for that piece, or 0 where multiplying directly has less."""
+    costs = arithmetic(ic, oc, oh, ow)
     return min(costs, key=costs.__getitem__)
 
 

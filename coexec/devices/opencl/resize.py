@@ -16,14 +16,14 @@ def build(c: Compile) -> None:
     """Axes that keep their elements are walked straight; the others loop over their taps, the weights multiplied."""
     x, y = c.input(0), c.output()
     tables = resize_tables(c.node)
-    copied = all(t.is_copy for t in tables)
+    copied = all(t.is_copy and bool((t.weights == 1).all()) for t in tables)
     inside = x.dtype if copied or x.dtype.itemsize == 8 and x.dtype.kind == "f" else np.dtype(_wide(x.dtype, c.facts))
     dims: list[tuple[int, int, int, int]] = []  # innermost first: extent, x stride, y stride, taps (0: straight)
     indices, weights, starts = [], [], []
     for d in reversed(range(len(y.shape))):
         out, table, held = c.region[d], tables[d], c.in_regions[0][d]
         at = table.indices[out.slice] - held.start
-        straight = table.is_copy and table.outside is None and bool((at[:, 0] == np.arange(out.size)).all())
+        straight = table.is_copy and table.outside is None and bool((at[:, 0] == np.arange(out.size)).all() and (table.weights == 1).all())
         if straight and out.size == 1:
             continue
         if straight and dims and not dims[-1][3] and x.strides[d] == dims[-1][0] * dims[-1][1] and y.strides[d] == dims[-1][0] * dims[-1][2]:

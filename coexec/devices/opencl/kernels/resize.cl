@@ -1,6 +1,6 @@
 // y = the weighted sum of x over the taps of every axis with a table; the other axes are read straight. For dimension k with bit k of
 // MASK: index[(place_k + i) * TAPS_k + t] and weight[...] (both of all axes one after the other), index -1 in tap 0 for outside.
-// A is the type of the sum; LIMITED clips it to LOWEST ... HIGHEST and drops fractions. Up to four dimensions, innermost first.
+// A is the type of the sum; LIMITED rounds it, halves to even, and clips it to T's range. Up to four dimensions, innermost first.
 
 #define AXIS_(k, i, at_body) \
     for (int t##k = 0; t##k < TAPS##k; ++t##k) { \
@@ -28,7 +28,7 @@ kernel void resize(global const T *restrict x, int x_off, int8 x_s, global T *re
             LOOPS
             const A v = outside ? other : total;
 #ifdef LIMITED
-            row[i * y_s.s0] = CAT(CAT(convert_, T), _sat_rtz)(v);
+            row[i * y_s.s0] = CAT(CAT(convert_, T), _sat_rte)(v);
 #else
             row[i * y_s.s0] = CAT(convert_, T)(v);
 #endif
