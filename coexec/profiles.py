@@ -99,7 +99,8 @@ class DeviceProfile:
         """The section of that device. Raises ProfileMismatch where the board has none."""
         found = {"cpu": self.cpu, "gpu": self.gpu}.get(name)
         if found is None:
-            raise ProfileMismatch(f"the profile has no '{name}'", where=self.name, expected=" or ".join(["cpu", *(["gpu"] if self.gpu else [])]))
+            raise ProfileMismatch(f"the profile has no '{name}'", where=self.name,
+                                  expected=" or ".join(["cpu", *(["gpu"] if self.gpu else [])]))
         return found
 
     @property
@@ -172,7 +173,8 @@ def load_profile(path: str | os.PathLike[str]) -> DeviceProfile:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as error:
-        raise ProfileMismatch("not a text file", where=where, found=f"byte {data[error.start]:#04x} at {error.start}", expected="UTF-8") from None
+        raise ProfileMismatch("not a text file", where=where, found=f"byte {data[error.start]:#04x} at {error.start}",
+                              expected="UTF-8") from None
     return from_yaml(text, where)
 
 
@@ -277,7 +279,8 @@ class _Reader:
         line = f", line {item.line}" if item is not None else ""
         if not found:
             found = "nothing" if item is None else repr(item.text) if isinstance(item, _Scalar) else _KINDS[type(item)]
-        raise ProfileMismatch(f"key '{key}' is wrong" if key else "not a device profile", where=self.where + line, found=found, expected=expected,
+        raise ProfileMismatch(f"key '{key}' is wrong" if key else "not a device profile", where=self.where + line, found=found,
+                              expected=expected,
                               hint=hint)
 
     def profile(self, root: Any) -> DeviceProfile:
@@ -297,7 +300,8 @@ class _Reader:
             "name": self.text, "driver": self.text, "emulated": self.flag, "compute_units": self.whole, "threads": self.whole,
             "dtypes": self.words, "operators": self.words, "sharing": self.text, "peak_gflops": self.rate, "bandwidth_gbs": self.rate,
             "launch_us": self.number, "sync_us": self.number, "map_us": self.number,
-            "transfer_gbs": lambda k, v: None if self.null(v) else self.rate(k, v), "provenance": self.provenance, "latency": self.latencies,
+            "transfer_gbs": lambda k, v: None if self.null(v) else self.rate(k, v),
+            "provenance": self.provenance, "latency": self.latencies,
         }
         needed = ("name", "peak_gflops", "bandwidth_gbs", *(("operators", "launch_us", "sync_us") if key == "gpu" else ()))
         body = self.mapping(item, key, known, needed)
@@ -364,7 +368,8 @@ class _Reader:
         return int(text)
 
     def number(self, key: str, item: Any, at_least: float = 0.0) -> float:
-        unit = next((u for suffix, u in (("_us", " of microseconds"), ("_gflops", " of GFLOP/s"), ("_gbs", " of GB/s")) if key.endswith(suffix)), "")
+        unit = next((u for suffix, u in (("_us", " of microseconds"), ("_gflops", " of GFLOP/s"),
+                                         ("_gbs", " of GB/s")) if key.endswith(suffix)), "")
         try:
             value = float(self.text(key, item))
         except ValueError:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -27,8 +28,8 @@ from .test_smoke import tiny_model
 
 
 @pytest.fixture(scope="module", autouse=True)
-def own_settings(tmp_path_factory):
-    with settings.override(opencl="none", cache_dir=tmp_path_factory.mktemp("cache")):
+def no_gpu():
+    with settings.override(opencl="none"):
         yield
 
 
@@ -94,6 +95,14 @@ def test_examples_are_valid_command_lines(name):
         words = example.split("  ")[0].split(" | ")[0].split()
         words = words[[w == "coexec" for w in words].index(True) + 1 :]
         assert parse(words).verb == name
+
+
+def test_command_lines_of_the_readme_are_valid():
+    from coexec.cli.main import parse
+
+    text = (Path(__file__).resolve().parent.parent / "README.md").read_text()
+    lines = [line.split("#")[0].split() for line in text.splitlines() if line.startswith("coexec ") and "#" in line]
+    assert {parse(words[1:]).verb for words in lines} == set(VERBS)
 
 
 def test_version(call):
@@ -621,3 +630,107 @@ def test_comparison_with_the_best_single_device():
         "ideal_speedup": pytest.approx(10 / 7.5),
     }
     assert compare({"coexec": {"p50_ms": 8.0}})["speedup_over_best_single"] is None
+
+
+# Profiles
+
+
+@pytest.fixture(scope="module")
+def profiled(folder):
+    """A profile of the CPU alone, and the table it was fitted to."""
+    assert main(["profile", "-q", "-o", str(folder / "p.yaml"), "--csv", str(folder / "t.csv"), "--time-budget", "2s"]) == 0
+    return folder
+
+
+def test_profile_writes_yaml_and_a_table(call, profiled):
+    from coexec.profiles import load_profile
+    from coexec.profiling.table import COLUMNS, read_table
+
+    made = load_profile(profiled / "p.yaml")
+    assert made.gpu is None and made.cpu.peak_gflops > 0
+    assert (profiled / "t.csv").read_text().splitlines()[0] == ",".join(COLUMNS) and len(read_table(profiled / "t.csv")) > 0
+
+
+def test_profile_without_a_name_becomes_this_machines_own(call, tmp_path):
+    with settings.override(cache_dir=tmp_path):
+        code, out, _ = call("profile", "--time-budget", "1s", "--json", "-q")
+        found = json.loads(out)
+        assert code == 0 and found["profile"].startswith(str(tmp_path / "profiles")) and found["units"]["cpu"]["peak_gflops"] > 0
+        before = os.stat(found["profile"]).st_mtime_ns
+        assert call("plan", "tiny.onnx", strategy="coexec")[0] == 0
+        assert os.stat(found["profile"]).st_mtime_ns == before and len(list((tmp_path / "profiles").iterdir())) == 1
+
+
+def _table(path, timings):
+    from coexec.profiling.table import COLUMNS
+
+    rows = [",".join(COLUMNS)]
+    for unit, us in (("cpu", 1.0), ("gpu", 0.5)):
+        for channels in timings:
+            flops = 2 * 28 * 28 * channels * 64
+            rows.append(f"board,{unit},4,Conv,direct,float32,1,{channels},28,28,64,28,28,1,1,1,1,1,0,{us * flops / 1e4 + 5},,")
+    path.write_text("\n".join(rows) + "\n")
+
+
+def test_a_table_of_others_is_fitted_and_judged(call, folder):
+    _table(folder / "theirs.csv", range(8, 200, 4))
+    code, out, _ = call("profile", "--from-csv", "theirs.csv", "--group-by", "shape", "-o", "theirs.yaml", "--json")
+    found = json.loads(out)
+    assert code == 0 and set(found["devices"]) == {"cpu", "gpu"}
+    for judged in found["devices"].values():
+        assert judged["count"] == 48 and judged["within_10pct"] == 1.0 and judged["noise_floor_within_10pct"] is None
+    code, out, _ = call("plan", "tiny.onnx", "--profile", "theirs.yaml", "--explain", strategy="coexec")
+    assert code == 0 and "cpu us" in out and "gpu alone:" in out
+    assert "noise floor" in call("profile", "--from-csv", "theirs.csv", "--group-by", "shape")[1]
+
+
+@pytest.mark.parametrize(
+    "arguments, code, said",
+    [
+        (["profile", "--group-by", "shape"], 2, "--from-csv FILE beside it"),
+        (["profile", "--from-csv", "nothing.csv"], 2, "nothing.csv"),
+        (["profile", "--quick", "--full"], 2, "not allowed with"),
+        (["profile", "--time-budget", "soon"], 2, "--time-budget: found 'soon', expected a time such as 90s"),
+        (["profile", "--cpu-affinity", "7-4"], 2, "--cpu-affinity: found '7-4'"),
+        (["profile", "--cpu-affinity", "8000", "-o", "p2.yaml"], 2, "cannot use those cores"),
+        (["plan", "tiny.onnx", "--profile", "nothing.yaml"], 2, "cannot read the profile"),
+        (["plan", "tiny.onnx", "--profile", "tiny.onnx"], 7, "tiny.onnx"),
+    ],
+)
+def test_profile_errors(call, arguments, code, said):
+    assert said in refused(call, code, *arguments)
+
+
+def test_core_lists():
+    from coexec.cli.profile import cores
+
+    assert cores("0,2,4-6") == {0, 2, 4, 5, 6}
+
+
+def test_evaluate_compares_operators_and_models(call, profiled):
+    code, out, _ = call("evaluate", "tiny.onnx", "--profile", "p.yaml", "--strategy", "cpu", "--iters", "2", "--json")
+    found = json.loads(out)
+    assert code == 0 and set(found["models"]["tiny"]) == {"predicted_ms", "measured_ms", "error"} and found["predict_us_per_query"] > 0
+    keys = {"count", "within_5pct", "within_10pct", "within_15pct", "mape", "noise_floor_within_10pct"}
+    assert (
+        set(found["devices"]) == {"cpu"}
+        and set(found["devices"]["cpu"]) == keys
+        and found["devices"]["cpu"]["count"] == len(found["ops"]) > 1
+    )
+    assert "predicted ms" in call("evaluate", "tiny.onnx", "--profile", "p.yaml", "--strategy", "cpu", "--iters", "2")[1]
+
+
+def test_judging_predictions():
+    from coexec.report.evaluation import Sample, judge
+
+    def sample(predicted, measured, again):
+        return Sample("m", "n", "Conv", "gpu", predicted, measured, again, False)
+
+    found = judge([sample(104, 100, 101), sample(91, 100, 100), sample(114, 100, 150), sample(200, 100, 60)])["gpu"]
+    assert (found["within_5pct"], found["within_10pct"], found["within_15pct"]) == (0.25, 0.5, 0.75)
+    assert found["mape"] == pytest.approx((4 + 9 + 14 + 100) / 4) and found["noise_floor_within_10pct"] == 0.5
+
+
+def test_oracle_without_a_gpu_says_what_it_needs(call):
+    arguments = "bench", "tiny.onnx", "--compare", "cpu,fixed:gpu=0", "--iters", "1", "--warmup", "0", "--oracle"
+    assert "needs a strategy that may split, and a GPU" in refused(call, 2, *arguments)

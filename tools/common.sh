@@ -15,7 +15,7 @@ find_python() {
             return
         fi
     done
-    fail "no Python 3.10 or later found (${PYTHON:-python3} is $(${PYTHON:-python3} --version 2>&1 || true))" \
+    fail "no Python 3.10 or later found (${PYTHON:-python3} is $(${PYTHON:-python3} --version 2>&1 | head -n 1))" \
         "Debian 12, Ubuntu 22.04 or newer: sudo apt install python3 python3-venv" \
         "or name one: PYTHON=/path/to/python3 bash $0"
 }
@@ -66,7 +66,7 @@ install_package() {
         note "coexec[$extras] is installed already"
         return
     fi
-    say "Installing coexec[$extras] (this downloads about 300 MB the first time)"
+    say "Installing coexec[$extras] (a download of a few hundred megabytes the first time)"
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -e "$ROOT[$extras]" ||
         fail "pip could not install coexec" "look at its message above; behind a proxy, set https_proxy and PIP_INDEX_URL" "then run this again"
     printf '%s' "$wanted" >"$stamp"

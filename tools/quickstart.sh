@@ -52,12 +52,14 @@ else
 fi
 
 say "5/6 Planning, and checking the result against the unsplit reference"
-"$VENV/bin/coexec" plan "$MODEL" --profile "$OUT/profile.yaml" -o "$OUT/plan.json" -q >/dev/null
+"$VENV/bin/coexec" plan "$MODEL" --profile "$OUT/profile.yaml" -o "$OUT/plan.json" -q >/dev/null ||
+    fail "the model cannot be planned" "see the message above; coexec reads ONNX files of opset 7 and newer"
 "$VENV/bin/coexec" validate "$MODEL" --plan "$OUT/plan.json" --json -q >"$OUT/validate.json" ||
     fail "the co-executed result differs from the reference" "find the operator: $VENV/bin/coexec validate $MODEL --per-op" "and report it"
 
 say "6/6 CPU alone, GPU alone, both"
-"$VENV/bin/coexec" bench "$MODEL" --profile "$OUT/profile.yaml" --compare cpu,gpu,coexec --iters 30 --json -q >"$OUT/bench.json"
+"$VENV/bin/coexec" bench "$MODEL" --profile "$OUT/profile.yaml" --compare cpu,gpu,coexec --iters 30 --json -q >"$OUT/bench.json" ||
+    fail "the benchmark failed" "see: $VENV/bin/coexec doctor"
 
 trap - ERR
 "$PYTHON_BIN" - "$OUT" "$MODEL" "$VENV" <<'PY'

@@ -6,6 +6,7 @@ import argparse
 from contextlib import ExitStack
 from typing import Any
 
+from ..errors import UsageError
 from . import options as shared
 from .console import Console, milliseconds, table
 from .progress import Progress
@@ -16,6 +17,7 @@ EXAMPLES = (
     "coexec bench model.onnx",
     "coexec bench model.onnx --compare cpu,gpu,greedy,coexec --iters 200",
     "coexec bench model.onnx --compare cpu,fixed:gpu=0.3,fixed:gpu=0.5 --json",
+    "coexec bench model.onnx --oracle",
 )
 
 
@@ -31,6 +33,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--iters", metavar="N", type=shared.positive, default=50, help="rounds; each runs every strategy once (default: %(default)s)"
     )
     parser.add_argument("--percentiles", metavar="P,P", type=_percentiles, default=(50.0, 90.0, 99.0), help="(default: 50,90,99)")
+    parser.add_argument("--oracle", action="store_true", help="also time every operator by itself, in every sensible cut (slow)")
 
 
 def execute(options: argparse.Namespace, console: Console) -> int:
@@ -63,17 +66,35 @@ def execute(options: argparse.Namespace, console: Console) -> int:
             for s in sessions.values()
             for unit, d in s.devices.items()
         }
+        compared = compare(found)
+        oracle = _oracle(sessions, compared["compared"], console) if options.oracle else {}
     report = {
         "model": options.model,
         "profile": getattr(known, "name", None),
         "strategies": found,
-        **compare(found),
+        **compared,
+        **oracle,
         "devices": devices,
         **_version(),
     }
     console.emit(report)
     _show(report, options, console)
+    if options.oracle:
+        _show_oracle(report, console)
     return 0
+
+
+def _oracle(sessions: dict[str, Any], name: str | None, console: Console) -> dict[str, Any]:
+    """Every operator by itself, beside what the strategy `name` chose for it."""
+    from ..devices.registry import session_threads
+    from ..report.oracle import oracle
+
+    session = sessions.get(name)
+    if session is None or "gpu" not in session.devices:
+        raise UsageError("--oracle needs a strategy that may split, and a GPU", found=", ".join(sessions), hint="add coexec to --compare")
+    threads = {"cpu": session_threads(session.devices, gpu_used=False), "gpu": session_threads(session.devices)}
+    with Progress(console, "oracle") as tick:
+        return oracle(session.graph, session.plan, session.devices, threads, progress=tick)
 
 
 def compare(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -130,6 +151,28 @@ def _show(report: dict[str, Any], options: argparse.Namespace, console: Console)
         console.result(f"{unit}: {facts['name']}{' (emulated on CPU cores)' if facts['emulated'] else ''}")
 
 
+def _show_oracle(report: dict[str, Any], console: Console) -> None:
+    rows = [
+        (
+            r["name"][-36:],
+            r["op_type"],
+            f"{r['cpu_us']:.1f}",
+            f"{r['gpu_us']:.1f}",
+            f"{r['oracle_us']:.1f}",
+            f"{r['chosen_us']:.1f}",
+            r["oracle"],
+        )
+        for r in report["ops"]
+    ]
+    console.result()
+    console.result(table(rows, ("operator", "type", "cpu us", "gpu us", "oracle us", "chosen us", "best cut"), "llrrrrl"))
+    if report["oracle_speedup_geomean"]:
+        console.result(
+            f"over the best single device, geometric mean of {len(rows)} operators: oracle {report['oracle_speedup_geomean']:.2f}x, "
+            f"{report['compared']} {report['chosen_speedup_geomean']:.2f}x"
+        )
+
+
 def _version() -> dict[str, str]:
     from .. import __version__
 
@@ -137,7 +180,13 @@ def _version() -> dict[str, str]:
 
 
 def _names(text: str) -> list[str]:
-    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    joined: list[str] = []
+    for part in (p.strip() for p in text.split(",")):
+        if joined and "=" in part and ":" not in part:  # the second option of the strategy before it
+            joined[-1] += f",{part}"
+        elif part:
+            joined.append(part)
+    names = list(dict.fromkeys(joined))
     if not names:
         raise argparse.ArgumentTypeError(f"found '{text}', expected strategies with commas between them")
     return names

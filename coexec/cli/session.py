@@ -73,7 +73,7 @@ def feeds(graph: Any, options: argparse.Namespace, random_by_default: bool = Fal
 
 
 def profile(options: argparse.Namespace, strategies: list[str], console: Console) -> Any:
-    """The profile to plan with: the one named, else this machine's (measured now if there is none), else None where no strategy needs it."""
+    """The profile to plan with: the one named, else this machine's (measured now if there is none), None where no strategy needs it."""
     from ..api import cached_profile
     from ..partition.strategies.base import parse_strategy
     from ..profiles import load_profile

@@ -39,9 +39,11 @@ class CostModel:
     def __init__(self, profile: DeviceProfile):
         self.profile = profile
         self.units: dict[str, UnitProfile] = {"cpu": profile.cpu, **({"gpu": profile.gpu} if profile.gpu else {})}
-        self.models = {unit: {name: LatencyModel.from_profile(fit, f"{profile.name}, {unit}.latency.{name}") for name, fit in section.latency.items()}
+        self.models = {unit: {name: LatencyModel.from_profile(fit, f"{profile.name}, {unit}.latency.{name}") for name,
+                              fit in section.latency.items()}
                        for unit, section in self.units.items()}
-        self.estimates = {(unit, name) for unit, s in self.units.items() for name, fit in s.latency.items() if fit.provenance == "estimated"}
+        self.estimates = {(unit, name) for unit, s in self.units.items() for name,
+                          fit in s.latency.items() if fit.provenance == "estimated"}
         self.shared = profile.gpu is None or profile.gpu.transfer_gbs is None
         self._columns: dict[tuple[Node, Region], tuple[float, ...]] = {}
         self._kernels: dict[tuple[Node, Region, str], Estimate] = {}

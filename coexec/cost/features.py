@@ -26,8 +26,8 @@ _FAMILIES = {
     "view": "Reshape Flatten Squeeze Unsqueeze Identity Dropout",
     "resize": "Resize Upsample GridSample",
     # Elementwise functions that cost tens of operations an element: bound by arithmetic where an addition is bound by memory.
-    "elementwise_slow": "Sigmoid Tanh Erf Gelu Exp Log Silu Swish Mish Softplus Softsign Elu Selu Celu HardSwish Sin Cos Tan Asin Acos Atan Sinh "
-                        "Cosh Asinh Acosh Atanh Pow Sqrt Reciprocal Div Mod",
+    "elementwise_slow": "Sigmoid Tanh Erf Gelu Exp Log Silu Swish Mish Softplus Softsign Elu Selu Celu HardSwish Sin Cos Tan Asin Acos "
+                        "Atan Sinh Cosh Asinh Acosh Atanh Pow Sqrt Reciprocal Div Mod",
 }
 _FAMILY_OF = {op_type: family for family, types in _FAMILIES.items() for op_type in types.split()}
 

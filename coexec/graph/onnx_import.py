@@ -24,6 +24,9 @@ from .onnx_upgrade import DEPRECATED, Upgrader
 
 OLDEST = 7
 
+#: Operators whose outputs after the first are dropped where nobody reads them: without them they are simpler operators.
+OPTIONAL_OUTPUTS = frozenset({"BatchNormalization", "Dropout", "LayerNormalization", "MaxPool"})
+
 Source = "str | os.PathLike[str] | bytes | onnx.ModelProto"
 
 
@@ -149,9 +152,14 @@ class _Importer:
         """Outputs are named before inputs are looked up, so that a file may list nodes in any order."""
         upgraded: list[tuple[onnx.NodeProto, dict[str, int]]] = []
         taken: set[str] = set()
+        used = {o.name for o in proto.output} | {i for n in proto.node for i in n.input}
+        used |= {name for n in proto.node for g in subgraphs(n) for name in free_names(g)}
         for index, original in enumerate(proto.node):
             node = onnx.NodeProto()
             node.CopyFrom(original)
+            if node.op_type in OPTIONAL_OUTPUTS:
+                while len(node.output) > 1 and node.output[-1] not in used:
+                    del node.output[-1]
             node.domain = "" if node.domain == "ai.onnx" else node.domain
             node.name = _unique(node.name or f"{node.op_type}_{index}", taken)
             if node.op_type == "Constant" and not node.domain:

@@ -46,7 +46,10 @@ def _models(families: Sequence[str], X: np.ndarray, y: np.ndarray) -> dict[str, 
 
 
 def peaks(rows: Sequence[Measurement]) -> tuple[float, float]:
-    """The best GFLOP/s of matrix products and 1x1 convolutions, and the best GB/s of elementwise operators; other rows where there are none."""
+    """The best GFLOP/s of matrix products and 1x1 convolutions, and GB/s of the largest elementwise operators (else of any rows).
+
+    Convolutions by Winograd do fewer operations than are counted, and small tensors stay in a cache: neither tells a peak.
+    """
     families, X, y = design(rows)
     gflops, gbs = X[:, _MFLOP] / y * 1e3, X[:, _MBYTE] / y * 1e3  # mflop per us is TFLOP/s; mbyte per us is TB/s
 
@@ -54,7 +57,8 @@ def peaks(rows: Sequence[Measurement]) -> tuple[float, float]:
         chosen = [r for r, f in zip(rates, families) if f in wanted]
         return float(f"{max([*(chosen or rates), 1e-3]):.4g}")
 
-    return best(gflops, ("gemm", "matmul", "conv_1x1")), best(gbs, ("elementwise", "movement"))
+    streaming = [i for i in np.argsort(-X[:, _MBYTE]) if families[i] in ("elementwise", "movement")][:3]
+    return best(gflops, ("gemm", "matmul", "conv_1x1")), float(f"{max(gbs[streaming], default=0) or best(gbs, ()):.4g}")
 
 
 def fit_profile_from_table(rows: Sequence[Measurement], name: str = "") -> DeviceProfile:
@@ -74,9 +78,11 @@ def section_from_rows(unit: str, rows: Sequence[Measurement]) -> UnitProfile:
     gflops, gbs = peaks(rows)
     gpu = unit == "gpu"
     return UnitProfile(
-        Counter(r.device for r in rows).most_common(1)[0][0], gflops, gbs, threads=max((r.threads or 1 for r in rows), default=1) if not gpu else 0,
+        Counter(r.device for r in rows).most_common(1)[0][0], gflops, gbs,
+        threads=max((r.threads or 1 for r in rows), default=1) if not gpu else 0,
         dtypes=tuple(sorted({r.dtype for r in rows})), operators=tuple(sorted({r.op_type for r in rows})) if gpu else (),
-        launch_us=ASSUMED_LAUNCH_US if gpu else 0.0, sync_us=ASSUMED_SYNC_US if gpu else 0.0, provenance="estimated", latency=fit_latencies(rows),
+        launch_us=ASSUMED_LAUNCH_US if gpu else 0.0, sync_us=ASSUMED_SYNC_US if gpu else 0.0, provenance="estimated",
+        latency=fit_latencies(rows),
     )
 
 
@@ -96,7 +102,8 @@ def held_out_accuracy(rows: Sequence[Measurement], folds: int = 5) -> Mapping[st
         for held in range(folds):
             seen = np.flatnonzero(fold != held)
             models = _models([families[i] for i in seen], X[seen], y[seen])
-            errors += [float(models[families[i]].predict(X[i:i + 1])[0] / y[i] - 1) for i in np.flatnonzero(fold == held) if families[i] in models]
+            judged = [i for i in np.flatnonzero(fold == held) if families[i] in models]
+            errors += [float(models[families[i]].predict(X[i:i + 1])[0] / y[i] - 1) for i in judged]
         report[unit] = accuracy(errors, noise_floor(mine))
     return report
 
@@ -105,11 +112,12 @@ def accuracy(errors: Sequence[float], floor: float | None) -> dict[str, Any]:
     """Shares within 5, 10 and 15 percent, and the mean absolute percentage error; None where there is nothing to judge."""
     size = np.abs(np.asarray(errors, float))
     within = {f"within_{p}pct": round(float((size <= p / 100).mean()), 4) if len(size) else None for p in (5, 10, 15)}
-    return {"count": len(size), **within, "mape": round(float(size.mean() * 100), 2) if len(size) else None, "noise_floor_within_10pct": floor}
+    return {"count": len(size), **within, "mape": round(float(size.mean() * 100), 2) if len(size) else None,
+            "noise_floor_within_10pct": floor}
 
 
 def noise_floor(rows: Sequence[Measurement]) -> float | None:
-    """How often a re-measurement of the same kernel falls within 10 % of the median of all its measurements; None where none was repeated."""
+    """How often a measurement falls within 10 % of the median of all those of the same kernel; None where none was repeated."""
     groups: dict[tuple, list[float]] = defaultdict(list)
     for r in rows:
         groups[(r.device, r.threads, r.implementation, r.shape_key)].append(r.latency_us)

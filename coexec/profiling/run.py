@@ -32,6 +32,8 @@ __all__ = ["fit_profile_from_table", "profile_devices"]
 
 #: Bytes of the move that tells the bandwidth between two memories.
 MOVE_BYTES = 8 << 20
+#: How many times the budget a first run may take, compilers included.
+COLD = 3.0
 #: No single timing may take longer than this share of the budget.
 SAMPLE_SHARE = 1 / 200
 
@@ -40,7 +42,9 @@ def profile_devices(cpu_device: Device, gpu_device: Device | None = None, *, tim
                     progress: Progress | None = None) -> tuple[DeviceProfile, list[Measurement]]:
     """Measures a CPU with that many threads, and a GPU where there is one: facts, fixed costs, kernels by family; then the fit.
 
-    Ends soon after `time_budget_s`. Returns the profile and every measurement. Raises DeviceError where a device fails.
+    `time_budget_s` is for measuring. Compiling kernels comes on top where they are not in the cache yet (a session would have to do it
+    anyway), but with it no more than COLD times the budget. Returns the profile and every measurement. Raises DeviceError where a
+    device fails.
     """
     begun = time.perf_counter()
     say = progress or (lambda done, total, what: None)
@@ -48,14 +52,18 @@ def profile_devices(cpu_device: Device, gpu_device: Device | None = None, *, tim
     devices = {"cpu": cpu_device, **({"gpu": gpu_device} if gpu_device is not None else {})}
     fixed = {unit: fixed_costs(device, threads) for unit, device in devices.items()}
     rows: list[Measurement] = []
+    prepared = 0.0
     for sample in samples():
-        spent = time.perf_counter() - begun
+        passed = time.perf_counter() - begun
+        spent = max(passed - prepared, passed / COLD)
         if spent > 0.97 * time_budget_s:
             break
         say(spent, time_budget_s, f"{sample.node.op_type} {sample.node.inputs[0].shape} -> {sample.region.shape}")
         node = with_constants(sample.node, np.random.default_rng(0))
         for unit, device in devices.items():
-            row = time_sample(unit, device, replace(sample, node=node), threads, fixed[unit]["wait_us"], SAMPLE_SHARE * time_budget_s)
+            row, preparing = time_sample(unit, device, replace(sample, node=node), threads, fixed[unit]["wait_us"],
+                                         SAMPLE_SHARE * time_budget_s)
+            prepared += preparing
             if row is not None:
                 rows.append(row)
     say(time_budget_s, time_budget_s, "fitting")
@@ -64,21 +72,23 @@ def profile_devices(cpu_device: Device, gpu_device: Device | None = None, *, tim
     return DeviceProfile(name, sections["cpu"], sections.get("gpu"), machine()), rows
 
 
-def time_sample(unit: str, device: Device, sample: Sample, threads: int, wait_us: float, seconds: float) -> Measurement | None:
-    """The row of one timing; None where the device has no such kernel."""
+def time_sample(unit: str, device: Device, sample: Sample, threads: int, wait_us: float,
+                seconds: float) -> tuple[Measurement | None, float]:
+    """The row of one timing (None where the device has no such kernel), and the seconds that preparing it took."""
     node, region = sample.node, sample.region
     if device.declines(node) is not None:
-        return None
+        return None, 0.0
     try:
         with Bench(device, node, region, threads) as bench:
             found = bench.time(wait_us, min(0.02, seconds))
             implementation = bench.kernel.implementation
     except DeviceError as error:  # one kernel that a driver cannot build must not cost the whole profile
         log.warning("%s: %s; left out of the profile", device.facts.name, error)
-        return None
-    return Measurement(device.facts.name, unit, threads if unit == "cpu" else None, node.op_type, implementation, node.output.dtype.name,
-                       **describe(node, region), busy_other=0, latency_us=round(found.median_us, 3), spread_us=round(found.spread_us, 3),
-                       count=found.count)
+        return None, 0.0
+    row = Measurement(device.facts.name, unit, threads if unit == "cpu" else None, node.op_type, implementation, node.output.dtype.name,
+                      **describe(node, region), busy_other=0, latency_us=round(found.median_us, 3), spread_us=round(found.spread_us, 3),
+                      count=found.count)
+    return row, bench.prepare_s
 
 
 def _relu(size: int) -> Node:
@@ -96,10 +106,10 @@ def fixed_costs(device: Device, threads: int) -> dict[str, float]:
     with Bench(device, tiny, whole, threads) as bench:
         bench.queue.begin_run()
         try:
-            once = measure(bench.run, warmup=10, min_seconds=0.05, min_count=30).median_us
+            once = measure(bench.run, warmup=10, min_seconds=0.05, min_count=30).low_us  # what disturbs only adds
             if not device.asynchronous:
                 return {"launch_us": once, "sync_us": 0.0, "wait_us": 0.0}
-            many = measure(lambda: bench.run(33), warmup=2, min_seconds=0.05, min_count=10).median_us
+            many = measure(lambda: bench.run(33), warmup=2, min_seconds=0.05, min_count=10).low_us
             launch = _launch_us(bench)
         finally:
             bench.queue.end_run()
@@ -119,7 +129,7 @@ def _launch_us(bench: Bench) -> float:
         found.append((time.perf_counter() - begun) / 16)
         bench.queue.flush()
         event.wait()
-    return float(np.median(found)) * 1e6
+    return float(np.percentile(found, 10)) * 1e6
 
 
 def _moves(bench: Bench) -> dict[str, float]:
@@ -144,7 +154,8 @@ def section(unit: str, device: Device, rows: list[Measurement], threads: int, fi
     base = section_from_rows(unit, rows) if rows else UnitProfile(facts.name, 1.0, 1.0)
     short = {k: float(f"{v:.4g}") for k, v in fixed.items() if k != "wait_us"}
     return replace(
-        base, name=facts.name, driver=facts.driver, emulated=facts.emulated, compute_units=facts.compute_units, threads=threads if unit == "cpu" else 0,
+        base, name=facts.name, driver=facts.driver, emulated=facts.emulated, compute_units=facts.compute_units,
+        threads=threads if unit == "cpu" else 0,
         dtypes=tuple(sorted(facts.dtypes)), operators=tuple(sorted(operators(device))) if unit == "gpu" else (),
         sharing=str(getattr(device, "sharing", "") or next(iter(facts.sharing), "")), provenance="measured" if rows else "estimated",
         **{"launch_us": 0.0, "sync_us": 0.0, **short},

@@ -82,7 +82,8 @@ def read_table(path: str | os.PathLike[str]) -> list[Measurement]:
         with open(path, newline="", encoding="utf-8-sig") as file:
             return _rows(csv.reader(file), where)
     except OSError as error:
-        raise UsageError("cannot read the table", where=where, found=error.strerror or str(error), expected="a CSV file of measurements") from None
+        raise UsageError("cannot read the table", where=where, found=error.strerror or str(error),
+                         expected="a CSV file of measurements") from None
     except (UnicodeDecodeError, csv.Error) as error:
         raise UsageError("not a CSV table", where=where, found=str(error)[:200], expected="a header and one row a measurement") from None
 
@@ -102,7 +103,8 @@ def _rows(reader: Iterable[Sequence[str]], where: str) -> list[Measurement]:
         if not any(cell.strip() for cell in line):
             continue
         if len(line) != len(header):
-            raise UsageError("a row has another length than the header", where=f"{where}, line {number}", found=len(line), expected=len(header))
+            raise UsageError("a row has another length than the header", where=f"{where}, line {number}", found=len(line),
+                             expected=len(header))
         rows.append(Measurement(**{name: _cell(name, cell.strip(), f"{where}, line {number}") for name, cell in zip(header, line)}))
     if not rows:
         raise UsageError("the table has no rows", where=where)
@@ -231,7 +233,8 @@ def node_of(row: Measurement, where: str = "table") -> Node:
     length = w if row.op_type in ("LayerNormalization", "RMSNormalization") else c
     more = [value(f"w{i}", *((c, 1, 1) if row.op_type == "PRelu" else (length,))) for i in range(_VECTORS.get(row.op_type, 0))]
     op_type, domain = row.op_type.rpartition("::")[2], row.op_type.rpartition("::")[0]
-    return Node(op_type, (x, value("x2", *x.shape)) if op_type in _BINARY else (x, *more), (y,), _ATTRIBUTES.get(op_type, {}), domain=domain)
+    return Node(op_type, (x, value("x2", *x.shape)) if op_type in _BINARY else (x, *more), (y,), _ATTRIBUTES.get(op_type, {}),
+                domain=domain)
 
 
 def _padding(size_in: int, size_out: int, kernel: int, stride: int) -> int:
@@ -239,6 +242,7 @@ def _padding(size_in: int, size_out: int, kernel: int, stride: int) -> int:
 
 
 #: What an operator needs to know that no column says.
-_ATTRIBUTES = {"Concat": {"axis": 1}, "Softmax": {"axis": -1}, "LogSoftmax": {"axis": -1}, "Hardmax": {"axis": -1}, "Transpose": {"perm": [0, 2, 3, 1]},
+_ATTRIBUTES = {"Concat": {"axis": 1}, "Softmax": {"axis": -1}, "LogSoftmax": {"axis": -1}, "Hardmax": {"axis": -1},
+               "Transpose": {"perm": [0, 2, 3, 1]},
                "LRN": {"size": 5}, "LayerNormalization": {"axis": -1}, "RMSNormalization": {"axis": -1}}
 _DTYPES = ("float32", "float16", "float64", "int8", "uint8", "int32", "int64")

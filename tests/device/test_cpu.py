@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import tracemalloc
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -48,7 +52,8 @@ class Case:
     options: dict = field(default_factory=dict)
 
     def build(self) -> tuple[Node, list[np.ndarray | None]]:
-        node, arrays = make_node(self.op_type, list(self.inputs), self.attributes)
+        with np.errstate(all="ignore"):
+            node, arrays = make_node(self.op_type, list(self.inputs), self.attributes)
         if self.residual:
             extra = some(*node.output.shape) + 0.25
             node = replace(node, inputs=(*node.inputs, Value("residual", TensorType(extra.dtype, extra.shape))), residual=True)
@@ -71,7 +76,8 @@ CASES = [
     conv("pointwise, one row of C", (1, 20, 8, 8), (1, 20, 1, 1), "f32_conv_pointwise", bias=False),
     conv("columns 3x3 stride 2", (2, 7, 15, 21), (10, 7, 3, 3), "f32_conv_columns", strides=(2, 2), pads=(1, 1, 1, 1), activation=CLIP6),
     conv("columns 7x7 stride 2", (1, 3, 30, 33), (12, 3, 7, 7), "f32_conv_columns", strides=(2, 2), pads=(3, 3, 3, 3), activation=RELU),
-    conv("columns stride 3, dilation 2", (1, 4, 17, 19), (5, 4, 3, 2), "f32_conv_columns", strides=(3, 3), dilations=(2, 2), pads=(2, 1, 0, 3)),
+    conv("columns stride 3, dilation 2", (1, 4, 17, 19), (5, 4, 3, 2), "f32_conv_columns", strides=(3, 3), dilations=(2, 2), pads=(2, 1, 0,
+                                                                                                                                   3)),
     conv("columns, blocks of k", (1, 30, 9, 9), (17, 30, 3, 3), "f32_conv_columns", options=DIRECT, pads=(1, 1, 1, 1), residual=True,
          activation=Activation("Silu")),
     conv("columns, groups", (1, 12, 10, 11), (9, 4, 3, 3), "f32_conv_columns", group=3, pads=(1, 1, 1, 1)),
@@ -91,15 +97,19 @@ CASES = [
     conv("winograd of few channels is direct", (1, 15, 12, 12), (16, 15, 3, 3), "f32_conv_columns", pads=(1, 1, 1, 1)),
     conv("winograd with dilation is direct", (1, 16, 12, 12), (16, 16, 3, 3), "f32_conv_columns", pads=(2, 2, 2, 2), dilations=(2, 2)),
     conv("depthwise 3x3", (2, 9, 20, 37), (9, 1, 3, 3), "f32_conv_depthwise_3x3s1", group=9, pads=(1, 1, 1, 1), activation=CLIP6),
-    conv("depthwise 3x3 stride 2, narrow", (1, 6, 14, 14), (6, 1, 3, 3), "f32_conv_depthwise_3x3s2", group=6, pads=(0, 0, 1, 1), strides=(2, 2)),
+    conv("depthwise 3x3 stride 2, narrow", (1, 6, 14, 14), (6, 1, 3, 3), "f32_conv_depthwise_3x3s2", group=6, pads=(0, 0, 1, 1),
+         strides=(2, 2)),
     conv("depthwise 5x5, multiplier", (1, 4, 11, 18), (8, 1, 5, 5), "f32_conv_depthwise_5x5s1", group=4, pads=(2, 2, 2, 2), residual=True,
          activation=Activation("HardSwish")),
-    conv("depthwise dilated", (1, 5, 15, 40), (5, 1, 3, 3), "f32_conv_depthwise_3x3s1", group=5, pads=(2, 2, 2, 2), dilations=(2, 2), bias=False),
+    conv("depthwise dilated", (1, 5, 15, 40), (5, 1, 3, 3), "f32_conv_depthwise_3x3s1", group=5, pads=(2, 2, 2, 2), dilations=(2, 2),
+         bias=False),
     conv("depthwise stride 3", (1, 5, 16, 25), (5, 1, 3, 3), "f32_conv_depthwise_3x3s3", group=5, pads=(1, 2, 1, 0), strides=(3, 3)),
-    conv("depthwise 1x7", (1, 3, 6, 19), (3, 1, 1, 7), "f32_conv_depthwise_1x7s1", group=3, pads=(0, 3, 0, 3), activation=Activation("Gelu")),
+    conv("depthwise 1x7", (1, 3, 6, 19), (3, 1, 1, 7), "f32_conv_depthwise_1x7s1", group=3, pads=(0, 3, 0, 3),
+         activation=Activation("Gelu")),
     Case("conv of variable weights", "Conv", (some(1, 3, 6, 6), some(4, 3, 3, 3)), "float32_conv_numpy"),
     Case("conv of three axes", "Conv", (some(1, 3, 5, 6, 7), weight(4, 3, 2, 2, 2)), "float32_conv_numpy"),
-    Case("conv of float64", "Conv", (some(1, 3, 6, 6).astype(np.float64), Const(some(4, 3, 3, 3).astype(np.float64))), "float64_conv_numpy"),
+    Case("conv of float64", "Conv", (some(1, 3, 6, 6).astype(np.float64), Const(some(4, 3, 3, 3).astype(np.float64))),
+         "float64_conv_numpy"),
     Case("matmul, constant", "MatMul", (some(2, 13, 50), weight(50, 70)), "f32_matmul_strips", activation=Activation("Gelu")),
     Case("matmul, constant, deep", "MatMul", (some(17, 450), weight(450, 96)), "f32_matmul_strips", residual=True),
     Case("matmul, variable stacks", "MatMul", (some(2, 3, 20, 33), some(3, 33, 49)), "f32_matmul_packed"),
@@ -111,8 +121,10 @@ CASES = [
     Case("gemm, bias and residual", "Gemm", (some(10, 300), weight(300, 60), weight(60)), "f32_gemm_strips", {}, RELU, True),
     Case("gemm, variable", "Gemm", (some(10, 30), some(50, 30), some(10, 50)), "f32_gemm_packed", {"transB": 1}),
     Case("gemm, variable with alpha", "Gemm", (some(10, 30), some(30, 50)), "float32_gemm_numpy", {"alpha": 2.0}),
-    Case("max pool", "MaxPool", (some(2, 3, 13, 41),), "f32_maxpool_3x3s2", {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)}),
-    Case("max pool, ceil", "MaxPool", (some(1, 3, 14, 15),), "f32_maxpool_3x2s2", {"kernel_shape": (3, 2), "strides": (2, 2), "ceil_mode": 1}),
+    Case("max pool", "MaxPool", (some(2, 3, 13, 41),), "f32_maxpool_3x3s2", {"kernel_shape": (3, 3), "strides": (2, 2), "pads": (1, 1, 1,
+                                                                                                                                 1)}),
+    Case("max pool, ceil", "MaxPool", (some(1, 3, 14, 15),), "f32_maxpool_3x2s2", {"kernel_shape": (3, 2), "strides": (2, 2),
+                                                                                   "ceil_mode": 1}),
     Case("average pool", "AveragePool", (some(1, 3, 12, 40),), "f32_averagepool_3x3s1", {"kernel_shape": (3, 3), "pads": (1, 1, 1, 1)}),
     Case("average pool, padding counts", "AveragePool", (some(1, 3, 12, 13),), "f32_averagepool_2x2s3",
          {"kernel_shape": (2, 2), "pads": (1, 0, 0, 1), "strides": (3, 3), "count_include_pad": 1}),
@@ -145,6 +157,14 @@ CASES = [
          "f32_batchnormalization", {}, RELU),
     Case("LRN", "LRN", (some(2, 9, 5, 7) * 30,), "f32_lrn", {"size": 5, "alpha": 0.01, "beta": 0.75, "bias": 2.0}),
     Case("LRN, another power", "LRN", (some(1, 9, 5, 7),), "float32_lrn_numpy", {"size": 3, "beta": 0.6}),
+    Case("resize, nearest", "Resize", (some(1, 3, 7, 9), None, Const(np.array([1, 1, 2, 2], np.float32))), "f32_resize_1x1",
+         {"mode": "nearest"}),
+    Case("resize, linear", "Resize", (some(2, 3, 7, 20), None, None, Const(np.array([2, 3, 10, 33]))), "f32_resize_2x2",
+         {"mode": "linear"}),
+    Case("resize, cubic", "Resize", (some(1, 2, 6, 5), None, Const(np.array([1, 1, 1.7, 3], np.float32))), "f32_resize_4x4",
+         {"mode": "cubic"}),
+    Case("resize of channels", "Resize", (some(1, 2, 6, 5), None, Const(np.array([1, 2, 2, 2], np.float32))), "float32_resize_numpy"),
+    Case("concat", "Concat", (some(2, 3, 5), some(2, 1, 5), some(2, 4, 5)), "float32_concat", {"axis": 1}),
     Case("transpose", "Transpose", (some(3, 4, 5),), "float32_transpose_numpy", {"perm": (2, 0, 1)}),
     Case("reshape copies", "Reshape", (some(3, 4, 5), Const(np.array([12, 5]))), "float32_reshape_numpy"),
 ]
@@ -225,7 +245,8 @@ def test_every_activation_behind_every_kind_of_kernel(kind, alpha, beta, base, m
 @pytest.mark.parametrize("op_type", ["Relu", "Sigmoid", "Tanh", "Erf", "Gelu", "Exp", "LeakyRelu", "HardSwish"])
 def test_special_numbers(op_type, monkeypatch):
     x = np.array([np.nan, np.inf, -np.inf, 0, -0.0, 1e-30, 88.6, 89, -87, -104, 1e30, -1e30, *np.linspace(-12, 12, 200)], np.float32)
-    node, arrays = make_node(op_type, [x])
+    with np.errstate(all="ignore"):
+        node, arrays = make_node(op_type, [x])
     found, names = run_pieces(Case("", op_type, (x,), ""), node, arrays, [Region.whole(x.shape)], 1, True, monkeypatch)
     expected = op_for(node).run(node, [x], Region.whole(x.shape))[0]
     assert names == [f"f32_{op_type.lower()}"]
@@ -337,3 +358,49 @@ def test_small_work_stays_on_one_thread_and_large_work_is_shared():
     assert len(device.shares(op_for(small), small, Region.whole((4, 8)), 4)) == 1
     pieces = device.shares(op_for(large), large, Region.whole((64, 4096)), 4)
     assert [p.size for p in pieces] == [65536] * 4
+
+
+def in_a_new_process(script: str, **environment: str) -> str:
+    """What a script prints in a Python of its own."""
+    root = Path(device.__file__).parents[3]
+    found = subprocess.run([sys.executable, "-c", script], cwd=root, env={**os.environ, **environment}, capture_output=True, text=True,
+                           timeout=120)
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+SCRIPT = """
+import sys
+import numpy as np
+from coexec.devices.base import HostBuffer, TensorView
+from coexec.devices.cpu import CpuDevice
+from coexec.graph.ir import Node, TensorType, Value
+from coexec.regions import Region
+print("numba" in sys.modules)
+x, y = (TensorView.contiguous(HostBuffer(400), np.dtype("float32"), Region.whole((100,))) for _ in "xy")
+x.array[...] = np.arange(100) - 50
+kind = TensorType(np.dtype("float32"), (100,))
+queue = CpuDevice().queue()
+kernel = queue.compile(Node("Relu", (Value("x", kind),), (Value("y", kind),)), y.region, [x], [y])
+queue.seal()
+import numba
+from coexec.devices.cpu.elementwise import rows_unary
+print(len(rows_unary.overloads), sum(rows_unary.stats.cache_hits.values()))
+kernel.start()
+print(kernel.implementation, int(y.array.sum()), repr(numba.config.CACHE_DIR))
+"""
+
+
+def test_numba_is_imported_late_and_kernels_are_compiled_when_sealed_and_kept_on_disk(tmp_path):
+    for hits in (0, 1):
+        lines = in_a_new_process(SCRIPT, COEXEC_CACHE_DIR=str(tmp_path), NUMBA_CACHE_DIR="").splitlines()
+        assert lines == ["False", f"1 {hits}", "f32_relu 1225 ''"]
+    assert list(tmp_path.glob("numba/*/*/*.nbi"))
+
+
+def test_a_cache_that_cannot_be_written_and_one_the_user_chose(tmp_path):
+    blocked, chosen = tmp_path / "file", tmp_path / "chosen"
+    blocked.write_text("")
+    assert in_a_new_process(SCRIPT, COEXEC_CACHE_DIR=str(blocked), NUMBA_CACHE_DIR="").splitlines()[1:] == ["1 0", "f32_relu 1225 ''"]
+    assert f"f32_relu 1225 {str(chosen)!r}" in in_a_new_process(SCRIPT, NUMBA_CACHE_DIR=str(chosen))
+    assert list(chosen.glob("*/*.nbi"))

@@ -113,8 +113,7 @@ def test_clip(device: OpenCLDevice, bounds: tuple, is_constant: bool) -> None:
 BROADCASTS = [((3, 4, 37), (3, 4, 37)), ((2, 5, 4, 6), (1, 5, 1, 1)), ((4, 1, 18), (3, 1)), ((1,), (3, 40)), ((), (5, 5)), ((2, 3, 1, 5), (3, 7, 1))]
 
 
-@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div"])
-@pytest.mark.parametrize("shapes", BROADCASTS)
+@pytest.mark.parametrize("op,shapes", [("Add", shapes) for shapes in BROADCASTS] + [(op, BROADCASTS[4]) for op in ("Sub", "Mul", "Div")])
 def test_arithmetic(device: OpenCLDevice, op: str, shapes: tuple) -> None:
     assert_on_device(device, *make_node(op, [f32(*s) for s in shapes]))
 

@@ -107,7 +107,8 @@ def test_flops_divides_channels_by_peak_rates():
 @pytest.mark.parametrize("text,words", [
     ("coexce", "did you mean coexec"), ("", "unknown strategy"), ("fixed:gpo=0.5", "did you mean gpu"), ("fixed:gpu=half", "a number"),
     ("fixed:gpu=2", "from 0 to 1"), ("fixed:gpu=nan", "from 0 to 1"), ("fixed:gpu=", "no value"), ("fixed:", "after the colon"),
-    ("fixed:gpu=0.5,gpu=0.5", "twice"), ("fixed:axis=hight", "did you mean height"), ("cpu:gpu=1", "no options"), ("coexec:beam=0", "from 1 to 64"),
+    ("fixed:gpu=0.5,gpu=0.5", "twice"), ("fixed:axis=hight", "did you mean height"), ("cpu:gpu=1", "no options"),
+    ("coexec:beam=0", "from 1 to 64"),
     ("coexec:beam=1.5", "whole number"),
 ])
 def test_parse_strategy_refuses(text, words):
@@ -137,7 +138,8 @@ def test_chains_end_where_the_cpu_reads_what_the_gpu_wrote():
     names = [n.name for n in graph.nodes]
 
     def made(*wanted):
-        return [on_one_device(n, w) if isinstance(w, str) else replace(on_one_device(n, "cpu"), bounds=w, devices=("gpu", "cpu"))
+        return [on_one_device(n, w) if isinstance(w, str) else replace(on_one_device(n, "cpu"), axis="height", bounds=w,
+                                                                       devices=("gpu", "cpu"))
                 for n, w in zip(graph.nodes, wanted)]
 
     assert chains(graph, made("gpu", "gpu", "gpu", "gpu")) == (tuple(names),)
@@ -146,7 +148,7 @@ def test_chains_end_where_the_cpu_reads_what_the_gpu_wrote():
     halves = (0, 8, 16)
     assert chains(graph, made(halves, halves, halves, halves)) == (tuple(names[:2]), tuple(names[2:])), "only a halo makes the sides wait"
     assert chains(graph, made(halves, (0, 9, 16), halves, halves)) == (tuple(names[:2]), tuple(names[2:])), "the GPU waits for nobody"
-    assert chains(graph, made(halves, (0, 7, 16), halves, halves)) == ((names[0],), (names[1],), tuple(names[2:]))
+    assert chains(graph, made(halves, (0, 7, 16), halves, halves)) == ((names[0],), tuple(names[1:])), "its own rows need no wait"
 
 
 def test_predicted_time_grows_with_waits_launches_and_transfers():

@@ -13,7 +13,8 @@ from .simd import LANES, clamp, load, load_inside, magnitude, pick_less, pick_nu
 
 #: Activations that are a clamp between two bounds.
 CLAMPED = ("Relu", "Clip")
-_CODES = {"LeakyRelu": 1, "Sigmoid": 2, "Tanh": 3, "HardSigmoid": 4, "HardSwish": 5, "Silu": 6, "Gelu": 7, "Erf": 8, "Exp": 9, "GeluTanh": 10}
+_CODES = {"LeakyRelu": 1, "Sigmoid": 2, "Tanh": 3, "HardSigmoid": 4, "HardSwish": 5, "Silu": 6, "Gelu": 7, "Erf": 8, "Exp": 9,
+          "GeluTanh": 10}
 LEAKY, SIGMOID, TANH, HARD_SIGMOID, HARD_SWISH, SILU, GELU, ERF, EXP, GELU_TANH = range(1, 11)
 
 

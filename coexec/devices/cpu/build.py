@@ -12,7 +12,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -81,7 +81,11 @@ class Piece:
 
 @dataclass(frozen=True)
 class Options:
-    """What a queue may be told. `fast`: kernels of this package, not only NumPy. `winograd`: 3x3 convolutions by F(m x m, 3x3); `winograd_tile` forces m (2 or 4), 0 chooses."""
+    """What a queue may be told.
+
+    `fast`: kernels of this package, not only NumPy. `winograd`: 3x3 convolutions by F(m x m, 3x3), where that is less work;
+    `winograd_tile` forces m (2 or 4), 0 chooses.
+    """
 
     winograd: bool = True
     winograd_tile: int = 0
@@ -173,6 +177,15 @@ def build(piece: Piece) -> Program:
             if program is not None:
                 return program
     return generic(piece)
+
+
+def ready(task: Task) -> Task:
+    """The task with its code compiled, so that the first run is as quick as any other."""
+    if isinstance(task, partial):
+        from .jit import prepare
+
+        prepare(task)
+    return task
 
 
 def _nothing() -> None:

@@ -59,7 +59,8 @@ def convolution(piece: Piece) -> Convolution | None:
         return None
     group = 1 if params.group == 1 else piece.inputs[1].shape[0] * params.group // piece.constant(1).shape[0]
     return Convolution(x, deep(piece.inputs[1]), None if piece.absent(2) else piece.inputs[2], y, residual, (*extra, *params.strides),
-                       (*extra, *params.dilations), (*(0,) * len(extra), *(s.pad_begin for s in spans)), group, tail_of(piece.node.activation),
+                       (*extra, *params.dilations), (*(0,) * len(extra),
+                                                     *(s.pad_begin for s in spans)), group, tail_of(piece.node.activation),
                        piece.values[1], tuple(piece.region[1]))
 
 
@@ -114,7 +115,8 @@ def implicit(piece: Piece, case: Convolution) -> Program | None:
     n, _, h, w = case.x.shape
     _, _, oh, ow = case.y.shape
     res_strides = (-1,) * 3 if case.residual is None else strides(case.residual)[:3]
-    geometry = np.array([n, case.group, per_group, h, w, kh, kw, *case.strides, *case.dilations, *case.pads, rows, oh, ow, strips, depth // taps,
+    geometry = np.array([n, case.group, per_group, h, w, kh, kw, *case.strides, *case.dilations, *case.pads, rows, oh, ow, strips,
+                         depth // taps,
                          *strides(case.x)[:3], *strides(case.y)[:3], *res_strides, edge], np.int64)
     arrays = flat(case.x), a, bias, flat(case.y), NO_FLOATS if case.residual is None else flat(case.residual)
 
@@ -191,7 +193,8 @@ def conv_panels(x, a, bias, y, res, scratch, runs, g, kind, alpha, beta, low, hi
     has_res = r_channel >= 0
     one_run = (y_row == ow or oh == 1) and (not has_res or r_row == ow or oh == 1)
     pixels, runs_of = (oh * ow, 1) if one_run else (ow, oh)
-    straight = taps == 1 and sh == 1 and sw == 1 and top == 0 and left == 0 and h >= oh and w >= ow and (x_row == ow or not one_run or oh == 1)
+    straight = taps == 1 and sh == 1 and sw == 1 and top == 0 and left == 0 and h >= oh and w >= ow
+    straight = straight and (x_row == ow or not one_run or oh == 1)
     size = x.size
     for batch_group in range(n * groups):
         batch, group = batch_group // groups, batch_group % groups

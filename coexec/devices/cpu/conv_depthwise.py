@@ -11,7 +11,7 @@ from .activations import activate
 from .build import Piece, Program
 from .jit import flat, inlined, kernel, strides
 from .panels import NO_FLOATS, round_up
-from .simd import LANES, clamp, load, load_inside, load_strided, splat, store, store_first
+from .simd import LANES, clamp, keep_or, load, load_inside, load_strided, splat, store, store_first
 
 if TYPE_CHECKING:
     from .conv import Convolution
@@ -41,25 +41,19 @@ def depthwise(piece: Piece, case: Convolution) -> Program | None:
 
 
 @inlined
-def copy_row(plane, at, x, x_at, phase, step, left, w, pitch):
-    """plane[at + q] = the row's element q * step + phase - left where there is one; the rest of the pitch is left alone."""
+def copy_row(plane, at, x, size, x_at, phase, step, left, w, pitch, fill):
+    """plane[at + q] = the row's element q * step + phase - left where there is one; what follows within a vector may become `fill`."""
     first = max(0, (left - phase + step - 1) // step) if left > phase else 0
     stop = min(pitch, max(first, (w + left - phase + step - 1) // step))
     source = x_at + first * step + phase - left
     count = stop - first
-    if step == 1:
-        whole = count // LANES * LANES
-        for q in range(0, whole, LANES):
-            store(plane, at + first + q, load(x, source + q))
-        if whole < count:
-            store_first(plane, at + first + whole, load_inside(x, source + whole, 1, 0, count - whole), count - whole)
-    elif step == 2:
-        whole = max(0, (count - 1) // LANES * LANES)
-        for q in range(0, whole, LANES):
-            store(plane, at + first + q, load_strided(x, source + 2 * q, 2, 0))
-        left_over = count - whole
-        if left_over > 0:
-            store_first(plane, at + first + whole, load_inside(x, source + 2 * whole, 2, 0, 2 * left_over - 1), left_over)
+    fits = first + count + LANES - 1 <= pitch
+    if fits and step == 1 and source + count + LANES <= size:
+        for q in range(0, count, LANES):
+            store(plane, at + first + q, keep_or(load(x, source + q), count - q, fill))
+    elif fits and step == 2 and source + 2 * (count + LANES) <= size:
+        for q in range(0, count, LANES):
+            store(plane, at + first + q, keep_or(load_strided(x, source + 2 * q, 2, 0), count - q, fill))
     else:
         for q in range(count):
             plane[at + first + q] = x[source + q * step]
@@ -67,7 +61,8 @@ def copy_row(plane, at, x, x_at, phase, step, left, w, pitch):
 
 @kernel
 def conv_depthwise(x, f, bias, y, res, offsets, plane, g, kind, alpha, beta, low, high):
-    n, oc, multiplier, h, w, sh, sw, top, left, oh, ow, rows, pitch = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9], g[10], g[11], g[12]
+    n, oc, multiplier, h, w, sh, sw = g[0], g[1], g[2], g[3], g[4], g[5], g[6]
+    top, left, oh, ow, rows, pitch = g[7], g[8], g[9], g[10], g[11], g[12]
     x_batch, x_channel, x_row, y_batch, y_channel, y_row = g[13], g[14], g[15], g[16], g[17], g[18]
     r_batch, r_channel, r_row = g[19], g[20], g[21]
     taps = offsets.size
@@ -79,7 +74,8 @@ def conv_depthwise(x, f, bias, y, res, offsets, plane, g, kind, alpha, beta, low
             x_plane = batch * x_batch + channel // multiplier * x_channel
             for r in range(max(0, top), min(rows, h + top)):
                 for phase in range(sw):
-                    copy_row(plane, (phase * rows + r) * pitch, x, x_plane + (r - top) * x_row, phase, sw, left, w, pitch)
+                    copy_row(plane, (phase * rows + r) * pitch, x, x.size, x_plane + (r - top) * x_row, phase, sw, left, w, pitch,
+                             np.float32(0))
         y_plane = batch * y_batch + channel * y_channel
         r_plane = batch * r_batch + channel * r_channel
         f_at = channel * taps
@@ -103,7 +99,8 @@ def conv_depthwise(x, f, bias, y, res, offsets, plane, g, kind, alpha, beta, low
                     total = total + load(plane, q + o6) * f6
                     more = more + load(plane, q + o7) * f7
                     total = total + load(plane, q + o8) * f8
-                    finish_vector(y, y_plane + row * y_row + start, total + more, res, r_plane + row * r_row + start, r_row, ow - start, low, high)
+                    finish_vector(y, y_plane + row * y_row + start, total + more, res, r_plane + row * r_row + start, r_row, ow - start,
+                                  low, high)
         else:
             for row in range(oh):
                 p = row * sh * pitch
@@ -115,7 +112,8 @@ def conv_depthwise(x, f, bias, y, res, offsets, plane, g, kind, alpha, beta, low
                         more = more + load(plane, p + start + offsets[t + 1]) * f[f_at + t + 1]
                     if taps % 2:
                         total = total + load(plane, p + start + offsets[taps - 1]) * f[f_at + taps - 1]
-                    finish_vector(y, y_plane + row * y_row + start, total + more, res, r_plane + row * r_row + start, r_row, ow - start, low, high)
+                    finish_vector(y, y_plane + row * y_row + start, total + more, res, r_plane + row * r_row + start, r_row, ow - start,
+                                  low, high)
         if kind != 0 and y_row == ow:
             activate(y, y_plane, oh * ow, y, y_plane, kind, alpha, beta)
         elif kind != 0:

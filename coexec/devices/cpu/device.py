@@ -18,7 +18,7 @@ from ...ops.base import Op
 from ...regions import Region
 from ..base import DONE, Device, DeviceFacts, Event, Kernel, Operand, Queue, TensorView
 from . import blas
-from .build import Options, Packs, Piece, Program, build, cut_evenly, share_out
+from .build import Options, Packs, Piece, Program, build, cut_evenly, ready, share_out
 from .threads import Task, ThreadTeam
 
 #: Below both, a piece stays on the calling thread: waking another one costs about as much as the work (20-40 us).
@@ -87,7 +87,7 @@ class CpuQueue(Queue):
                 self._scratch[i], grown = _aligned(needed), True
         for kernel in self._kernels:
             if grown or kernel.tasks is None:
-                kernel.tasks = [p.bind(s[:p.scratch_bytes]) for p, s in zip(kernel.programs, self._scratch)]
+                kernel.tasks = [ready(p.bind(s[:p.scratch_bytes])) for p, s in zip(kernel.programs, self._scratch)]
         if self._team is None and any(len(k.programs) > 1 for k in self._kernels):
             self._team = ThreadTeam(self.threads)
 

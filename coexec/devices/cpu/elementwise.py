@@ -15,7 +15,8 @@ from .simd import LANES, clamp, load, load_inside, magnitude, pick_less, pick_nu
 
 #: Codes beyond those of activations.
 SQRT, NEG, ABS, RECIPROCAL, COPY, SQUARE = 20, 21, 22, 23, 24, 25
-_UNARY = {"Sigmoid": SIGMOID, "Tanh": TANH, "HardSwish": HARD_SWISH, "Silu": SILU, "Erf": ERF, "Exp": EXP, "Sqrt": SQRT, "Neg": NEG, "Abs": ABS,
+_UNARY = {"Sigmoid": SIGMOID, "Tanh": TANH, "HardSwish": HARD_SWISH, "Silu": SILU, "Erf": ERF, "Exp": EXP, "Sqrt": SQRT, "Neg": NEG,
+          "Abs": ABS,
           "Reciprocal": RECIPROCAL}
 ADD, SUB, MUL, DIV, MAX, MIN, PRELU = range(7)
 _BINARY = {"Add": ADD, "Sum": ADD, "Sub": SUB, "Mul": MUL, "Div": DIV, "Max": MAX, "Min": MIN, "PRelu": PRELU}
@@ -48,7 +49,8 @@ def unary(piece: Piece) -> Program | None:
     return _one_input(piece, code, alpha, beta, low, high)
 
 
-def _one_input(piece: Piece, code: int, alpha: float = 0.0, beta: float = 0.0, low: float = -np.inf, high: float = np.inf) -> Program | None:
+def _one_input(piece: Piece, code: int, alpha: float = 0.0, beta: float = 0.0, low: float = -np.inf,
+               high: float = np.inf) -> Program | None:
     x, y, residual = piece.inputs[0], piece.outputs[0], piece.residual
     if not piece.is_float32:
         return None
@@ -65,9 +67,10 @@ def _one_input(piece: Piece, code: int, alpha: float = 0.0, beta: float = 0.0, l
 def power(piece: Piece) -> Program | None:
     """Only the square and the square root, which is what models raise to."""
     exponent = piece.constant(1)
-    if exponent is None or exponent.size != 1 or piece.inputs[0].shape != piece.outputs[0].shape or float(exponent.reshape(())) not in (2.0, 0.5):
+    if exponent is None or exponent.size != 1 or piece.inputs[0].shape != piece.outputs[0].shape:
         return None
-    return _one_input(piece, SQUARE if float(exponent.reshape(())) == 2.0 else SQRT)
+    code = {2.0: SQUARE, 0.5: SQRT}.get(float(exponent.reshape(())))
+    return None if code is None else _one_input(piece, code)
 
 
 @builds(*_BINARY)

@@ -14,6 +14,8 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.core.caching import NullCache
+from numba.core.dispatcher import Dispatcher
 
 from ... import settings
 
@@ -60,6 +62,19 @@ def _cached(function: Callable, wanted: dict[str, Any]) -> Callable:
         return numba.njit(cache=True, **wanted)(function)
     except RuntimeError:  # numba found no place it may write to
         return numba.njit(**wanted)(function)
+
+
+def prepare(task: Callable) -> None:
+    """Compiles the kernel behind a bound call (or loads it from the cache) without running it; other callables are left alone."""
+    function = getattr(task, "func", None)
+    if not isinstance(function, Dispatcher):
+        return
+    kinds = tuple(function.typeof_pyval(a) for a in task.args)
+    try:
+        function.compile(kinds)
+    except OSError:  # the cache became unwritable, or its disk full, since it was looked at
+        function._cache = NullCache()
+        function.compile(kinds)
 
 
 def inlined(function: Callable) -> Callable:

@@ -40,7 +40,9 @@ def product(piece: Piece, a: np.ndarray, b: np.ndarray, extra: np.ndarray | None
     y, residual = piece.outputs[0], piece.residual
     m, k, n = a.shape[-2], a.shape[-1], b.shape[-1]
     a_fixed, b_fixed = piece.constant(0) is not None and a.ndim == 2, piece.constant(1) is not None and b.ndim == 2
-    if not k or (alpha != 1.0 and not b_fixed) or (n > 1 and y.strides[-1] != 4) or (residual is not None and n > 1 and residual.strides[-1] != 4):
+    if not k or (alpha != 1.0 and not b_fixed):
+        return None
+    if n > 1 and any(v is not None and v.strides[-1] != 4 for v in (y, residual)):
         return None
     if extra is not None and beta != 1.0:
         if piece.constant(2) is None:
@@ -146,7 +148,8 @@ def pack_b(s, at, b, b_at, row_step, column_step, depth, columns, width):
 @kernel
 def matmul_panels(a, b, bias, y, extra, start_with, s, offsets, g, kind, alpha, beta, low, high):
     count, m, n, k, a_fixed, b_fixed = g[0], g[1], g[2], g[3], g[4], g[5]
-    a_row, a_column, b_row, b_column, y_row, e_row, f_row, strips, edge, a_at, b_at = g[6], g[7], g[8], g[9], g[10], g[11], g[12], g[13], g[14], g[15], g[16]
+    a_row, a_column, b_row, b_column, y_row, e_row = g[6], g[7], g[8], g[9], g[10], g[11]
+    f_row, strips, edge, a_at, b_at = g[12], g[13], g[14], g[15], g[16]
     free, infinity = np.float32(-np.inf), np.float32(np.inf)
     padded = (m + ROWS - 1) // ROWS * ROWS
     packed = np.int64(-1)

@@ -20,7 +20,8 @@ def _usable(piece: Piece) -> bool:
 
 
 def _standardize(piece: Piece, rows: Rows, scale: np.ndarray, shift: np.ndarray, by_element: bool, repeat: int, centered: bool) -> Program:
-    run = partial(rows_standardize, flat(piece.inputs[0]), flat(piece.outputs[0]), rows.offsets, rows.length, flat(scale), flat(shift), by_element,
+    run = partial(rows_standardize, flat(piece.inputs[0]), flat(piece.outputs[0]), rows.offsets, rows.length, flat(scale), flat(shift),
+                  by_element,
                   repeat, centered, np.float32(piece.node.attr("epsilon", 1e-5)), *tail_of(piece.node.activation))
     return Program(f"f32_{piece.node.op_type.lower()}", lambda scratch: run)
 

@@ -8,7 +8,10 @@ import numpy as np
 
 
 class Rows(NamedTuple):
-    """offsets[i * operands + j]: where row i of operand j begins, in elements; steps[j]: 1, or 0 where operand j is repeated along the row."""
+    """offsets[i * operands + j]: where row i of operand j begins, in elements.
+
+    steps[j]: 1, or 0 where operand j is repeated along the row. There are `count` rows of `length` elements.
+    """
 
     offsets: np.ndarray
     length: int

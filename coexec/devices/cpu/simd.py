@@ -108,6 +108,14 @@ def keep(typingctx, value, first, stop):
 
 
 @intrinsic
+def keep_or(typingctx, value, count, fill):
+    """The first `count` lanes of a vector, `fill` in the others."""
+    def codegen(context, builder, signature, args):
+        return builder.select(_mask(builder, LANES, ir.Constant(_I64, 0), args[1]), args[0], _splat(builder, args[2]))
+    return vector(vector, types.int64, types.float32), codegen
+
+
+@intrinsic
 def load_inside(typingctx, array, index, step, first, stop):
     """Every step-th (literal) of the step * LANES elements from array[index]; those before `first` or from `stop` on are not
     touched and read as 0 (counted from index)."""
@@ -195,7 +203,8 @@ def store_turned(typingctx, to, at, array, index, row):
     def codegen(context, builder, signature, args):
         to, at, array, index, row = args
         base = _pointer(context, builder, signature.args[2], array, index, _F32)
-        rows = [_load(builder, builder.bitcast(builder.gep(base, [builder.mul(row, ir.Constant(_I64, r))]), _VEC.as_pointer())) for r in range(ROWS)]
+        rows = [_load(builder, builder.bitcast(builder.gep(base, [builder.mul(row, ir.Constant(_I64, r))]),
+                                               _VEC.as_pointer())) for r in range(ROWS)]
         whole = _interleaved(builder, rows)
         _store(builder, whole, _pointer(context, builder, signature.args[0], to, at, whole.type))
         return context.get_dummy_value()

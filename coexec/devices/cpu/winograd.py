@@ -16,7 +16,19 @@ from .build import Piece, Program
 from .jit import flat, inlined, kernel, strides
 from .panels import NO_FLOATS, pack_bias, round_up
 from .simd import (
-    LANES, PANEL, ROWS, clamp, load, load_inside, load_strided, multiply_tile, splat, store, store2, store4, store_first,
+    LANES,
+    PANEL,
+    ROWS,
+    clamp,
+    load,
+    load_inside,
+    load_strided,
+    multiply_tile,
+    splat,
+    store,
+    store2,
+    store4,
+    store_first,
 )
 
 if TYPE_CHECKING:
@@ -25,12 +37,15 @@ if TYPE_CHECKING:
 #: Weight transforms G: a 3x3 kernel g becomes G g G'.
 _G = {
     2: np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]),
-    4: np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]),
+    4: np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
+                 [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]),
 }
 #: What transformed inputs and products of a block of tiles may take together (bytes), and how deep one product may be.
 BLOCK_BYTES, MOST_DEPTH = 2 << 20, 256
 #: Fewer channels than this on either side do not pay for the transforms; a transformed element costs about that many multiply-adds.
 LEAST_CHANNELS, TRANSFORM_COST = 16, 14
+
+NO_BIAS = np.zeros(ROWS, np.float32)
 
 
 def arithmetic(ic: int, oc: int, oh: int, ow: int) -> dict[int, float]:
@@ -160,9 +175,6 @@ def products(points, u, s, v_at, v_step, m_at, m_step, ic, oc, count, block):
                         multiply_tile(ROWS, 1, u, a, s, b, depth, s, c, block, NO_BIAS, 0, 1 if k else 0, NO_BIAS, 0, -1, free, infinity)
 
 
-NO_BIAS = np.zeros(ROWS, np.float32)
-
-
 @inlined
 def write_tiles(m, s, rows_at, rows_step, first, count, across, y, y_at, y_row, oh, ow, res, r_at, r_row, kind, alpha, beta, low, high):
     """Tiles first ... first + count of one channel from rows of the block to where they belong; the tail applied."""
@@ -191,9 +203,11 @@ def write_tiles(m, s, rows_at, rows_step, first, count, across, y, y_at, y_row, 
 
 @kernel
 def winograd4(x, u, bias, y, res, s, g, kind, alpha, beta, low, high):
-    n, ic, h, w, top, left, oc, oh, ow, block, line, v_step, m_step = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9], g[10], g[11], g[12]
+    n, ic, h, w, top, left, oc = g[0], g[1], g[2], g[3], g[4], g[5], g[6]
+    oh, ow, block, line, v_step, m_step = g[7], g[8], g[9], g[10], g[11], g[12]
     v_at, m_at, line_at, turn_at, rows_at = g[13], g[14], g[15], g[16], g[17]
-    x_batch, x_channel, x_row, y_batch, y_channel, y_row, r_batch, r_channel, r_row = g[18], g[19], g[20], g[21], g[22], g[23], g[24], g[25], g[26]
+    x_batch, x_channel, x_row, y_batch, y_channel = g[18], g[19], g[20], g[21], g[22]
+    y_row, r_batch, r_channel, r_row = g[23], g[24], g[25], g[26]
     across = (ow + 3) // 4
     tiles = across * ((oh + 3) // 4)
     turn, rows_step = block + LANES, 4 * block + LANES
@@ -272,9 +286,11 @@ def winograd4(x, u, bias, y, res, s, g, kind, alpha, beta, low, high):
 
 @kernel
 def winograd2(x, u, bias, y, res, s, g, kind, alpha, beta, low, high):
-    n, ic, h, w, top, left, oc, oh, ow, block, line, v_step, m_step = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9], g[10], g[11], g[12]
+    n, ic, h, w, top, left, oc = g[0], g[1], g[2], g[3], g[4], g[5], g[6]
+    oh, ow, block, line, v_step, m_step = g[7], g[8], g[9], g[10], g[11], g[12]
     v_at, m_at, line_at, turn_at, rows_at = g[13], g[14], g[15], g[16], g[17]
-    x_batch, x_channel, x_row, y_batch, y_channel, y_row, r_batch, r_channel, r_row = g[18], g[19], g[20], g[21], g[22], g[23], g[24], g[25], g[26]
+    x_batch, x_channel, x_row, y_batch, y_channel = g[18], g[19], g[20], g[21], g[22]
+    y_row, r_batch, r_channel, r_row = g[23], g[24], g[25], g[26]
     across = (ow + 1) // 2
     tiles = across * ((oh + 1) // 2)
     turn, rows_step = block + LANES, 2 * block + LANES

@@ -313,34 +313,30 @@ class Compile:
         kernel = self.kernel([files] if isinstance(files, str) else files, name, defines, options)
         if local_size is not None:
             global_size = tuple(-(-g // n) * n for g, n in zip(global_size, local_size))
-        position = 0
-        for arg in args:
-            if arg is None:
+        given = [value for arg in args if arg is not None for value in self._expand(name, arg)]
+        if len(given) != kernel.num_args:  # before any is set: drivers crash on arguments that do not fit
+            raise DeviceError(f"kernel {name} got {len(given)} arguments", where=self.where, expected=kernel.num_args)
+        for position, value in enumerate(given):
+            if value is None:
+                self.queue.scratch.users.append((kernel, position))
                 continue
-            position = self._bind(kernel, name, position, arg)
-        if position != kernel.num_args:
-            raise DeviceError(f"kernel {name} got {position} arguments", where=self.where, expected=kernel.num_args)
+            try:
+                kernel.set_arg(position, value)
+            except cl.Error as error:
+                raise DeviceError(f"argument {position} of kernel {name} does not fit", where=self.where, found=error) from error
         self.launches.append(Launch(kernel, tuple(map(int, global_size)), None if local_size is None else tuple(map(int, local_size))))
 
-    def _bind(self, kernel: cl.Kernel, name: str, position: int, arg: Any) -> int:
-        try:
-            if not isinstance(arg, ClOperand):
-                if isinstance(arg, (bool, int, float)) and not isinstance(arg, np.generic):
-                    raise DeviceError(f"argument {position} of kernel {name} has no size", where=self.where, found=repr(arg), expected="np.int32(...) or the like")
-                kernel.set_arg(position, arg)
-                self.owned.append(arg)
-                return position + 1
-            if not 0 <= arg.offset <= _INT_MAX:
-                raise DeviceError(f"argument {position} of kernel {name} lies too far inside its buffer", where=self.where, found=arg.offset)
-            if arg.handle is None:
-                self.queue.scratch.users.append((kernel, position))
-            else:
-                kernel.set_arg(position, arg.handle)
-                self.owned += [arg.handle, arg.owner]
-            kernel.set_arg(position + 1, np.int32(arg.offset))
-        except cl.Error as error:
-            raise DeviceError(f"argument {position} of kernel {name} does not fit", where=self.where, found=error) from error
-        return position + 2
+    def _expand(self, name: str, arg: Any) -> tuple[Any, ...]:
+        """What is set for one argument of `launch`; None stands for scratch memory."""
+        if not isinstance(arg, ClOperand):
+            if isinstance(arg, (bool, int, float)) and not isinstance(arg, np.generic):
+                raise DeviceError(f"an argument of kernel {name} has no size", where=self.where, found=repr(arg), expected="np.int32(...) or the like")
+            self.owned.append(arg)
+            return (arg,)
+        if not 0 <= arg.offset <= _INT_MAX:
+            raise DeviceError(f"an argument of kernel {name} lies too far inside its buffer", where=self.where, found=arg.offset)
+        self.owned += [arg.handle, arg.owner]
+        return arg.handle, np.int32(arg.offset)
 
 
 def _offset(region: Region, outer: Region, strides: Sequence[int]) -> int:

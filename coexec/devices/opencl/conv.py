@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -10,7 +11,7 @@ import numpy as np
 import pyopencl as cl
 
 from ...ops.conv import conv_input, conv_params
-from .builder import ClOperand, Compile, builds, short
+from .builder import ClOperand, Compile, builds, int8, short
 from .strips import Strip
 from .tail import bias_args, five, i32, three, type_defines
 from .tiles import Tiles, tiles_for
@@ -56,7 +57,7 @@ class Shape:
         windows = [w for w in (self.x, self.y, self.r) if w is not None]
         if prod(self.kernel) * prod(self.strides) != 1 or any(self.pads) or self.x.shape[2:] != self.y.shape[2:]:
             return self
-        if any(w.strides[3] != w.shape[4] for w in windows):
+        if any((w.strides[3], w.strides[4]) != (w.shape[4], 1) for w in windows):
             return self
         pixels = self.y.shape[3] * self.y.shape[4]
         flat = [w and replace(w, shape=(*w.shape[:2], 1, 1, pixels), strides=(*w.strides[:2], 0, pixels, 1)) for w in (self.x, self.y, self.r)]
@@ -117,13 +118,7 @@ def _operands(c: Compile, s: Shape) -> tuple[dict[str, Any], list[Any]]:
 
 def strides(window: ClOperand) -> np.ndarray:
     """A window's strides as an int8 argument."""
-    return three_plus(window.strides)
-
-
-def three_plus(values: tuple[int, ...]) -> np.ndarray:
-    packed = np.zeros(8, np.int32)
-    packed[:len(values)] = values
-    return packed
+    return int8(window.strides)
 
 
 def build_direct(c: Compile, s: Shape, tiles: Tiles) -> None:
@@ -168,11 +163,12 @@ def panel_bytes(s: Shape, tiles: Tiles) -> int:
     return 4 * (s.depth * columns + tiles.width + strip_elements(s, columns, tiles))
 
 
-def build_panel(c: Compile, s: Shape, tiles: Tiles) -> None:
+def build_panel(c: Compile, s: Shape, tiles: Tiles, key: Any = "conv", arrange: Callable[[np.ndarray], np.ndarray] = lambda w: w) -> None:
+    """`arrange` brings constant input 1 to (out channels of all groups, in channels of one, *kernel); `key` names what it does."""
     s = s.flattened()
     rows, vectors = panel_tile(s, tiles)
     columns = vectors * tiles.width
-    w = c.packed(1, ("rows", s.groups, rows), lambda w: pack_rows(w, s.groups, rows))
+    w = c.packed(1, ("rows", key, s.groups, rows), lambda w: pack_rows(arrange(w), s.groups, rows))
     defines, tail = _operands(c, s)
     c.implementation = f"f32_conv_panel_{rows}x{columns}"
     c.launch(["gemm_tile.clh", "conv_panel.cl"], "conv_panel", {**defines, **tiles.panel_defines(rows, vectors)},
@@ -225,7 +221,7 @@ class Winograd:
         staged = freq > tiles.local_bytes * 3 // 4
         while vectors > 1 and not staged and freq * vectors > tiles.local_bytes // 2:
             vectors -= 1
-        rows, columns = tiles.rows_for(s.out_channels, vectors), vectors * width
+        rows, columns = tiles.rows_for(s.out_channels, vectors, (8, 12)), vectors * width
         tile_rows = min(down, (columns - 2) // across + 2)
         strip = 4 * (min(across, columns) if down == 1 else across) + 4 * (1 + width)
         memory = (4 * (36 * rows * columns + width), 4 * 16 * columns, 4 * ((tile_rows - 1) * 4 + 6) * strip + 4 * width)

@@ -109,7 +109,7 @@ class OpenCLQueue(Queue):
             return
         if scratch.handle is None or scratch.handle.size < scratch.nbytes:
             self.finish()
-            scratch.handle = allocate(lambda n: cl.Buffer(self.context, cl.mem_flags.READ_WRITE, n), scratch.nbytes)
+            scratch.handle = allocate(self.context, lambda n: cl.Buffer(self.context, cl.mem_flags.READ_WRITE, n), scratch.nbytes)
         for kernel, index in scratch.users:
             kernel.set_arg(index, scratch.handle)
 
@@ -143,7 +143,7 @@ class OpenCLQueue(Queue):
             array = np.ascontiguousarray(make())
             filled = array if array.size else np.zeros(ALIGNMENT, np.uint8)
             flags = cl.mem_flags.READ_ONLY | cl.mem_flags.COPY_HOST_PTR
-            self._constants[key] = owner, allocate(lambda _: cl.Buffer(self.context, flags, hostbuf=filled), array.nbytes)
+            self._constants[key] = owner, allocate(self.context, lambda _: cl.Buffer(self.context, flags, hostbuf=filled), array.nbytes)
         return self._constants[key][1]
 
     def close(self) -> None:

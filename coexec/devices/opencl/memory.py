@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyopencl as cl
@@ -30,7 +30,7 @@ class SvmBuffer(Buffer):
     def __init__(self, context: cl.Context, nbytes: int):
         flags = cl.svm_mem_flags.READ_WRITE | cl.svm_mem_flags.SVM_FINE_GRAIN_BUFFER
         self.nbytes = nbytes
-        self.handle = allocate(lambda n: cl.SVMAllocation(context, n, ALIGNMENT, flags), nbytes)
+        self.handle = allocate(context, lambda n: cl.SVMAllocation(context, n, ALIGNMENT, flags), nbytes)
         self.host = np.asarray(_Window(self.handle, nbytes)) if nbytes else np.empty(0, np.uint8)
         self.host[:] = 0
 
@@ -48,19 +48,23 @@ class CopyBuffer(Buffer):
         self.host = HostBuffer(nbytes).host
         filled = self.host if nbytes else np.zeros(1, np.uint8)
         flags = cl.mem_flags.READ_WRITE | cl.mem_flags.COPY_HOST_PTR
-        self.handle = allocate(lambda _: cl.Buffer(context, flags, hostbuf=filled), nbytes)
+        self.handle = allocate(context, lambda _: cl.Buffer(context, flags, hostbuf=filled), nbytes)
 
     def close(self) -> None:
         self.handle, self.host = None, np.empty(0, np.uint8)
 
 
-def allocate(make, nbytes: int):
-    """make(nbytes), at least 64 bytes of it. Raises DeviceError where the driver has not enough memory."""
+def allocate(context: cl.Context, make: Callable[[int], Any], nbytes: int) -> Any:
+    """make(nbytes), at least 64 bytes of it. Raises DeviceError where the device has not enough memory."""
+    nbytes, limit = max(nbytes, ALIGNMENT), context.devices[0].max_mem_alloc_size
+    hint = "use a smaller batch or input, or run on the cpu"
+    if nbytes > limit:  # asked for more, some drivers end the process
+        raise DeviceError("the OpenCL device cannot allocate memory", found=f"{nbytes / 2**20:.1f} MiB refused",
+                          expected=f"at most {limit / 2**20:.0f} MiB in one piece", hint=hint)
     try:
-        return make(max(nbytes, ALIGNMENT))
+        return make(nbytes)
     except (cl.Error, MemoryError) as error:
-        raise DeviceError("the OpenCL device cannot allocate memory", found=f"{nbytes / 2**20:.1f} MiB refused ({error})",
-                          hint="use a smaller batch or input, or run on the cpu") from error
+        raise DeviceError("the OpenCL device cannot allocate memory", found=f"{nbytes / 2**20:.1f} MiB refused ({error})", hint=hint) from error
 
 
 class Rect(NamedTuple):

@@ -30,9 +30,13 @@ class Tiles:
         """True where the device is made of cores with caches and vector units, not of many thin threads."""
         return self.local_bytes > 0
 
-    def rows_for(self, rows: int, vectors: int) -> int:
-        """The tile height that wastes least on a matrix of that many rows; fewer than eight sums leave the multiply-add units waiting."""
-        return min(range(1, min(rows, self.rows) + 1), key=lambda r: (ceil(rows / r) * (max(r, 8 / vectors) + 0.3), -r))
+    def rows_for(self, rows: int, vectors: int, choices: tuple[int, ...] = (1, 4, 8, 12)) -> int:
+        """The tile height, of a few (each is a program to compile), that wastes least on a matrix of that many rows.
+
+        Fewer than eight sums leave the multiply-add units waiting.
+        """
+        fits = [*(r for r in choices if r < self.rows), self.rows]
+        return min(fits, key=lambda r: (ceil(rows / r) * (max(r, 8 / vectors) + 0.3), r))
 
     def vectors_for(self, columns: int) -> int:
         """How many vectors wide a tile is for that many columns: narrower only where a wide one would waste over a seventh."""
