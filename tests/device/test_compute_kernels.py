@@ -39,7 +39,8 @@ def _judge(node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray |
         return ort_reference(node, arrays)
 
 
-def build(op_type: str, inputs: Sequence[Any], attributes: dict[str, Any] | None = None, n_outputs: Any = 1, method: str = "") -> tuple[Node, list]:
+def build(op_type: str, inputs: Sequence[Any], attributes: dict[str, Any] | None = None, n_outputs: Any = 1,
+          method: str = "") -> tuple[Node, list]:
     node, arrays = make_node(op_type, inputs, attributes, n_outputs, judge=_judge)
     return (replace(node, attributes={**node.attributes, "method": method}) if method else node), arrays
 
@@ -177,7 +178,8 @@ def test_gemm(device, case, method):
         check(device, node, arrays, tail=not method and isinstance(second, Const))
 
 
-MATMULS = [((3, 7, 19), (19, 37)), ((2, 3, 7, 9), (2, 3, 9, 5)), ((2, 1, 7, 9), (3, 9, 5)), ((9,), (9, 5)), ((4, 9), (9,)), ((3, 9), (2, 9, 33)),
+MATMULS = [((3, 7, 19), (19, 37)), ((2, 3, 7, 9), (2, 3, 9, 5)), ((2, 1, 7, 9), (3, 9, 5)), ((9,), (9, 5)), ((4, 9), (9,)), ((3, 9), (2,
+    9, 33)),
            ((9,), (2, 9, 5)), ((2, 4, 9), (9,)), ((1, 4, 20, 16), (1, 4, 16, 20))]
 
 
@@ -193,7 +195,8 @@ def test_matmul_of_vectors_integers_and_constants(device):
     check(device, *build("MatMul", [floats(3, 7, 19), weights(19, 37)]))
 
 
-@pytest.mark.parametrize("a, b, bias", [((3, 7, 19), (19, 37), (37,)), ((3, 7, 19), (19, 37), (3, 7, 37)), ((7, 19), (19, 37), (1, 37)), ((19,), (19, 5), (5,))],
+@pytest.mark.parametrize("a, b, bias", [((3, 7, 19), (19, 37), (37,)), ((3, 7, 19), (19, 37), (3, 7, 37)), ((7, 19), (19, 37), (1, 37)),
+                                        ((19,), (19, 5), (5,))],
                          ids=str)
 def test_matmul_with_fused_bias(device, a, b, bias):
     node, arrays = build("MatMul", [floats(*a), weights(*b)])
@@ -208,13 +211,15 @@ POOLS = [
     ("MaxPool", (2, 3, 9, 11), dict(kernel_shape=[3, 2], pads=[1, 0, 1, 1], strides=[2, 1], storage_order=1), 2),
     ("MaxPool", (2, 3, 19), dict(kernel_shape=[3], dilations=[2], ceil_mode=1, strides=[2]), 2),
     ("MaxPool", (1, 2, 5, 6, 7), dict(kernel_shape=[2, 3, 2]), 2),
-    *[("AveragePool", (1, 3, 9, 11), dict(kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2], ceil_mode=ceil, count_include_pad=padded), 1)
+    *[("AveragePool", (1, 3, 9, 11), dict(kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[2, 2], ceil_mode=ceil,
+                                          count_include_pad=padded), 1)
       for ceil in (0, 1) for padded in (0, 1)],
     ("AveragePool", (1, 3, 19), dict(kernel_shape=[3], dilations=[2], pads=[2, 1], strides=[3]), 1),
     ("AveragePool", (1, 2, 5, 6, 7), dict(kernel_shape=[2, 3, 2]), 1),
     ("LpPool", (1, 3, 9, 11), dict(kernel_shape=[3, 2], p=3, pads=[1, 0, 1, 0]), 1),
     ("LpPool", (1, 3, 9, 11), dict(kernel_shape=[3, 2]), 1),
-    *[(name, shape, {}, 1) for name in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool") for shape in ((2, 3, 7, 9), (2, 3, 70), (1, 2, 3, 4, 5))],
+    *[(name, shape, {}, 1) for name in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool") for shape in ((2, 3, 7, 9), (2, 3, 70), (1,
+        2, 3, 4, 5))],
     ("GlobalLpPool", (2, 3, 7, 9), dict(p=1), 1),
     ("GlobalLpPool", (2, 3, 7, 9), dict(p=3), 1),
 ]
@@ -280,7 +285,8 @@ def test_float64_takes_the_general_kernels(device):
         assert "float64" in device.declines(node)
         return
     double = [(a, i) for a, i in (
-        ("Conv", [floats(1, 2, 5, 5), weights(3, 2, 3, 3)]), ("Gemm", [floats(9, 12), weights(12, 11)]), ("LayerNormalization", [floats(3, 40), floats(40)]),
+        ("Conv", [floats(1, 2, 5, 5), weights(3, 2, 3, 3)]), ("Gemm", [floats(9, 12), weights(12, 11)]), ("LayerNormalization", [floats(3,
+            40), floats(40)]),
         ("GlobalAveragePool", [floats(1, 3, 5, 5)]), ("LRN", [floats(1, 5, 4, 4)]))]
     for op_type, inputs in double:
         wide = [Const(i.data.astype(np.float64)) if isinstance(i, Const) else i.astype(np.float64) for i in inputs]
@@ -288,7 +294,8 @@ def test_float64_takes_the_general_kernels(device):
 
 
 def test_what_has_more_than_three_spatial_axes_is_declined(device):
-    node = Node("Conv", (Value("x", TensorType(np.dtype(np.float32), (1, 1, 2, 2, 2, 2))), Value("w", TensorType(np.dtype(np.float32), (1, 1, 1, 1, 1, 1)))),
+    node = Node("Conv", (Value("x", TensorType(np.dtype(np.float32), (1, 1, 2, 2, 2, 2))), Value("w", TensorType(np.dtype(np.float32), (1,
+        1, 1, 1, 1, 1)))),
                 (Value("y"),), {}, name="conv")
     node = with_output_types(node, [np.zeros((1, 1, 2, 2, 2, 2), np.float32)])
     assert device.declines(node) == "more than three spatial axes"

@@ -11,7 +11,7 @@ from .activations import activate
 from .build import Piece, Program
 from .jit import flat, inlined, kernel, strides
 from .panels import NO_FLOATS, round_up
-from .simd import LANES, clamp, keep_or, load, load_inside, load_strided, splat, store, store_first
+from .simd import LANES, clamp, load, load_inside, load_strided, splat, store, store_first
 
 if TYPE_CHECKING:
     from .conv import Convolution
@@ -41,19 +41,25 @@ def depthwise(piece: Piece, case: Convolution) -> Program | None:
 
 
 @inlined
-def copy_row(plane, at, x, size, x_at, phase, step, left, w, pitch, fill):
-    """plane[at + q] = the row's element q * step + phase - left where there is one; what follows within a vector may become `fill`."""
+def copy_row(plane, at, x, x_at, phase, step, left, w, pitch):
+    """plane[at + q] = the row's element q * step + phase - left where there is one; the rest of the pitch is left alone."""
     first = max(0, (left - phase + step - 1) // step) if left > phase else 0
     stop = min(pitch, max(first, (w + left - phase + step - 1) // step))
     source = x_at + first * step + phase - left
     count = stop - first
-    fits = first + count + LANES - 1 <= pitch
-    if fits and step == 1 and source + count + LANES <= size:
-        for q in range(0, count, LANES):
-            store(plane, at + first + q, keep_or(load(x, source + q), count - q, fill))
-    elif fits and step == 2 and source + 2 * (count + LANES) <= size:
-        for q in range(0, count, LANES):
-            store(plane, at + first + q, keep_or(load_strided(x, source + 2 * q, 2, 0), count - q, fill))
+    if step == 1:
+        whole = count // LANES * LANES
+        for q in range(0, whole, LANES):
+            store(plane, at + first + q, load(x, source + q))
+        if whole < count:
+            store_first(plane, at + first + whole, load_inside(x, source + whole, 1, 0, count - whole), count - whole)
+    elif step == 2:
+        whole = max(0, (count - 1) // LANES * LANES)
+        for q in range(0, whole, LANES):
+            store(plane, at + first + q, load_strided(x, source + 2 * q, 2, 0))
+        left_over = count - whole
+        if left_over > 0:
+            store_first(plane, at + first + whole, load_inside(x, source + 2 * whole, 2, 0, 2 * left_over - 1), left_over)
     else:
         for q in range(count):
             plane[at + first + q] = x[source + q * step]
@@ -74,8 +80,7 @@ def conv_depthwise(x, f, bias, y, res, offsets, plane, g, kind, alpha, beta, low
             x_plane = batch * x_batch + channel // multiplier * x_channel
             for r in range(max(0, top), min(rows, h + top)):
                 for phase in range(sw):
-                    copy_row(plane, (phase * rows + r) * pitch, x, x.size, x_plane + (r - top) * x_row, phase, sw, left, w, pitch,
-                             np.float32(0))
+                    copy_row(plane, (phase * rows + r) * pitch, x, x_plane + (r - top) * x_row, phase, sw, left, w, pitch)
         y_plane = batch * y_batch + channel * y_channel
         r_plane = batch * r_batch + channel * r_channel
         f_at = channel * taps

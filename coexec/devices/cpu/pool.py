@@ -64,7 +64,7 @@ def pool_planes(x, y, by_row, by_column, offsets, plane, g, average):
         y_plane = image // channels * y_batch + image % channels * y_channel
         for r in range(max(0, top), min(rows, h + top)):
             for phase in range(sw):
-                copy_row(plane, (phase * rows + r) * pitch, x, x.size, x_plane + (r - top) * x_row, phase, sw, left, w, pitch, fill)
+                copy_row(plane, (phase * rows + r) * pitch, x, x_plane + (r - top) * x_row, phase, sw, left, w, pitch)
         for row in range(oh):
             for j in range(0, ow, LANES):
                 at = row * sh * pitch + j

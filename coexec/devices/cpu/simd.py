@@ -108,14 +108,6 @@ def keep(typingctx, value, first, stop):
 
 
 @intrinsic
-def keep_or(typingctx, value, count, fill):
-    """The first `count` lanes of a vector, `fill` in the others."""
-    def codegen(context, builder, signature, args):
-        return builder.select(_mask(builder, LANES, ir.Constant(_I64, 0), args[1]), args[0], _splat(builder, args[2]))
-    return vector(vector, types.int64, types.float32), codegen
-
-
-@intrinsic
 def load_inside(typingctx, array, index, step, first, stop):
     """Every step-th (literal) of the step * LANES elements from array[index]; those before `first` or from `stop` on are not
     touched and read as 0 (counted from index)."""

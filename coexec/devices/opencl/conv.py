@@ -60,12 +60,14 @@ class Shape:
         if any((w.strides[3], w.strides[4]) != (w.shape[4], 1) for w in windows):
             return self
         pixels = self.y.shape[3] * self.y.shape[4]
-        flat = [w and replace(w, shape=(*w.shape[:2], 1, 1, pixels), strides=(*w.strides[:2], 0, pixels, 1)) for w in (self.x, self.y, self.r)]
+        flat = [w and replace(w, shape=(*w.shape[:2], 1, 1, pixels), strides=(*w.strides[:2], 0, pixels, 1)) for w in (self.x, self.y,
+            self.r)]
         return replace(self, x=flat[0], y=flat[1], r=flat[2])
 
     def args(self) -> list[Any]:
         """in, out, size, stride, dilation, pad as kernel arguments."""
-        return [three(self.x.shape[2:], 1), three(self.y.shape[2:], 1), three(self.kernel, 1), three(self.strides, 1), three(self.dilations, 1),
+        return [three(self.x.shape[2:], 1), three(self.y.shape[2:], 1), three(self.kernel, 1), three(self.strides, 1),
+                three(self.dilations, 1),
                 three(self.pads, 0)]
 
 
@@ -125,7 +127,8 @@ def build_direct(c: Compile, s: Shape, tiles: Tiles) -> None:
     w = five(c.input(1))
     defines, tail = _operands(c, s)
     c.implementation = f"{short(s.y.dtype)}_conv_direct"
-    c.launch("conv_direct.cl", "conv_direct", defines, (s.pixels, s.y.shape[1], s.y.shape[0]), None, s.x, strides(s.x), w, strides(w), s.y, strides(s.y),
+    c.launch("conv_direct.cl", "conv_direct", defines, (s.pixels, s.y.shape[1], s.y.shape[0]), None, s.x, strides(s.x), w, strides(w),
+             s.y, strides(s.y),
              *i32(s.in_channels, s.out_channels), *s.args(), *tail)
 
 
@@ -187,7 +190,8 @@ def build_tiled(c: Compile, s: Shape, tiles: Tiles) -> None:
 
 
 #: F(4x4, 3x3): how a 3x3 filter becomes 6x6 points.
-_FILTER = np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]])
+_FILTER = np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6],
+                    [0, 0, 1]])
 
 
 def can_winograd(s: Shape, tiles: Tiles) -> bool:
@@ -246,7 +250,8 @@ MIN_WINOGRAD_CHANNELS = 16
 def pack_winograd(w: np.ndarray, groups: int, rows: int) -> np.ndarray:
     """3x3 weights as [group][tile][36][in channel][rows], zeros beyond the last output channel."""
     out, channels = w.shape[0] // groups, w.shape[1]
-    points = np.einsum("ij,ocjk,lk->ilco", _FILTER, w.reshape(*w.shape[:2], 3, 3).astype(np.float64), _FILTER).reshape(36, channels, groups, out)
+    points = np.einsum("ij,ocjk,lk->ilco", _FILTER, w.reshape(*w.shape[:2], 3, 3).astype(np.float64), _FILTER).reshape(36, channels,
+        groups, out)
     tiles = -(-out // rows)
     padded = np.zeros((36, channels, groups, tiles * rows), w.dtype)
     padded[..., :out] = points
@@ -265,7 +270,8 @@ def build_winograd(c: Compile, s: Shape, tiles: Tiles) -> None:
     files = ["gemm_tile.clh", "conv_winograd.cl"]
     c.implementation = f"f32_conv_winograd_4x4_{cut.rows}x{cut.columns}" + "_staged" * cut.staged
     if not cut.staged:
-        c.launch(files, "conv_winograd", {**defines, "STAGE": 0}, (cut.panels, stacks), (1, 1), *shape, cl.LocalMemory(cut.freq), *memory, *tail)
+        c.launch(files, "conv_winograd", {**defines, "STAGE": 0}, (cut.panels, stacks), (1, 1), *shape, cl.LocalMemory(cut.freq), *memory,
+                 *tail)
         return
     freq = c.scratch((stacks, cut.panels, cut.freq // 4))
     for stage, items in ((1, cut.panels), (2, -(-s.out_channels // cut.rows))):
@@ -284,7 +290,8 @@ def build_depthwise(c: Compile, s: Shape, tiles: Tiles) -> None:
         return
     strip = Strip.of(s.y.shape, s.kernel, s.strides, s.dilations, tiles)
     c.implementation = f"f32_conv_depthwise_strip_{s.kernel[1]}x{s.kernel[2]}"
-    c.launch(["strip.clh", "conv_depthwise.cl"], "conv_depthwise_strip", {**defines, **strip.defines()}, (-(-height // strip.rows), channels, batch), (1, 1, 1),
+    c.launch(["strip.clh", "conv_depthwise.cl"], "conv_depthwise_strip", {**defines, **strip.defines()}, (-(-height // strip.rows),
+        channels, batch), (1, 1, 1),
              s.x, strides(s.x), w, s.y, strides(s.y), *_plane_args(s), *strip.args(), *tail)
 
 

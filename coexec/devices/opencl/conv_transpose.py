@@ -30,7 +30,8 @@ def _direct(c: Compile, p: ConvTransposeParams, pads: list[int]) -> None:
     defines = {**type_defines(c), **({"BIAS": 1} if bias is not None else {})}
     c.implementation = f"{short(y.dtype)}_conv_transpose_direct"
     c.launch("conv_direct.cl", "conv_transpose_direct", defines, (y.shape[2] * y.shape[3] * y.shape[4], y.shape[1], y.shape[0]), None,
-             x, strides(x), w, strides(w), y, strides(y), *i32(x.shape[1] // groups, w.shape[1]), three(x.shape[2:], 1), three(y.shape[2:], 1),
+             x, strides(x), w, strides(w), y, strides(y), *i32(x.shape[1] // groups, w.shape[1]), three(x.shape[2:],
+                 1), three(y.shape[2:], 1),
              three(p.kernel, 1), three(p.strides, 1), three(p.dilations, 1), three(pads, 0),
              *bias_args(bias), *([r, strides(five(r))] if r is not None else []))
 

@@ -45,10 +45,13 @@ class CopyBuffer(Buffer):
 
     def __init__(self, context: cl.Context, nbytes: int):
         self.nbytes = nbytes
-        self.host = HostBuffer(nbytes).host
-        filled = self.host if nbytes else np.zeros(1, np.uint8)
         flags = cl.mem_flags.READ_WRITE | cl.mem_flags.COPY_HOST_PTR
-        self.handle = allocate(context, lambda _: cl.Buffer(context, flags, hostbuf=filled), nbytes)
+
+        def make(_: int) -> cl.Buffer:
+            self.host = HostBuffer(nbytes).host
+            return cl.Buffer(context, flags, hostbuf=self.host if nbytes else np.zeros(ALIGNMENT, np.uint8))
+
+        self.handle = allocate(context, make, nbytes)
 
     def close(self) -> None:
         self.handle, self.host = None, np.empty(0, np.uint8)

@@ -32,18 +32,21 @@ def build_batch(c: Compile) -> None:
         factor = scale / np.sqrt(var + epsilon)
         key = (*(id(c.value(k)) for k in range(1, 5)), tuple(c.in_regions[1]), epsilon)
         c.owned += [c.value(k) for k in range(1, 5)]
-        folded = [per_channel(c.constant(a.astype(kind), (name, *key)), rank) for name, a in (("factor", factor), ("shift", bias - mean * factor))]
+        folded = [per_channel(c.constant(a.astype(kind), (name, *key)), rank) for name, a in (("factor", factor), ("shift",
+            bias - mean * factor))]
         elementwise(c, "FMA(a0, a1, a2)", y, [x, *folded], compute=kind, tail=True)
         return
     parameters = [per_channel(c.input(k), rank) for k in range(1, 5)]
-    elementwise(c, "(a0 - a3) * (a1 / sqrt(a4 + (T)(p0))) + a2", y, [x, *parameters], compute=kind, scalars=[number(epsilon, kind)], tail=True)
+    elementwise(c, "(a0 - a3) * (a1 / sqrt(a4 + (T)(p0))) + a2", y, [x, *parameters], compute=kind, scalars=[number(epsilon, kind)],
+                tail=True)
 
 
 @builds("InstanceNormalization", tail=True)
 def build_instance(c: Compile) -> None:
     x = c.input(0)
     rank = len(x.shape)
-    normalize(c, "STANDARD", range(2, rank), x, c.output(0), c.node.attr("epsilon", 1e-5), per_channel(c.input(1), rank), per_channel(c.input(2), rank),
+    normalize(c, "STANDARD", range(2, rank), x, c.output(0), c.node.attr("epsilon", 1e-5), per_channel(c.input(1), rank),
+              per_channel(c.input(2), rank),
               c.residual)
 
 
@@ -55,14 +58,16 @@ def build_group(c: Compile) -> None:
         """(batch, channel, ...) as (batch, group, channel of the group, ...)."""
         if w is None:
             return None
-        return replace(w, shape=(w.shape[0], w.shape[1] // size, size, *w.shape[2:]), strides=(w.strides[0], w.strides[1] * size, w.strides[1], *w.strides[2:]))
+        return replace(w, shape=(w.shape[0], w.shape[1] // size, size, *w.shape[2:]), strides=(w.strides[0], w.strides[1] * size,
+            w.strides[1], *w.strides[2:]))
 
     def parameter(w: ClOperand) -> ClOperand:
         rest = len(c.node.output.shape) - 2
         return replace(w, shape=(w.shape[0] // size, size, *(1,) * rest), strides=(w.strides[0] * size, w.strides[0], *(0,) * rest))
 
     x = grouped(c.input(0))
-    normalize(c, "STANDARD", range(2, len(x.shape)), x, grouped(c.output(0)), c.node.attr("epsilon", 1e-5), parameter(c.input(1)), parameter(c.input(2)),
+    normalize(c, "STANDARD", range(2, len(x.shape)), x, grouped(c.output(0)), c.node.attr("epsilon", 1e-5), parameter(c.input(1)),
+              parameter(c.input(2)),
               grouped(c.residual))
 
 
@@ -73,7 +78,8 @@ def _trailing(c: Compile) -> Sequence[int]:
 
 @builds("LayerNormalization", tail=True)
 def build_layer(c: Compile) -> None:
-    normalize(c, "STANDARD", _trailing(c), c.input(0), c.output(0), c.node.attr("epsilon", 1e-5), c.input(1), c.input(2) if c.has(2) else None,
+    normalize(c, "STANDARD", _trailing(c), c.input(0), c.output(0), c.node.attr("epsilon", 1e-5), c.input(1),
+              c.input(2) if c.has(2) else None,
               c.residual, [c.output(1), c.output(2)])
 
 
@@ -103,7 +109,8 @@ def build_lrn(c: Compile) -> None:
     c.implementation = f"{short(y.dtype)}_lrn_direct_{width}"
     c.launch("lrn.cl", "lrn", defines, (-(-pixels // width), y.shape[1], y.shape[0]), None, x, strides(x), y, strides(y),
              three(y.shape[2:], 1), *i32(x.shape[1], c.region[1].start - c.in_regions[0][1].start, size, (size - 1) // 2),
-             number(c.node.attr("alpha", 1e-4) / size, kind), number(c.node.attr("beta", 0.75), kind), number(c.node.attr("bias", 1.0), kind),
+             number(c.node.attr("alpha", 1e-4) / size, kind), number(c.node.attr("beta", 0.75), kind), number(c.node.attr("bias", 1.0),
+                 kind),
              *([r, strides(five(r))] if r is not None else []))
 
 
@@ -112,7 +119,8 @@ def many_axes(node: Node, facts: DeviceFacts) -> str | None:
     return "more than three spatial axes" if len(node.output.shape) > 5 else None
 
 
-@declines("InstanceNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization", "LpNormalization", "MeanVarianceNormalization")
+@declines("InstanceNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization", "LpNormalization",
+          "MeanVarianceNormalization")
 def other_types(node: Node, facts: DeviceFacts) -> str | None:
     if len(node.output.shape) > 7:
         return "more than seven axes"

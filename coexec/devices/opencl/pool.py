@@ -56,7 +56,8 @@ def _strip(c: Compile, largest: bool) -> bool:
         divisors = [c.constant(n, ("divisors", n.tobytes())) for n in counts]
     c.implementation = f"f32_{c.node.op_type.lower()}_strip"
     c.launch(["strip.clh", "pool_strip.cl"], "pool_strip", {**type_defines(c), **strip.defines(), **({"LARGEST": 1} if largest else {})},
-             (-(-y.shape[3] // strip.rows), y.shape[1], y.shape[0]), (1, 1, 1), x, strides(x), y, strides(y), *args, *strip.args(), *divisors,
+             (-(-y.shape[3] // strip.rows), y.shape[1], y.shape[0]), (1, 1,
+                                                                      1), x, strides(x), y, strides(y), *args, *strip.args(), *divisors,
              *([r, strides(r)] if r is not None else []))
     return True
 
@@ -72,7 +73,8 @@ def build_max(c: Compile) -> None:
         region, full = c.in_regions[0], c.node.inputs[0].shape
         missing = 5 - len(full)
         first = (*(i.start for i in region[:2]), *(0,) * missing, *(i.start for i in region[2:]))
-        extra = [indices, strides(five(indices)), int8(first), int8((*full[:2], *(1,) * missing, *full[2:])), *i32(int(c.node.attr("storage_order", 0)))]
+        extra = [indices, strides(five(indices)), int8(first), int8((*full[:2], *(1,) * missing, *full[2:])),
+                 *i32(int(c.node.attr("storage_order", 0)))]
     _launch(c, "max_pool", defines, x, y, args, extra)
 
 

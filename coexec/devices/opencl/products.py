@@ -103,7 +103,8 @@ def _common(p: Product, defines: dict[str, Any], c: Compile) -> tuple[list[Any],
 def _direct(c: Compile, p: Product, tiles: Tiles, defines: dict[str, Any]) -> None:
     middle, tail = _common(p, defines, c)
     c.implementation = f"{short(p.y.window.dtype)}_{c.node.op_type.lower()}_direct"
-    c.launch("gemm_direct.cl", "gemm_direct", defines, (p.columns, p.rows, p.count), None, *p.a.args(), *p.b.args(), *p.y.args(), *middle, *tail)
+    c.launch("gemm_direct.cl", "gemm_direct", defines, (p.columns, p.rows, p.count), None, *p.a.args(), *p.b.args(), *p.y.args(), *middle,
+             *tail)
 
 
 def _tiled(c: Compile, p: Product, tiles: Tiles, defines: dict[str, Any]) -> None:

@@ -77,12 +77,18 @@ def _load_or_build(context: cl.Context, device: cl.Device, text: str, options: t
         try:
             program = cl._cl._Program(context, [device], [binary])
             program._build(b"", [device])
-            return cl.Program(program)
+            return _wrap(program, text)
         except cl.Error as error:
             log.info("cached program %s is stale (%s): building it again", path, error)
     program = _compile(context, device, text, options)
     _write(path, bytes(program.get_info(cl.program_info.BINARIES)[0]))
-    return cl.Program(program)
+    return _wrap(program, text)
+
+
+def _wrap(program: Any, text: str) -> cl.Program:
+    wrapped = cl.Program(program)
+    wrapped._source = text  # else pyopencl takes its look-up of this attribute for that of a kernel, for every kernel made
+    return wrapped
 
 
 def _compile(context: cl.Context, device: cl.Device, text: str, options: tuple[str, ...]) -> Any:

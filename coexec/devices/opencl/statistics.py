@@ -53,7 +53,8 @@ class Lines:
 
     def shape_args(self) -> list[Any]:
         """kept, reduced, n0, outer, lines."""
-        return [int8(self.kept, 1), int8(self.reduced, 1), *i32(self.reduced[0], int(np.prod(self.reduced[1:], dtype=np.int64)), self.count)]
+        return [int8(self.kept, 1), int8(self.reduced, 1), *i32(self.reduced[0], int(np.prod(self.reduced[1:], dtype=np.int64)),
+                                                                self.count)]
 
     def sizes(self) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
         return (self.count * self.group,), (self.group,)

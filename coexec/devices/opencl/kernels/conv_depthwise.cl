@@ -21,7 +21,8 @@
 // One work-item owns a core and makes `rows` output rows of one channel. It copies the input they need, padding included, into local
 // memory (strip.clh comes before), so that the output is one run of vectors across row ends; columns between rows are dropped.
 __attribute__((reqd_work_group_size(1, 1, 1)))
-__kernel void conv_depthwise_strip(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off, __global T *restrict y, int y_off, int8 ys,
+__kernel void conv_depthwise_strip(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off,
+                                   __global T *restrict y, int y_off, int8 ys,
                                    int8 in, int8 out, int8 stride, int8 dilation, int8 pad, int rows, __local T *restrict plane, __local T *restrict sums
                                    BIAS_ARGS RESIDUAL_ARGS) {
   const int c = get_global_id(1), n = get_global_id(2), top = get_global_id(0) * rows, count = min(rows, out.s1 - top);
@@ -66,7 +67,8 @@ __kernel void conv_depthwise_strip(__global const T *restrict x, int x_off, int8
 }
 #else
 // One work-item makes PER neighbouring outputs of a row. Any stride of memory.
-__kernel void conv_depthwise_items(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off, __global T *restrict y, int y_off, int8 ys,
+__kernel void conv_depthwise_items(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off,
+                                   __global T *restrict y, int y_off, int8 ys,
                                    int8 in, int8 out, int8 stride, int8 dilation, int8 pad BIAS_ARGS RESIDUAL_ARGS) {
   const int groups = (out.s2 + PER - 1) / PER, c = get_global_id(1), n = get_global_id(2);
   const int oh = get_global_id(0) / groups, first = get_global_id(0) % groups * PER;

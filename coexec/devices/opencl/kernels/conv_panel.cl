@@ -13,7 +13,8 @@
 #endif
 
 __attribute__((reqd_work_group_size(1, 1, 1)))
-__kernel void conv_panel(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off, __global T *restrict y, int y_off, int8 ys,
+__kernel void conv_panel(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off,
+                         __global T *restrict y, int y_off, int8 ys,
                          int groups, int in_channels, int out_channels, int8 in, int8 out, int8 size, int8 stride, int8 dilation, int8 pad,
                          __local T *restrict panel, __local T *restrict strip
 #ifdef BIAS

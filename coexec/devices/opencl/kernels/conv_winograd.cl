@@ -38,7 +38,8 @@
   o[3] = (m1 - m2) + 8 * (m3 - m4) + m5;
 
 __attribute__((reqd_work_group_size(1, 1, 1)))
-__kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off, __global T *restrict y, int y_off, int8 ys,
+__kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off,
+                            __global T *restrict y, int y_off, int8 ys,
                             int groups, int in_channels, int out_channels, int8 in, int8 out, int8 pad,
 #if STAGE == 0
                             __local T *restrict freq,
@@ -114,7 +115,8 @@ __kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __
       VEC half_way[6][6], o[6];
       _Pragma("unroll") for (int k = 0; k < 6; k++) {
         __local const T *d = window + k * NR + j * VW;
-        TRANSFORM_IN(VLOAD(0, d), VLOAD(0, d + 6 * NR), VLOAD(0, d + 12 * NR), VLOAD(0, d + 18 * NR), VLOAD(0, d + 24 * NR), VLOAD(0, d + 30 * NR), o)
+        TRANSFORM_IN(VLOAD(0, d), VLOAD(0, d + 6 * NR), VLOAD(0, d + 12 * NR), VLOAD(0, d + 18 * NR), VLOAD(0, d + 24 * NR), VLOAD(0,
+            d + 30 * NR), o)
         _Pragma("unroll") for (int i = 0; i < 6; i++) half_way[i][k] = o[i];
       }
       _Pragma("unroll") for (int i = 0; i < 6; i++) {
@@ -146,7 +148,8 @@ __kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __
         _Pragma("unroll") for (int k = 0; k < 6; k++) {
           __local const T *d = points + (k * MR + i) * NR + j * VW;
           const int step = 6 * MR * NR;
-          TRANSFORM_OUT(VLOAD(0, d), VLOAD(0, d + step), VLOAD(0, d + 2 * step), VLOAD(0, d + 3 * step), VLOAD(0, d + 4 * step), VLOAD(0, d + 5 * step), o)
+          TRANSFORM_OUT(VLOAD(0, d), VLOAD(0, d + step), VLOAD(0, d + 2 * step), VLOAD(0, d + 3 * step), VLOAD(0, d + 4 * step), VLOAD(0,
+              d + 5 * step), o)
           _Pragma("unroll") for (int n = 0; n < 4; n++) half_way[n][k] = o[n];
         }
         _Pragma("unroll") for (int n = 0; n < 4; n++) {

@@ -2,7 +2,8 @@
 //
 // `stacks` holds, per product, the offsets of A, B, Y and R (residual) and C in elements; strides are (row, column) of each.
 
-__kernel void gemm_direct(__global const T *restrict a, int a_off, int a_row, int a_depth, __global const T *restrict b, int b_off, int b_depth, int b_column,
+__kernel void gemm_direct(__global const T *restrict a, int a_off, int a_row, int a_depth, __global const T *restrict b, int b_off,
+                          int b_depth, int b_column,
                           __global T *restrict y, int y_off, int y_row, int y_column, __global const int *restrict stacks, int stacks_off,
                           int depth, ACC alpha
 #ifdef BIAS

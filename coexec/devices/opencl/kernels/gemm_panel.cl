@@ -9,7 +9,8 @@
 #endif
 
 __attribute__((reqd_work_group_size(1, 1, 1)))
-__kernel void gemm_panel(__global const T *restrict a, int a_off, int a_row, int a_depth, __global const T *restrict b, int b_off, int b_depth, int b_column,
+__kernel void gemm_panel(__global const T *restrict a, int a_off, int a_row, int a_depth, __global const T *restrict b, int b_off,
+                         int b_depth, int b_column,
                          __global T *restrict y, int y_off, int y_row, int y_column, __global const int *restrict stacks, int stacks_off,
                          int depth, ACC alpha, int rows, int columns
 #ifndef PACKED
@@ -52,7 +53,8 @@ __kernel void gemm_panel(__global const T *restrict a, int a_off, int a_row, int
     } else {
       for (int k = 0; k < depth; k++)
         for (int i = 0; i < MR; i++)
-          for (int j = 0; j < NV; j++) acc[i][j] = FMA((VEC)(a[min(m + i, rows - 1) * a_row + k * a_depth]), VLOAD(j, panel + k * NR), acc[i][j]);
+          for (int j = 0; j < NV; j++) acc[i][j] = FMA((VEC)(a[min(m + i, rows - 1) * a_row + k * a_depth]), VLOAD(j, panel + k * NR),
+                                                       acc[i][j]);
     }
     for (int i = 0; i < MR && m + i < rows; i++)
       for (int j = 0; j < NV; j++) {

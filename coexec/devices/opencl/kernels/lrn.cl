@@ -13,7 +13,8 @@ __kernel void lrn(__global const T *restrict x, int x_off, int8 xs, __global T *
 #endif
 #if V > 1
   // Planes are dense: a work-item makes V neighbours.
-  const int c = get_global_id(1), n = get_global_id(2), p = get_global_id(0) * V, pixels = out.s0 * out.s1 * out.s2, count = min(V, pixels - p);
+  const int c = get_global_id(1), n = get_global_id(2), p = get_global_id(0) * V, pixels = out.s0 * out.s1 * out.s2, count = min(V,
+      pixels - p);
   x += x_off + n * xs.s0 + p;
   ACC total[V], one[V];
   for (int l = 0; l < V; l++) total[l] = 0;

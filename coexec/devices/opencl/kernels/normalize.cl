@@ -53,7 +53,8 @@
 #endif
 
 #ifdef LINE_POOL
-__kernel void line_pool(__global const T *restrict x, int x_off, int8 x_kept, int8 x_reduced, __global T *restrict y, int y_off, int8 y_kept,
+__kernel void line_pool(__global const T *restrict x, int x_off, int8 x_kept, int8 x_reduced, __global T *restrict y, int y_off,
+                        int8 y_kept,
                         int8 kept, int8 reduced, int n0, int outer, int lines, int power
 #ifdef RESIDUAL
                         , __global const T *restrict r, int r_off, int8 r_kept
@@ -82,7 +83,8 @@ __kernel void line_pool(__global const T *restrict x, int x_off, int8 x_kept, in
   y[y_off + place(LINE, kept, y_kept)] = (T)ACTIVATE(ACC, value);
 }
 #else
-__kernel void normalize_lines(__global const T *restrict x, int x_off, int8 x_kept, int8 x_reduced, __global T *restrict y, int y_off, int8 y_kept, int8 y_reduced,
+__kernel void normalize_lines(__global const T *restrict x, int x_off, int8 x_kept, int8 x_reduced, __global T *restrict y, int y_off,
+                              int8 y_kept, int8 y_reduced,
                         int8 kept, int8 reduced, int n0, int outer, int lines, ACC epsilon
 #ifdef SCALE
                         , __global const T *restrict scale, int scale_off, int8 s_kept, int8 s_reduced

@@ -24,7 +24,8 @@ __kernel void pool_strip(__global const T *restrict x, int x_off, int8 xs, __glo
 #else
   const T fill = 0;
 #endif
-  fill_planes(x + x_off + n * xs.s0 + c * xs.s1, xs.s3, in.s1, in.s2, top * SH - pad.s1, -pad.s2, (count - 1) * SH + (KH - 1) * DH + 1, SH, SW, pitch, phase, fill, planes);
+  fill_planes(x + x_off + n * xs.s0 + c * xs.s1, xs.s3, in.s1, in.s2, top * SH - pad.s1, -pad.s2, (count - 1) * SH + (KH - 1) * DH + 1,
+              SH, SW, pitch, phase, fill, planes);
   for (int q = 0; q < count * pitch; q += VW * NV) {
     VEC acc[NV];
     _Pragma("unroll") for (int j = 0; j < NV; j++) acc[j] = (VEC)(fill);

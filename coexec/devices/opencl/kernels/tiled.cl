@@ -38,7 +38,8 @@
 // Implicit matrix product: rows are output channels, columns output pixels, depth (input channel, kernel row, kernel column).
 // w is (out channel, depth), contiguous.
 __attribute__((reqd_work_group_size(WX, WY, 1)))
-__kernel void conv_tiled(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off, __global T *restrict y, int y_off, int8 ys,
+__kernel void conv_tiled(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off,
+                         __global T *restrict y, int y_off, int8 ys,
                          int groups, int in_channels, int rows, int8 in, int8 out, int8 size, int8 stride, int8 dilation, int8 pad
 #ifdef BIAS
                          , __global const T *restrict bias, int bias_off, int bias_stride
@@ -79,7 +80,8 @@ __kernel void conv_tiled(__global const T *restrict x, int x_off, int8 xs, __glo
 #else
 // Stacks of matrix products, any stride of memory; arguments as in gemm_direct.
 __attribute__((reqd_work_group_size(WX, WY, 1)))
-__kernel void gemm_tiled(__global const T *restrict a, int a_off, int a_row, int a_depth, __global const T *restrict b, int b_off, int b_depth, int b_column,
+__kernel void gemm_tiled(__global const T *restrict a, int a_off, int a_row, int a_depth, __global const T *restrict b, int b_off,
+                         int b_depth, int b_column,
                          __global T *restrict y, int y_off, int y_row, int y_column, __global const int *restrict stacks, int stacks_off,
                          int depth, ACC alpha, int rows, int columns
 #ifdef BIAS

@@ -1,0 +1,37 @@
+"""The kernels on two more OpenCL implementations: what PoCL forgives, these report."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+COMPLAINTS = re.compile(r"Invalid (read|write)|data race|Uninitialized|Unaligned|Invalid argument|Oclgrind -|OCLGRIND FATAL", re.IGNORECASE)
+
+
+def run(command: list[str], **environment: str) -> subprocess.CompletedProcess:
+    env = {**os.environ, "POCL_MAX_PTHREAD_COUNT": "1", **environment}
+    return subprocess.run([*command, sys.executable, "-m", "tests.device.driver_subset", "--quick"], env=env, capture_output=True, text=True, timeout=600)
+
+
+def test_oclgrind_finds_no_invalid_access_and_no_race(tmp_path):
+    assert shutil.which("oclgrind"), "install oclgrind (Debian and Ubuntu package it); tools/test.sh does"
+    done = run(["oclgrind", "--data-races", "--check-api"], COEXEC_OPENCL="oclgrind", COEXEC_CACHE_DIR=str(tmp_path))
+    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+    assert "oclgrind" in done.stdout.lower()
+    complaints = [line for line in done.stderr.splitlines() if COMPLAINTS.search(line)]
+    assert not complaints, "\n".join(complaints[:20])
+
+
+def has_rusticl() -> bool:
+    from pathlib import Path
+
+    return any("rusticl" in p.name for p in Path("/etc/OpenCL/vendors").glob("*.icd"))
+
+
+@pytest.mark.skipif(not has_rusticl(), reason="rusticl is not installed (mesa-opencl-icd; not packaged everywhere)")
+def test_rusticl_on_llvmpipe_gives_the_same_answers(tmp_path):
+    done = run([], RUSTICL_ENABLE="llvmpipe", COEXEC_OPENCL="rusticl", COEXEC_CACHE_DIR=str(tmp_path))
+    assert done.returncode == 0 and "llvmpipe" in done.stdout, (done.stdout + done.stderr)[-4000:]
