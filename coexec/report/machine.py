@@ -18,7 +18,6 @@ from ..errors import CoexecError
 EXTRAS = {
     "cli": ("rich", "progress bars"),
     "image": ("PIL", "pictures as inputs"),
-    "report": ("matplotlib", "plots"),
 }
 #: GPU drivers of boards as their libraries are called; an OpenCL loader finds them only through an .icd file.
 VENDOR_LIBRARIES = (

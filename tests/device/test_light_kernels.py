@@ -35,7 +35,8 @@ def tame(*shape: int) -> np.ndarray:
     return rng.uniform(-0.95, 0.95, shape).astype(np.float32)
 
 
-SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, 0.5, 1.5, 2.5, -2.5, 30.0, -30.0, np.inf, -np.inf, np.nan, 1e-30, -1e-30, 100.0, 7.25], np.float32)
+SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, 0.5, 1.5, 2.5, -2.5, 30.0, -30.0, np.inf, -np.inf, np.nan, 1e-30, -1e-30, 100.0,
+                    7.25], np.float32)
 UNARY = [(op, {}) for op in (
     "Relu", "Abs", "Neg", "Sign", "Sigmoid", "Softplus", "Mish", "Softsign", "Reciprocal", "Ceil", "Floor", "Round", "Tanh", "Sqrt", "Exp",
     "Log", "Sin", "Cos", "Tan", "Asin", "Acos", "Atan", "Sinh", "Cosh", "Asinh", "Acosh", "Atanh", "Erf", "LeakyRelu", "Elu", "Selu",
@@ -110,7 +111,8 @@ def test_clip(device: OpenCLDevice, bounds: tuple, is_constant: bool) -> None:
     assert_on_device(device, node, arrays)
 
 
-BROADCASTS = [((3, 4, 37), (3, 4, 37)), ((2, 5, 4, 6), (1, 5, 1, 1)), ((4, 1, 18), (3, 1)), ((1,), (3, 40)), ((), (5, 5)), ((2, 3, 1, 5), (3, 7, 1))]
+BROADCASTS = [((3, 4, 37), (3, 4, 37)), ((2, 5, 4, 6), (1, 5, 1, 1)), ((4, 1, 18), (3, 1)), ((1,), (3, 40)), ((), (5, 5)),
+              ((2, 3, 1, 5), (3, 7, 1))]
 
 
 @pytest.mark.parametrize("op,shapes", [("Add", shapes) for shapes in BROADCASTS] + [(op, BROADCASTS[4]) for op in ("Sub", "Mul", "Div")])
@@ -130,7 +132,8 @@ def test_logic(device: OpenCLDevice, op: str) -> None:
 
 
 @pytest.mark.parametrize("op,attributes", [("Add", {}), ("Sub", {}), ("Mul", {}), ("Div", {}), ("Mod", {}), ("Mod", {"fmod": 1}),
-                                           ("BitwiseAnd", {}), ("BitwiseOr", {}), ("BitwiseXor", {}), ("Min", {}), ("Max", {}), ("PRelu", {})])
+                                           ("BitwiseAnd", {}), ("BitwiseOr", {}), ("BitwiseXor", {}), ("Min", {}), ("Max", {}),
+                                           ("PRelu", {})])
 @pytest.mark.parametrize("dtype", ["int32", "uint8"])
 def test_integer_arithmetic(device: OpenCLDevice, op: str, attributes: dict, dtype: str) -> None:
     """Divisors of 0 and -1 too: the device must not trap."""
@@ -149,8 +152,8 @@ def test_integer_division_by_zero_gives_zero(device: OpenCLDevice) -> None:
     np.testing.assert_array_equal(run_on_device(device, node, arrays)[0], [0, least, least // 2, -3])
 
 
-@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("float32", "int32"), ("int32", "int32"), ("int64", "float32"), ("int32", "int64"),
-                                    ("float32", "uint64")])
+@pytest.mark.parametrize("dtypes", [("float32", "float32"), ("float32", "int32"), ("int32", "int32"), ("int64", "float32"),
+                                    ("int32", "int64"), ("float32", "uint64")])
 def test_pow(device: OpenCLDevice, dtypes: tuple[str, str]) -> None:
     x, y = rng.integers(1, 6, 90).astype(dtypes[0]), rng.integers(0, 5, 90).astype(dtypes[1])
     assert_on_device(device, *make_node("Pow", [x, y]), limit=1)
@@ -218,7 +221,8 @@ def some(dtype: str, *shape: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape,perm", [((4, 6), (1, 0)), ((2, 3, 4, 5), (0, 2, 3, 1)), ((2, 3, 4, 5), None), ((3, 1, 2, 4, 2), (4, 0, 3, 1, 2)), ((5,), (0,))])
+@pytest.mark.parametrize("shape,perm", [((4, 6), (1, 0)), ((2, 3, 4, 5), (0, 2, 3, 1)), ((2, 3, 4, 5), None),
+                                        ((3, 1, 2, 4, 2), (4, 0, 3, 1, 2)), ((5,), (0,))])
 def test_transpose(device: OpenCLDevice, dtype: str, shape: tuple, perm: tuple | None) -> None:
     assert_on_device(device, *make_node("Transpose", [some(dtype, *shape)], {"perm": perm}))
 
@@ -277,8 +281,10 @@ def test_space(device: OpenCLDevice, op: str, mode: str | None, dtype: str) -> N
 
 
 @pytest.mark.parametrize("op,inputs,shape", [
-    ("Reshape", [ints(6, 2, 5)], (3, 4, 5)), ("Reshape", [ints(-1)], (3, 4, 5)), ("Reshape", [ints(9, 4)], (6, 6)), ("Flatten", [], (2, 3, 4)),
-    ("Squeeze", [ints(1)], (3, 1, 4)), ("Unsqueeze", [ints(0, 2)], (3, 4)), ("Identity", [], (3, 4)), ("Identity", [], ()), ("Dropout", [], (3, 4))])
+    ("Reshape", [ints(6, 2, 5)], (3, 4, 5)), ("Reshape", [ints(-1)], (3, 4, 5)), ("Reshape", [ints(9, 4)], (6, 6)),
+    ("Flatten", [], (2, 3, 4)),
+    ("Squeeze", [ints(1)], (3, 1, 4)), ("Unsqueeze", [ints(0, 2)], (3, 4)), ("Identity", [], (3, 4)), ("Identity", [], ()),
+    ("Dropout", [], (3, 4))])
 def test_views_that_copy(device: OpenCLDevice, op: str, inputs: list, shape: tuple) -> None:
     assert_on_device(device, *make_node(op, [some("float32", *shape), *inputs]))
 
@@ -327,8 +333,8 @@ def test_gather_elements(device: OpenCLDevice, axis: int) -> None:
     assert_on_device(device, *make_node("GatherElements", [some("float32", 3, 4, 5), picks], {"axis": axis}))
 
 
-@pytest.mark.parametrize("shape,picks,batch", [((3, 4, 5), (2, 3), 0), ((3, 4, 5), (6, 2), 0), ((3, 4, 5), (3, 7, 1), 1), ((2, 3, 4, 5), (2, 3, 2), 1),
-                                               ((2, 3, 4), (2, 3, 1), 2)])
+@pytest.mark.parametrize("shape,picks,batch", [((3, 4, 5), (2, 3), 0), ((3, 4, 5), (6, 2), 0), ((3, 4, 5), (3, 7, 1), 1),
+                                               ((2, 3, 4, 5), (2, 3, 2), 1), ((2, 3, 4), (2, 3, 1), 2)])
 def test_gather_nd(device: OpenCLDevice, shape: tuple, picks: tuple, batch: int) -> None:
     index = np.stack([rng.integers(-shape[batch + k], shape[batch + k], picks[:-1]) for k in range(picks[-1])], -1).astype(np.int64)
     assert_on_device(device, *make_node("GatherND", [some("float32", *shape), index], {"batch_dims": batch}))
@@ -340,7 +346,8 @@ REDUCTIONS = ["Sum", "Mean", "Max", "Min", "Prod", "L1", "L2", "SumSquare", "Log
 FOLDS = [((5, 40), (1,), 1), ((3, 6, 4, 5), (2, 3), 0), ((4, 3, 21), (0, -1), 0), ((6, 70), None, 1), ((7, 20), (0,), 0)]
 
 
-@pytest.mark.parametrize("op,shape,axes,keepdims", [(op, *fold) for op in REDUCTIONS for fold in (FOLDS if op in ("Sum", "LogSumExp") else FOLDS[2:4])])
+@pytest.mark.parametrize("op,shape,axes,keepdims", [
+    (op, *fold) for op in REDUCTIONS for fold in (FOLDS if op in ("Sum", "LogSumExp") else FOLDS[2:4])])
 def test_reduce(device: OpenCLDevice, op: str, shape: tuple, axes: tuple | None, keepdims: int) -> None:
     x = tame(*shape) + np.float32(1)
     if op == "Prod":
@@ -402,10 +409,12 @@ def test_running(device: OpenCLDevice, op: str, attributes: dict, axis: int) -> 
 
 RESIZES = [
     ((1, 2, 4, 5), (1, 1, 2, 2), {"mode": "nearest"}), ((1, 2, 4, 5), (1, 1, 1.6, 0.7), {"mode": "nearest", "nearest_mode": "floor"}),
-    ((1, 2, 4, 5), (1, 1, 2, 2), {"mode": "linear"}), ((2, 3, 4, 5), (1, 1, 0.6, 1.7), {"mode": "linear", "coordinate_transformation_mode": "align_corners"}),
+    ((1, 2, 4, 5), (1, 1, 2, 2), {"mode": "linear"}),
+    ((2, 3, 4, 5), (1, 1, 0.6, 1.7), {"mode": "linear", "coordinate_transformation_mode": "align_corners"}),
     ((1, 2, 6, 6), (1, 1, 0.5, 0.5), {"mode": "linear", "antialias": 1}), ((1, 1, 5, 6), (1, 1, 2, 1.5), {"mode": "cubic"}),
     ((1, 1, 5, 6), (1, 1, 0.8, 2), {"mode": "cubic", "exclude_outside": 1, "cubic_coeff_a": -0.5}),
-    ((1, 1, 3, 4, 5), (1, 1, 2, 1, 2), {"mode": "linear", "coordinate_transformation_mode": "asymmetric"}), ((6,), (2,), {"mode": "nearest"})]
+    ((1, 1, 3, 4, 5), (1, 1, 2, 1, 2), {"mode": "linear", "coordinate_transformation_mode": "asymmetric"}),
+    ((6,), (2,), {"mode": "nearest"})]
 
 
 @pytest.mark.parametrize("shape,scales,attributes", RESIZES)
@@ -447,7 +456,9 @@ def as_gpu(device: OpenCLDevice) -> OpenCLDevice:
     ("Softmax", [f32(5, 200)], {}), ("LogSoftmax", [f32(130, 3)], {"axis": 0}), ("ReduceSum", [f32(4, 333), ints(1)], {}),
     ("ReduceLogSumExp", [f32(3, 100, 4), ints(1)], {"keepdims": 0}), ("ReduceMax", [f32(3, 4, 100), ints(0, 2)], {}),
     ("ArgMax", [rng.integers(0, 9, (3, 100)).astype(np.float32)], {"axis": 1}),
-    ("ArgMin", [rng.integers(0, 9, (100, 3)).astype(np.int32)], {"axis": 0, "select_last_index": 1}), ("Add", [f32(3, 4, 301), f32(4, 1)], {}),
-    ("Transpose", [f32(20, 70)], {}), ("Pad", [f32(3, 90), ints(1, 2, 3, 4)], {"mode": "edge"})], ids=lambda v: v if isinstance(v, str) else "")
+    ("ArgMin", [rng.integers(0, 9, (100, 3)).astype(np.int32)], {"axis": 0, "select_last_index": 1}),
+    ("Add", [f32(3, 4, 301), f32(4, 1)], {}),
+    ("Transpose", [f32(20, 70)], {}), ("Pad", [f32(3, 90), ints(1, 2, 3, 4)], {"mode": "edge"})],
+                         ids=lambda v: v if isinstance(v, str) else "")
 def test_as_a_gpu(as_gpu: OpenCLDevice, op: str, inputs: list, attributes: dict) -> None:
     assert_on_device(as_gpu, *make_node(op, inputs, attributes), ulps=256)

@@ -27,7 +27,8 @@ and `kernels/scale.cl` (the defines and `common.clh` come before it; a window is
 Rules. Kernels are OpenCL C 1.2: no generic pointers, no subgroups, no recursion. A window's strides are in elements and may be any
 (other pieces' elements lie between); write nothing outside the output windows; read nothing outside the input windows.
 A build runs once per piece, so packing weights and choosing tiles here is fine; keep the number of distinct defines small, since
-each set is a program of its own to compile: shapes and strides are better passed as arguments than defined.
+each set is a program of its own to compile: shapes and strides are better passed as arguments than defined. Give the local size
+where you can: a driver that chooses it (None) may compile the kernel anew for every size it comes to choose.
 """
 
 from __future__ import annotations
@@ -191,7 +192,8 @@ class Compile:
     A family sets `implementation` to `<dtype>_<op>_<method>_<tile>`.
     """
 
-    def __init__(self, queue: OpenCLQueue, node: Node, region: Region, inputs: Sequence[Operand], outputs: Sequence[TensorView | None], where: str):
+    def __init__(self, queue: OpenCLQueue, node: Node, region: Region, inputs: Sequence[Operand], outputs: Sequence[TensorView | None],
+                 where: str):
         self.queue, self.node, self.region, self.where = queue, node, region, where
         self.op = op_for(node)
         self.facts: DeviceFacts = queue.device.facts
@@ -330,7 +332,8 @@ class Compile:
         """What is set for one argument of `launch`; None stands for scratch memory."""
         if not isinstance(arg, ClOperand):
             if isinstance(arg, (bool, int, float)) and not isinstance(arg, np.generic):
-                raise DeviceError(f"an argument of kernel {name} has no size", where=self.where, found=repr(arg), expected="np.int32(...) or the like")
+                raise DeviceError(f"an argument of kernel {name} has no size", where=self.where, found=repr(arg),
+                                  expected="np.int32(...) or the like")
             self.owned.append(arg)
             return (arg,)
         if not 0 <= arg.offset <= _INT_MAX:

@@ -37,7 +37,8 @@ class OpenCLDevice(Device):
         self.facts = platform.facts(device)
         self.sharing = sharing or settings.get("sharing") or self.facts.sharing[0]
         if self.sharing not in self.facts.sharing:
-            raise UsageError(f"{self.facts.name} cannot share memory that way", found=self.sharing, expected=" or ".join(self.facts.sharing))
+            raise UsageError(f"{self.facts.name} cannot share memory that way", found=self.sharing,
+                             expected=" or ".join(self.facts.sharing))
         if device.int_ptr not in _contexts:
             _contexts[device.int_ptr] = cl.Context([device])
         self.context = _contexts[device.int_ptr]

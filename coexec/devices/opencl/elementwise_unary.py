@@ -57,6 +57,8 @@ def number(value: float, dtype: np.dtype) -> str:
 def build(c: Compile) -> None:
     op, dtype = c.node.op_type, c.node.inputs[0].dtype
     text = _ANY.get(op) or _FLOAT.get(op)
+    if op == "Sign" and dtype.kind != "f":  # the comparisons end llvmpipe's process for int8
+        text = "clamp(a0, (T)(-1), (T)(1))" if dtype.kind == "i" else "min(a0, (T)(1))"
     if text is None:
         defaults, form = _WITH[op]
         if dtype.kind != "f":  # Shrink: compared and shifted as real numbers, then truncated

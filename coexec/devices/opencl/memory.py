@@ -67,7 +67,8 @@ def allocate(context: cl.Context, make: Callable[[int], Any], nbytes: int) -> An
     try:
         return make(nbytes)
     except (cl.Error, MemoryError) as error:
-        raise DeviceError("the OpenCL device cannot allocate memory", found=f"{nbytes / 2**20:.1f} MiB refused ({error})", hint=hint) from error
+        raise DeviceError("the OpenCL device cannot allocate memory", hint=hint,
+                          found=f"{nbytes / 2**20:.1f} MiB refused ({error})") from error
 
 
 class Rect(NamedTuple):

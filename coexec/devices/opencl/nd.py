@@ -67,8 +67,8 @@ def ndrange(c: Compile, shape: Sequence[int], width: int) -> tuple[tuple[int, in
 
 
 def elementwise(c: Compile, expression: str, y: ClOperand, inputs: Sequence[ClOperand], *, compute: np.dtype | None = None,
-                kinds: str = "", predicate: bool = False, rounding: str = "", scalars: Sequence[Any] = (), defines: dict[str, Any] | None = None,
-                scalar_only: bool = False, tail: bool = False, files: Sequence[str] = ()) -> None:
+                kinds: str = "", predicate: bool = False, rounding: str = "", scalars: Sequence[Any] = (), scalar_only: bool = False,
+                tail: bool = False, files: Sequence[str] = ()) -> None:
     """Enqueues y = expression(a0, a1, ...) over broadcast inputs.
 
     The expression is OpenCL C over a0, a1, ... and the type names T and I (float and int, or vectors of them); it must hold for
@@ -105,13 +105,14 @@ def elementwise(c: Compile, expression: str, y: ClOperand, inputs: Sequence[ClOp
         text["PARAMS"] += f"{ctype(value.dtype)} p{k}, "
     tail_defines = c.tail_defines() if tail else {}
     program = {
-        **text, **tail_defines, **(defines or {}), "T": ctype(compute), "I": _SIGNED[compute.itemsize], "TY": ctype(y.dtype), "V": width,
+        **text, **tail_defines, "T": ctype(compute), "I": _SIGNED[compute.itemsize], "TY": ctype(y.dtype), "V": width,
         "ROUND": rounding, "RANK": len(shape), "EXPR(T, I)": f"({expression})",
         "RESULT(T, I)": "I" if predicate else "T",
         "FINISH(T, I, v)": "((v) & (I)(1))" if predicate else "ACTIVATE(T, v)" if "ACT_ALPHA" in tail_defines else "(v)",
     }
     size, local, steps = ndrange(c, shape, width)
-    c.launch(["nd.clh", *files, "elementwise.cl"], "elementwise", program, size, local, *arguments, y, int8(y_strides), int8(shape, 1), *steps)
+    c.launch(["nd.clh", *files, "elementwise.cl"], "elementwise", program, size, local, *arguments, y, int8(y_strides),
+             int8(shape, 1), *steps)
 
 
 def as_bits(operand: ClOperand) -> ClOperand:

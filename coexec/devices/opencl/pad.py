@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from ...errors import DeviceError
 from ...ops.pad import pad_widths
 from .builder import ClOperand, Compile, builds, ctype, int8
@@ -47,6 +45,7 @@ def mapped(c: Compile, mode: str, widths: Sequence[tuple[int, int]], value: ClOp
     shape, x_strides, y_strides, is_mapped, begin, extent, first, held = zip(*dims)
     size, local, steps = ndrange(c, shape, 1)
     mask = sum(1 << k for k, m in enumerate(is_mapped) if m)
-    defines = {**_MODES[mode], "T": ctype(y.dtype), "RANK": len(dims), "MASK": mask, "MOVES": " ".join(f"MOVE_({k}, i{k})" for k in range(1, len(dims))), **({"VALUE": 1} if value is not None else {})}
+    defines = {**_MODES[mode], "T": ctype(y.dtype), "RANK": len(dims), "MASK": mask,
+               "MOVES": " ".join(f"MOVE_({k}, i{k})" for k in range(1, len(dims))), **({"VALUE": 1} if value is not None else {})}
     c.launch(["nd.clh", "pad.cl"], "pad", defines, size, local, x, int8(x_strides), y, int8(y_strides), int8(shape, 1), *steps,
              int8(begin), int8(extent, 1), int8(first), int8(held, 1), as_bits(value) if value is not None else None)

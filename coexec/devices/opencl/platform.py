@@ -91,18 +91,18 @@ def find_device(spec: str | None = "") -> cl.Device:
     if not usable:
         why = "; ".join(f"{_label(d)}: {problem(d)}" for d in devices)
         platforms = ", ".join(p.name.strip() for p in _platforms())
-        raise NoDevice("no usable OpenCL device", found=why or (f"only platforms without devices ({platforms})" if platforms else "no driver"),
-                       hint=_INSTALL)
+        found = why or (f"only platforms without devices ({platforms})" if platforms else "no driver")
+        raise NoDevice("no usable OpenCL device", found=found, hint=_INSTALL)
     where, _, which = spec.partition(":")
     platforms = _platforms()
-    chosen = [d for d in usable if not where or _matches(where, platforms.index(d.platform), d.platform.name, d.platform.vendor, d.platform.version)]
+    chosen = [d for d in usable if not where or _matches(where, platforms.index(d.platform), *_names(d)[:3])]
     if which:
         chosen = [d for d in chosen if _matches(which, d.platform.get_devices().index(d), d.name)]
     elif where and not chosen and not where.isdecimal():
         chosen = [d for d in usable if where.lower() in d.name.lower()]
     if not chosen:
-        raise NoDevice(f"no OpenCL device answers to '{spec}'", found=", ".join(map(_label, usable)), expected="PLATFORM:DEVICE, each an index or a part of the name",
-                       hint="set COEXEC_OPENCL to one of those found")
+        raise NoDevice(f"no OpenCL device answers to '{spec}'", found=", ".join(map(_label, usable)),
+                       expected="PLATFORM:DEVICE, each an index or a part of the name", hint="set COEXEC_OPENCL to one of those found")
     return min(chosen, key=_rank)
 
 
@@ -111,9 +111,9 @@ def list_devices() -> list[dict[str, Any]]:
     rows = []
     for device in sorted(_devices(), key=lambda d: (problem(d) is not None, _rank(d))):
         known = facts(device)
-        rows.append({"spec": _label(device), "name": known.name, "kind": known.kind, "version": device.version.strip(), "driver": known.driver,
-                     "compute_units": known.compute_units, "emulated": known.emulated, "dtypes": sorted(known.dtypes),
-                     "sharing": list(known.sharing), "problem": problem(device), **known.extra})
+        rows.append({"spec": _label(device), "name": known.name, "kind": known.kind, "version": device.version.strip(),
+                     "driver": known.driver, "compute_units": known.compute_units, "emulated": known.emulated,
+                     "dtypes": sorted(known.dtypes), "sharing": list(known.sharing), "problem": problem(device), **known.extra})
     return rows
 
 

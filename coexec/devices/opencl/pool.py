@@ -34,7 +34,7 @@ def _launch(c: Compile, kernel: str, defines: dict, x: ClOperand, y: ClOperand, 
 
 
 def _strip(c: Compile, largest: bool) -> bool:
-    """Enqueues the strip kernel where it can be used: at most two spatial axes of float32, dense rows, caches, no window of padding only."""
+    """Enqueues the strip kernel where it suits: one or two spatial axes of float32, dense rows, caches, no window of padding only."""
     p, tiles = pool_params(c.node), tiles_for(c.facts)
     x, y, args = _windows(c)
     r = five(c.residual) if c.node.residual else None

@@ -112,7 +112,8 @@ def cache_path(device: cl.Device, text: str, options: Sequence[str]) -> Path:
     from ... import __dict__ as package
 
     platform = device.platform
-    facts = (text, *options, device.name, device.version, device.driver_version, platform.name, platform.version, str(package.get("__version__", "")))
+    facts = (text, *options, device.name, device.version, device.driver_version, platform.name, platform.version,
+             str(package.get("__version__", "")))
     return settings.get("cache_dir") / "opencl" / f"{hashlib.sha256(chr(0).join(facts).encode()).hexdigest()}.bin"
 
 

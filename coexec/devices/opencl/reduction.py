@@ -19,7 +19,8 @@ _LARGER, _SMALLER = "(((a) > (b)) | ((a) != (a)) ? (a) : (b))", "(((a) < (b)) | 
 # Operator -> (how elements are joined, each element v, the end of a total), expressions over scalars and vectors of type A.
 _KINDS: dict[str, tuple[tuple[str, str], str, str]] = {
     "ReduceSum": (_SUM, "v", "t"), "ReduceMean": (_SUM, "v", "t / (A)(count)"), "ReduceProd": (_PRODUCT, "v", "t"),
-    "ReduceL1": (_SUM, "(v) < (A)(0) ? -(v) : (v)", "t"), "ReduceL2": (_SUM, "(v) * (v)", "sqrt(t)"), "ReduceSumSquare": (_SUM, "(v) * (v)", "t"),
+    "ReduceL1": (_SUM, "(v) < (A)(0) ? -(v) : (v)", "t"), "ReduceL2": (_SUM, "(v) * (v)", "sqrt(t)"),
+    "ReduceSumSquare": (_SUM, "(v) * (v)", "t"),
     "ReduceLogSum": (_SUM, "v", "log(t)"), "ReduceLogSumExp": (_SUM, "exp(v)", "log(t) + shift"),
     "ReduceMax": (("LOWEST", _LARGER), "v", "t"), "ReduceMin": (("HIGHEST", _SMALLER), "v", "t"),
 }
@@ -100,8 +101,8 @@ def build_argument(c: Compile) -> None:
     shape, (x_strides, y_strides) = collapse(kept.shape, kept.strides, out_strides)
     n = x.shape[axes[0]]
     size = group(c, n)
-    defines = {"T": ctype(x.dtype), "A": ctype(x.dtype), "TY": "long", "V": 1, "GROUP": size, "RANK": len(shape), **_limits(x.dtype, x.dtype),
-               "INIT": 0, "JOIN(a, b)": "(a)", "MAP(A, v)": "v", "LAST(t)": "t", **({"LESS": None} if node.op_type == "ArgMin" else {}),
+    defines = {"T": ctype(x.dtype), "A": ctype(x.dtype), "TY": "long", "V": 1, "GROUP": size, "RANK": len(shape),
+               **_limits(x.dtype, x.dtype), "INIT": 0, "JOIN(a, b)": "(a)", "MAP(A, v)": "v", "LAST(t)": "t", **({"LESS": None} if node.op_type == "ArgMin" else {}),
                **({"FROM_END": None} if node.attr("select_last_index", 0) else {})}
     c.implementation = f"{short(x.dtype)}_{node.op_type.lower()}_{'group' if size > 1 else 'line'}"
     lines = int(np.prod(shape, dtype=np.int64))

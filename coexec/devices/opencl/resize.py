@@ -26,8 +26,9 @@ def build(c: Compile) -> None:
         straight = table.is_copy and table.outside is None and bool((at[:, 0] == np.arange(out.size)).all() and (table.weights == 1).all())
         if straight and out.size == 1:
             continue
-        if straight and dims and not dims[-1][3] and x.strides[d] == dims[-1][0] * dims[-1][1] and y.strides[d] == dims[-1][0] * dims[-1][2]:
-            dims[-1] = (dims[-1][0] * out.size, *dims[-1][1:])
+        inner = dims[-1] if dims else (0, 0, 0, 1)
+        if straight and not inner[3] and (x.strides[d], y.strides[d]) == (inner[0] * inner[1], inner[0] * inner[2]):
+            dims[-1] = (inner[0] * out.size, *inner[1:])
             continue
         dims.append((out.size, x.strides[d], y.strides[d], 0 if straight else table.taps))
         starts.append(sum(len(i) for i in indices))
@@ -46,7 +47,8 @@ def build(c: Compile) -> None:
     defines = {"T": ctype(x.dtype), "A": ctype(inside), "RANK": len(dims), "LOOPS": _loops(taps, not copied),
                **{f"TAPS{k}": t for k, t in enumerate(taps) if t}, **({"LIMITED": None} if x.dtype.kind in "iu" and not copied else {})}
     other = inside.type(c.node.attr("extrapolation_value", 0.0))
-    c.implementation = f"{short(x.dtype)}_resize_{c.node.attr('mode', 'nearest')}_taps{'x'.join(str(t) for t in reversed(taps) if t) or '1'}"
+    tile = "x".join(str(t) for t in reversed(taps) if t) or "1"
+    c.implementation = f"{short(x.dtype)}_resize_{c.node.attr('mode', 'nearest')}_taps{tile}"
     c.launch(["nd.clh", "resize.cl"], "resize", defines, size, local, x, int8(x_strides), y, int8(y_strides), int8(shape, 1), *steps,
              index, weight, int8(starts), other)
 

@@ -23,8 +23,8 @@ def relayout(c: Compile, x: ClOperand, y: ClOperand) -> None:
         copy(c, *shapes)
         return
     (x_shape, (x_strides,)), (y_shape, (y_strides,)) = collapse(x.shape, x.strides), collapse(y.shape, y.strides)
-    c.launch(["place.clh", "relayout.cl"], "relayout", {"T": ctype(as_bits(y).dtype), "RANK": 8}, (y.size,), (16,), as_bits(x), int8(x_shape, 1), int8(x_strides),
-             as_bits(y), int8(y_shape, 1), int8(y_strides), np.int32(y.size))
+    c.launch(["place.clh", "relayout.cl"], "relayout", {"T": ctype(as_bits(y).dtype), "RANK": 8}, (y.size,), (16,),
+             as_bits(x), int8(x_shape, 1), int8(x_strides), as_bits(y), int8(y_shape, 1), int8(y_strides), np.int32(y.size))
 
 
 def _common(x: ClOperand, y: ClOperand) -> tuple[ClOperand, ClOperand] | None:
@@ -51,7 +51,7 @@ def _common(x: ClOperand, y: ClOperand) -> tuple[ClOperand, ClOperand] | None:
 def build_known(c: Compile) -> None:
     """What is known when the model is compiled is uploaded and copied."""
     c.implementation = f"b{8 * c.node.output.dtype.itemsize}_{c.node.op_type.lower()}_copy"
-    arrays = [v.data if v is not None and v.is_constant else None if v is None else np.broadcast_to(np.zeros((), v.dtype), v.shape) for v in c.node.operands]
+    arrays = [None if v is None else v.data if v.is_constant else np.broadcast_to(np.zeros((), v.dtype), v.shape) for v in c.node.operands]
     pieces = [a if a is None or r is None else a[r.slices] for a, r in zip(arrays, c.in_regions)]
     found = np.asarray(c.op.compute(c.node, pieces, c.region)[0])
     if found.size:

@@ -46,7 +46,7 @@ __kernel void conv_direct(__global const T *restrict x, int x_off, int8 xs, __gl
 }
 
 // w is (in channel, out channel of the group, depth, height,
-         width); `pad` is what brings an output index to its taps: o + pad = i * stride + k * dilation.
+// width); `pad` is what brings an output index to its taps: o + pad = i * stride + k * dilation.
 __kernel void conv_transpose_direct(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off, int8 ws,
                                     __global T *restrict y, int y_off, int8 ys, int in_channels, int out_channels, int8 in, int8 out,
                                     int8 size, int8 stride, int8 dilation, int8 pad BIAS_ARGS RESIDUAL_ARGS) {

@@ -1,6 +1,7 @@
 // y = EXPR of any number of operands, broadcast by strides of 0. The builder defines PARAMS (operands and extra scalars), SETUP
 // (declares r0, r1, ..., each operand's row), LOAD_SCALAR and LOAD_VECTOR (declare a0, a1, ... at index i), EXPR(T, I) over them and
-// RESULT(T, I), its type, TY and T (output and compute element types), I (integer as wide as T), V (vector width, 1 for strided rows), FINISH(T, I, v).
+// RESULT(T, I), its type, TY and T (output and compute element types), I (integer as wide as T), V (vector width, 1 for strided
+// rows), FINISH(T, I, v) and ROUND (a suffix of convert).
 
 #if V > 1
 #define TV CAT(T, V)

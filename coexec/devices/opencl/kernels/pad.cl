@@ -1,7 +1,7 @@
 // y[o] = x[map(o)], or `value` where map leaves x. Coordinates: o + begin counts from x's first element; `extent` is the shape of
-// what the map sees, `first` the coordinate of the window's first element, `held` the window's shape. WRAP, EDGE or REFLECT choose the map, else the value is taken. Rows are
-// walked as in elementwise.cl; every dimension of a bit in MASK is mapped, the others read straight;
-// MOVES is MOVE_(1, i1) and so on for the dimensions there are.
+// what the map sees, `first` the coordinate of the window's first element, `held` the window's shape. WRAP, EDGE or REFLECT choose
+// the map, else the value is taken. Rows are walked as in elementwise.cl; every dimension of a bit in MASK is mapped, the others
+// read straight; MOVES is MOVE_(1, i1) and so on for the dimensions there are.
 
 #if defined(WRAP)
 #define MAP_(at, n) (((at) % (n) + (n)) % (n))
