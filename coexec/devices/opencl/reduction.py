@@ -102,7 +102,8 @@ def build_argument(c: Compile) -> None:
     n = x.shape[axes[0]]
     size = group(c, n)
     defines = {"T": ctype(x.dtype), "A": ctype(x.dtype), "TY": "long", "V": 1, "GROUP": size, "RANK": len(shape),
-               **_limits(x.dtype, x.dtype), "INIT": 0, "JOIN(a, b)": "(a)", "MAP(A, v)": "v", "LAST(t)": "t", **({"LESS": None} if node.op_type == "ArgMin" else {}),
+               **_limits(x.dtype, x.dtype), "INIT": 0, "JOIN(a, b)": "(a)", "MAP(A, v)": "v", "LAST(t)": "t",
+               **({"LESS": None} if node.op_type == "ArgMin" else {}),
                **({"FROM_END": None} if node.attr("select_last_index", 0) else {})}
     c.implementation = f"{short(x.dtype)}_{node.op_type.lower()}_{'group' if size > 1 else 'line'}"
     lines = int(np.prod(shape, dtype=np.int64))

@@ -12,7 +12,8 @@
     }
 
 kernel void resize(global const T *restrict x, int x_off, int8 x_s, global T *restrict y, int y_off, int8 y_s, int8 shape,
-                   int chunk, int span, global const int *restrict index, int index_off, global const A *restrict weight, int weight_off, int8 first, A other)
+                   int chunk, int span, global const int *restrict index, int index_off, global const A *restrict weight, int weight_off,
+                   int8 first, A other)
 {
     ND_OUTER(shape)
     x += x_off;
