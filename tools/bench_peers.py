@@ -100,7 +100,8 @@ def mnn_engine(threads: int) -> Callable[[str, dict], Run]:
         module = nn.load_module_from_file(converted, inputs, outputs, runtime_manager=runtime)
         os.unlink(converted)
         # MNN has no 64-bit integers; token ids and masks go in as 32-bit ones.
-        values = [expr.const(np.ascontiguousarray(a.astype(np.int32) if a.dtype == np.int64 else a), list(a.shape), expr.NCHW) for a in feeds.values()]
+        values = [expr.const(np.ascontiguousarray(a.astype(np.int32)), list(a.shape), expr.NCHW, expr.int) if a.dtype.kind in "iu"
+                  else expr.const(np.ascontiguousarray(a), list(a.shape), expr.NCHW) for a in feeds.values()]
 
         def run() -> list[np.ndarray]:
             found = module.forward(values)

@@ -159,10 +159,11 @@ def test_pow(device: OpenCLDevice, dtypes: tuple[str, str]) -> None:
     assert_on_device(device, *make_node("Pow", [x, y]), limit=1)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint32"])
+@pytest.mark.parametrize("dtype", ["uint8", "uint32", "int8", "int32"])
 @pytest.mark.parametrize("direction", ["LEFT", "RIGHT"])
 def test_shift(device: OpenCLDevice, dtype: str, direction: str) -> None:
-    x, y = rng.integers(0, 200, 60).astype(dtype), rng.integers(0, 70, 60).astype(dtype)
+    signed = dtype.startswith("i")
+    x, y = rng.integers(-100 if signed else 0, 100 if signed else 200, 60).astype(dtype), rng.integers(-4 if signed else 0, 70, 60).astype(dtype)
     node, arrays = make_node("BitShift", [x, y], {"direction": direction}, judge=lambda n, a: [x])
     assert_on_device(device, node, arrays, limit=1)
 

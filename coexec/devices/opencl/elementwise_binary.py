@@ -66,10 +66,12 @@ def build_pow(c: Compile) -> None:
 
 @builds("BitShift")
 def build_shift(c: Compile) -> None:
-    """Shifting by the width or more gives 0, as in NumPy; the hardware would take the count modulo the width."""
-    bits = c.node.output.dtype.itemsize * 8
-    _run(c, f"a1 >= (T)({bits}) ? (T)(0) : (T)(a0 {'<<' if c.node.attr('direction') == 'LEFT' else '>>'} a1)",
-         scalar_only=True)
+    """A count that is negative or at least the width shifts everything out; the hardware would take it modulo the width."""
+    dtype, left = c.node.output.dtype, c.node.attr("direction") == "LEFT"
+    signed = dtype.kind == "i"
+    outside = f"a1 >= (T)({dtype.itemsize * 8})" + (" || a1 < (T)(0)" if signed else "")
+    emptied = "a0 < (T)(0) ? (T)(-1) : (T)(0)" if signed and not left else "(T)(0)"
+    _run(c, f"({outside}) ? ({emptied}) : (T)(a0 {'<<' if left else '>>'} a1)", scalar_only=True)
 
 
 @builds("Where")
