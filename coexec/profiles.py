@@ -44,6 +44,19 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Correction:
+    """A smooth factor on a fit, of the logarithms of the sizes `inputs`: exp of `weights` times nearness to `centres`.
+
+    scale: what each logarithm is multiplied by; centres: that of each weight, one number an input, one after another.
+    """
+
+    inputs: tuple[str, ...]
+    scale: tuple[float, ...]
+    centres: tuple[float, ...]
+    weights: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Latency:
     """A fitted latency: `terms` are microseconds per unit of a feature (`fixed_us`, `us_per_mflop`, ...), none negative.
 
@@ -54,13 +67,14 @@ class Latency:
     samples: int = 0
     error_pct: float | None = None
     provenance: str = "measured"
+    correction: Correction | None = None
 
 
 @dataclass(frozen=True)
 class UnitProfile:
     """One processor: facts, what starting, waiting and sharing cost, and latencies by family of operators.
 
-    `latency` keys are families (`conv_1x1`), or `family/implementation` where one kernel has a fit of its own.
+    `latency` keys are families (`conv_1x1`), or `family/implementation` (`conv/winograd4`) where one kernel has a fit of its own.
     """
 
     name: str
@@ -78,22 +92,32 @@ class UnitProfile:
     sharing: str = ""
     launch_us: float = 0.0
     sync_us: float = 0.0
+    #: What a wait costs where the work is done already; None: as much as any.
+    ready_us: float | None = None
     #: Of one move between the two memories; 0 where they are one.
     map_us: float = 0.0
     #: None where both processors address one memory, so that nothing moves.
     transfer_gbs: float | None = None
     provenance: str = "measured"
+    #: Numbers that decide how kernels cut their work: vector width, cache sizes. profiles/README.md names them.
+    facts: Mapping[str, float] = field(default_factory=dict)
+    #: How much longer kernels take while the other unit works, by what bounds them: compute, memory.
+    busy: Mapping[str, float] = field(default_factory=dict)
     latency: Mapping[str, Latency] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class DeviceProfile:
-    """A board: its CPU, its GPU (None where there is none), and where the numbers come from."""
+    """A board: its CPU, its GPU (None where there is none), and where the numbers come from.
+
+    cpu_alone: the CPU as plans without a GPU use it, where that is with more threads than beside the GPU; else None.
+    """
 
     name: str
     cpu: UnitProfile
     gpu: UnitProfile | None = None
     machine: Machine = Machine()
+    cpu_alone: UnitProfile | None = None
 
     def unit(self, name: str) -> UnitProfile:
         """The section of that device. Raises ProfileMismatch where the board has none."""
@@ -128,13 +152,20 @@ def to_yaml(profile: DeviceProfile) -> str:
     body = {"format": FORMAT, "name": profile.name, "machine": _plain(profile.machine), "cpu": _plain(profile.cpu)}
     if profile.gpu is not None:
         body["gpu"] = _plain(profile.gpu)
+    if profile.cpu_alone is not None:
+        body["cpu_alone"] = _plain(profile.cpu_alone)
     return head + yaml.dump(body, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
 
 
 def _plain(item: Any) -> Any:
     if isinstance(item, Latency):
         body = {**item.terms, "samples": item.samples, "provenance": item.provenance}
+        if item.correction is not None:
+            body["correction"] = _plain(item.correction)
         return body if item.error_pct is None else {**body, "error_pct": item.error_pct}
+    if isinstance(item, Correction):  # numbers as one text: a list of thousands would take long to read
+        numbers = {k: " ".join(f"{v:.6g}" for v in getattr(item, k)) for k in ("scale", "centres", "weights")}
+        return {"inputs": list(item.inputs), **numbers}
     if isinstance(item, (Machine, UnitProfile)):
         return {f.name: _plain(getattr(item, f.name)) for f in fields(item)}
     if isinstance(item, Mapping):
@@ -284,7 +315,7 @@ class _Reader:
                               hint=hint)
 
     def profile(self, root: Any) -> DeviceProfile:
-        top = self.mapping(root, "", ("format", "name", "machine", "cpu", "gpu"), ("format", "name", "cpu"))
+        top = self.mapping(root, "", ("format", "name", "machine", "cpu", "gpu", "cpu_alone"), ("format", "name", "cpu"))
         version = self.whole("format", top["format"])
         if version != FORMAT:
             self.wrong("format", top["format"], str(FORMAT), hint="this profile is of another version of coexec: make it again")
@@ -293,6 +324,7 @@ class _Reader:
             self.text("name", top["name"]), self.unit("cpu", top["cpu"]),
             self.unit("gpu", top["gpu"]) if not self.null(top.get("gpu")) else None,
             Machine(**{k: self.text(f"machine.{k}", v) for k, v in machine.items()}),
+            self.unit("cpu_alone", top["cpu_alone"]) if not self.null(top.get("cpu_alone")) else None,
         )
 
     def unit(self, key: str, item: Any) -> UnitProfile:
@@ -300,6 +332,7 @@ class _Reader:
             "name": self.text, "driver": self.text, "emulated": self.flag, "compute_units": self.whole, "threads": self.whole,
             "dtypes": self.words, "operators": self.words, "sharing": self.text, "peak_gflops": self.rate, "bandwidth_gbs": self.rate,
             "launch_us": self.number, "sync_us": self.number, "map_us": self.number,
+            "ready_us": lambda k, v: None if self.null(v) else self.number(k, v), "facts": self.numbers, "busy": self.numbers,
             "transfer_gbs": lambda k, v: None if self.null(v) else self.rate(k, v),
             "provenance": self.provenance, "latency": self.latencies,
         }
@@ -316,13 +349,35 @@ class _Reader:
             at = f"{key}.{name}"
             if _TERM.fullmatch(name):
                 terms[name] = self.number(at, value)
-            elif name in ("samples", "error_pct", "provenance"):
-                more[name] = {"samples": self.whole, "error_pct": self.number, "provenance": self.provenance}[name](at, value)
+            elif name in ("samples", "error_pct", "provenance", "correction"):
+                read = {"samples": self.whole, "error_pct": self.number, "provenance": self.provenance, "correction": self.correction}
+                more[name] = read[name](at, value)
             else:
-                self.wrong(at, value, "fixed_us, us_per_<feature>, samples, error_pct or provenance", found=f"the key '{name}'")
+                self.wrong(at, value, "fixed_us, us_per_<feature>, samples, error_pct, provenance or correction", found=f"the key '{name}'")
         if not any(terms.values()):
             self.wrong(key, item, "at least one term above 0: no kernel takes no time", found="none")
         return Latency(terms, **more)
+
+    def correction(self, key: str, item: Any) -> Correction:
+        names = [f.name for f in fields(Correction)]
+        body = self.mapping(item, key, names, names)
+        inputs = self.words(f"{key}.inputs", body["inputs"])
+        rest = {n: self.line_of_numbers(f"{key}.{n}", body[n]) for n in names[1:]}
+        if not inputs or len(rest["scale"]) != len(inputs) or len(rest["centres"]) != len(inputs) * len(rest["weights"]):
+            self.wrong(key, item, "a scale an input, and for each weight a centre of as many numbers", found="other counts")
+        return Correction(inputs, **rest)
+
+    def line_of_numbers(self, key: str, item: Any) -> tuple[float, ...]:
+        try:
+            found = tuple(map(float, self.text(key, item).split()))
+        except ValueError:
+            found = (math.nan,)
+        if not all(map(math.isfinite, found)):
+            self.wrong(key, item, "numbers with spaces between them", found="something else")
+        return found
+
+    def numbers(self, key: str, item: Any) -> dict[str, float]:
+        return {name: self.number(f"{key}.{name}", value) for name, value in self.mapping(item, key).items()}
 
     def mapping(self, item: Any, key: str, known: Any = None, needed: Any = ()) -> dict[str, Any]:
         if not isinstance(item, _Mapping):

@@ -98,12 +98,13 @@ def override(**values: Any) -> Iterator[None]:
     for name in values:
         if name not in SETTINGS:
             raise UsageError(f"unknown setting '{name}'", hint=suggest(name, SETTINGS))
-    before = dict(_overrides)
+    before = {name: _overrides[name] for name in values if name in _overrides}
     _overrides.update(values)
     try:
         yield
     finally:
-        _overrides.clear()
+        for name in values:
+            _overrides.pop(name, None)
         _overrides.update(before)
 
 

@@ -60,6 +60,7 @@ def test_defining_twice_is_an_error():
 
 
 def test_cache_dir_follows_xdg(monkeypatch, tmp_path):
+    monkeypatch.setattr(settings, "_overrides", {})
     monkeypatch.delenv("COEXEC_CACHE_DIR", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert settings.get("cache_dir") == tmp_path / "coexec"

@@ -25,4 +25,7 @@ have_opencl "$VENV/bin/python" || fail "the tests need an OpenCL device" "sudo a
 cd "$ROOT"
 # A simulated GPU on a core of its own: tests must not depend on how many cores there are.
 export POCL_MAX_PTHREAD_COUNT=${POCL_MAX_PTHREAD_COUNT:-1}
+# Two processes where there are two cores: most of the time goes into compiling kernels.
+jobs=$(nproc 2>/dev/null || echo 1)
+if [ "$jobs" -gt 1 ]; then set -- -n "$((jobs > 4 ? 4 : jobs))" --dist worksteal "$@"; fi
 exec "$VENV/bin/python" -m pytest "$@"

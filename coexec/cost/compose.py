@@ -6,10 +6,12 @@ GPU's: the host starts GPU pieces and goes on, the GPU works through them in ord
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
 
-from ..graph.ir import Graph, Node
+import numpy as np
+
+from ..graph.ir import Graph, Node, Value
 from ..ops import op_for
 from ..ops.fallback import is_fallback
 from ..partition.chains import HOST, Access, Flow, Visit, access
@@ -17,7 +19,12 @@ from ..partition.plan import Partition, pieces
 from ..profiles import DeviceProfile, UnitProfile
 from ..regions import Region
 from .features import COLUMNS, family, features
-from .model import LatencyModel
+from .geometry import Facts
+from .kernels import Case, bound_by, cases
+from .model import KernelModel, LatencyModel
+
+#: The section of the CPU as plans that leave the GPU alone use it.
+ALONE = "cpu_alone"
 
 #: The share of the roofline that a kernel nobody measured is taken to reach.
 ROOFLINE_SHARE = 0.5
@@ -34,32 +41,88 @@ class Estimate(NamedTuple):
 
 
 class CostModel:
-    """Costs on one board. Answers are kept: a piece asked for twice is computed once."""
+    """Costs on one board. Answers are kept: a piece asked for twice, or of another node of the same kind and shapes, is computed once."""
 
     def __init__(self, profile: DeviceProfile):
         self.profile = profile
         self.units: dict[str, UnitProfile] = {"cpu": profile.cpu, **({"gpu": profile.gpu} if profile.gpu else {})}
-        self.models = {unit: {name: LatencyModel.from_profile(fit, f"{profile.name}, {unit}.latency.{name}") for name,
-                              fit in section.latency.items()}
-                       for unit, section in self.units.items()}
+        if profile.cpu_alone is not None:
+            self.units[ALONE] = profile.cpu_alone
+        self.models = {unit: {name: LatencyModel.from_profile(fit, f"{profile.name}, {unit}.latency.{name}")
+                              for name, fit in section.latency.items() if "/" not in name} for unit, section in self.units.items()}
+        self.kernels = {unit: {name: KernelModel.from_profile(fit) for name, fit in section.latency.items() if "/" in name}
+                        for unit, section in self.units.items()}
         self.estimates = {(unit, name) for unit, s in self.units.items() for name,
                           fit in s.latency.items() if fit.provenance == "estimated"}
+        self.facts = {unit: Facts.of(section.facts, section.threads) for unit, section in self.units.items()}
         self.shared = profile.gpu is None or profile.gpu.transfer_gbs is None
         self._columns: dict[tuple[Node, Region], tuple[float, ...]] = {}
-        self._kernels: dict[tuple[Node, Region, str], Estimate] = {}
+        self._kept: dict[tuple[int, str, Region], Estimate] = {}
+        self._slow: dict[tuple[int, str, Region], float] = {}
         self._kinds: dict[Node, str] = {}
+        self._likes: dict[Any, int] = {}
+        self._like: dict[Node, int] = {}
         self._access: dict[tuple[Node, Region], Access] = {}
 
     def kernel(self, node: Node, region: Region, unit: str) -> Estimate:
         """The piece `region` of a node on a unit, by itself: no launch, no wait. Never zero, unless the piece is empty or a view."""
-        key = (node, region, unit)
-        found = self._kernels.get(key)
+        key = (self.like(node), unit, region)
+        found = self._kept.get(key)
         if found is None:
-            found = self._kernels[key] = self._kernel(node, region, unit)
+            self.prepare([(node, unit, [region])])
+            found = self._kept[key]
         return found
 
-    def _kernel(self, node: Node, region: Region, unit: str) -> Estimate:
-        what = self._what(node)
+    def busy(self, node: Node, region: Region, unit: str) -> float:
+        """By how much the piece takes longer while the other unit works; at least 1."""
+        key = (self.like(node), unit, region)
+        if key not in self._slow:
+            self.kernel(node, region, unit)
+        return self._slow.get(key, 1.0)
+
+    def like(self, node: Node) -> int:
+        """A number that is the same for nodes of the same kind, attributes and shapes."""
+        found = self._like.get(node)
+        if found is None:
+            told = (node.qualified_type, repr(sorted(node.attributes.items(), key=lambda kv: kv[0])), node.residual, node.activation,
+                    tuple(None if v is None else (v.type, v.is_constant) for v in (*node.inputs, None, *node.outputs)),
+                    node if is_fallback(op_for(node)) else None)
+            found = self._like[node] = self._likes.setdefault(told, len(self._likes))
+        return found
+
+    def prepare(self, wanted: Iterable[tuple[Node, str, Sequence[Region]]]) -> None:
+        """Computes the costs of many pieces (node, unit, regions) at once, for `kernel` to find: a batch for every kernel."""
+        batches: dict[tuple[str, str], list[tuple[Case, int, list[Region], Node]]] = {}
+        asked: set[tuple[int, str, Region]] = set()
+        for node, unit, regions in wanted:
+            like, what = self.like(node), self._what(node)
+            fresh = [r for r in dict.fromkeys(regions) if (like, unit, r) not in self._kept and (like, unit, r) not in asked]
+            asked.update((like, unit, r) for r in fresh)
+            modelled = [r for r in fresh if r.size] if self.kernels[unit] and what not in ("dynamic", "view", "fallback") else []
+            known: set[Region] = set()
+            for case in cases(node, modelled, "gpu" if unit == "gpu" else "cpu", self.facts[unit]):
+                mine = [modelled[i] for i in case.at]
+                self._slow.update(((like, unit, r), self._factor(unit, case.kernel)) for r in mine)
+                if case.kernel in self.kernels[unit]:
+                    known.update(mine)
+                    batches.setdefault((unit, case.kernel), []).append((case, like, mine, node))
+            for region in fresh:
+                if region not in known:
+                    self._kept[like, unit, region] = self._simple(node, region, unit, what)
+        for (unit, name), members in batches.items():
+            merge = lambda part: {k: np.concatenate([np.asarray(getattr(c, part).get(k, np.zeros(len(c.at))), float) for c, *_ in members])  # noqa: E731
+                                  for k in dict.fromkeys(t for c, *_ in members for t in getattr(c, part))}
+            us = iter(self.kernels[unit][name].predict(merge("terms"), merge("sizes")).tolist())
+            rough = (unit, name) in self.estimates
+            for _, like, mine, _ in members:
+                for region in mine:
+                    self._kept[like, unit, region] = Estimate(next(us), rough)
+
+    def _factor(self, unit: str, kernel: str) -> float:
+        return self.units[unit].busy.get(bound_by(kernel), 1.0)
+
+    def _simple(self, node: Node, region: Region, unit: str, what: str) -> Estimate:
+        """Where no kernel of that name was measured: the family's line, else the roofline."""
         if what == "dynamic":
             return Estimate(FALLBACK_US, True)
         if what == "view" or not region.size:
@@ -105,81 +168,138 @@ class CostModel:
             return 0.0
         return self.profile.gpu.map_us * moves + nbytes / (self.profile.gpu.transfer_gbs * 1e3)
 
-    def node(self, node: Node, partition: Partition) -> Estimate:
-        """One node under a partition: max over its parts + launch + sync + transfer.
+    def node(self, node: Node, partition: Partition, alone: bool = False) -> Estimate:
+        """One node under a partition: max over its parts + launch + sync + transfer. `alone`: in a plan that leaves the GPU unused.
 
         A GPU piece is charged its launch; a node cut in two also the wait that joins them, and, where memories are two, its GPU piece's
-        reads and writes.
+        reads and writes; and what the two take from one another.
         """
         parts = pieces(node, partition)
         if self._what(node) == "view":
             return Estimate(0.0, False)
-        costs = {d: self.kernel(node, r, d) for d, r in parts}
+        costs = {d: self.kernel(node, r, self.host_unit(alone) if d == HOST else d) for d, r in parts}
         if not costs:
             return Estimate(0.0, False)
         estimated = any(c.estimated for c in costs.values())
         if "gpu" not in costs:
             return Estimate(max(c.us for c in costs.values()), estimated)
         gpu, region = self.profile.gpu, next(r for d, r in parts if d == "gpu")
-        us = gpu.launch_us + max(c.us for c in costs.values())
-        if len(costs) > 1:
-            x = self.columns(node, region)
-            us += gpu.sync_us + self.move_us(x[_MBYTE] * 1e6, 2)
-        return Estimate(us, estimated)
+        if len(costs) == 1:
+            return Estimate(gpu.launch_us + costs["gpu"].us, estimated)
+        us = gpu.launch_us + max(costs[d].us * self.busy(node, r, d) for d, r in parts) + gpu.sync_us
+        return Estimate(us + self.move_us(self.columns(node, region)[_MBYTE] * 1e6, 2), estimated)
+
+    def host_unit(self, alone: bool) -> str:
+        """Which section tells the host's times: plans without a GPU may use more threads."""
+        return ALONE if alone and ALONE in self.units else HOST
 
     def total_us(self, graph: Graph, partitions: Sequence[Partition]) -> float:
         """The predicted time of a whole run."""
-        run = Run(self)
-        for node, partition in zip(graph.nodes, partitions):
-            run.step(node, pieces(node, partition))
+        parts = [pieces(n, p) for n, p in zip(graph.nodes, partitions)]
+        run = Run(self, alone=not any(d != HOST for ps in parts for d, _ in ps))
+        self.prepare([(n, run.unit if d == HOST else d, [r]) for n, ps in zip(graph.nodes, parts) for d, r in ps])
+        for node, these in zip(graph.nodes, parts):
+            run.step(node, these)
         return run.end(graph)
 
 
+class Option(NamedTuple):
+    """A way to place a node, priced: microseconds of its pieces as they run in that company, and the values its CPU piece reads."""
+
+    partition: Partition
+    parts: tuple[tuple[str, Region], ...]
+    gpu_us: float | None
+    cpu_us: float | None
+    reads: tuple[tuple[Value, Region], ...]
+    view: bool = False
+
+
 class Run:
-    """A plan being played on two clocks, in microseconds since the start. Copied where a planner tries several futures."""
+    """A plan being played on two clocks, in microseconds since the start. Copied where a planner tries several futures.
 
-    __slots__ = ("cost", "flow", "host", "gpu", "done")
+    `alone`: no piece will be on the GPU.
+    """
 
-    def __init__(self, cost: CostModel):
+    __slots__ = ("cost", "flow", "host", "gpu", "done", "unit")
+
+    def __init__(self, cost: CostModel, alone: bool = False):
         self.cost, self.flow = cost, Flow(cost.shared)
+        self.unit = cost.host_unit(alone)
         self.host = self.gpu = 0.0
         self.done: list[float] = [0.0]  # when each GPU piece ends, by its number
 
     def copy(self) -> Run:
         other = object.__new__(Run)
         other.cost, other.flow, other.host, other.gpu, other.done = self.cost, self.flow.copy(), self.host, self.gpu, self.done.copy()
+        other.unit = self.unit
         return other
 
-    def step(self, node: Node, parts: Sequence[tuple[str, Region]]) -> Visit:
+    def times(self, node: Node, parts: Sequence[tuple[str, Region]]) -> tuple[float | None, float | None]:
+        """Microseconds of the GPU's and of the CPU's piece; each a little more where there are both."""
+        cost, both, found = self.cost, len(parts) > 1, [None, None]
+        for device, region in parts:
+            unit = self.unit if device == HOST else device
+            us = cost.kernel(node, region, unit).us * (cost.busy(node, region, unit) if both else 1.0)
+            at = device == HOST
+            found[at] = us if found[at] is None else found[at] + us
+        return found[0], found[1]
+
+    def step(self, node: Node, parts: Sequence[tuple[str, Region]], times: tuple[float | None, float | None] | None = None) -> Visit:
         """Plays one node: its GPU piece is started, then the host waits if it must, then the CPU piece runs."""
         cost = self.cost
+        gpu_us, cpu_us = times or self.times(node, parts)
         visit = self.flow.visit(node, parts, [cost.access(node, r) for _, r in parts])
-        for device, region in visit.pieces:
+        if not visit.pieces:
+            gpu_us = cpu_us = None
+        for device, _ in visit.pieces:
             if device != HOST:
                 self.host += cost.move_us(visit.upload_bytes, visit.moves) if visit.upload_bytes else 0.0
                 self.host += cost.profile.gpu.launch_us
-                self.gpu = max(self.gpu, self.host) + cost.kernel(node, region, device).us
+                self.gpu = max(self.gpu, self.host) + gpu_us  # type: ignore[operator]
                 self.done.append(self.gpu)
         if visit.waits_for:
-            self.host = max(self.host, self.done[visit.waits_for]) + cost.profile.gpu.sync_us
+            self.host = self._heard(self.host, self.done[visit.waits_for])
         if visit.download_bytes:
             self.host += cost.move_us(visit.download_bytes, visit.moves)
-        for device, region in visit.pieces:
-            if device == HOST:
-                self.host += cost.kernel(node, region, device).us
+        if cpu_us is not None:
+            self.host += cpu_us
         return visit
+
+    def _heard(self, host: float, done: float) -> float:
+        """When the host goes on after waiting for what is done at that time."""
+        gpu = self.cost.profile.gpu
+        if done <= host and gpu.ready_us is not None:
+            return host + gpu.ready_us
+        return max(host, done) + gpu.sync_us
+
+    def preview(self, option: Option) -> tuple[float, float]:
+        """(finish, host) after such a step, nothing changed. Moves between two memories are left to `step`."""
+        host, gpu, flow = self.host, self.gpu, self.flow
+        started = flow.started
+        if option.gpu_us is not None:
+            host += self.cost.profile.gpu.launch_us
+            gpu = max(gpu, host) + option.gpu_us
+            started += 1
+        waited = flow.waited
+        if option.cpu_us is not None:
+            last = flow.last_needed(option.reads)
+            if last:
+                host, waited = self._heard(host, self.done[last]), last
+            host += option.cpu_us
+        return (max(host, gpu) + self.cost.profile.gpu.sync_us if waited < started else host), host
 
     @property
     def finish(self) -> float:
         """When everything started so far is done and known to the host."""
         if self.flow.waited < self.flow.started:
-            return max(self.host, self.gpu) + self.cost.profile.gpu.sync_us
+            return self._heard(self.host, self.gpu)
         return self.host
 
     def end(self, graph: Graph) -> float:
-        """When the graph's outputs are on the host."""
+        """When the graph's outputs are on the host: copies of what comes in and goes out included."""
         _, nbytes = self.flow.copy().finish(graph.outputs)
-        return self.finish + self.cost.move_us(nbytes, 1 if nbytes else 0)
+        copied = sum(v.type.nbytes for v in (*graph.inputs, *graph.outputs) if v.type.is_static)
+        return self.finish + self.cost.move_us(nbytes, 1 if nbytes else 0) + 2 * copied / (self.cost.units[self.unit].bandwidth_gbs * 1e3)
 
 
 def roofline_us(section: UnitProfile, mflop: float, mbyte: float) -> float:

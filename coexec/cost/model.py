@@ -1,4 +1,8 @@
-"""LatencyModel: microseconds from features, by non-negative least squares on relative errors. scikit-learn is loaded by `fit` alone."""
+"""Latency models: LatencyModel, a line per family of operators; KernelModel, a fit of one kernel's own features.
+
+Both are non-negative least squares on relative errors. A KernelModel multiplies that by a correction that depends on sizes, learnt
+where it predicts samples that were left out better than the sum alone. scikit-learn and SciPy are loaded by `fit` alone.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ProfileMismatch, UsageError, suggest
-from ..profiles import Latency
+from ..profiles import Correction, Latency
 from .features import COLUMN_OF_TERM, COLUMNS, term
 
 
@@ -84,3 +88,162 @@ def _columns(terms: Mapping[str, float], where: str) -> list[int]:
 
 def _rounded(value: float) -> float:
     return float(f"{value:.4g}")
+
+
+#: A correction multiplies or divides by at most this much.
+MOST_CORRECTION = 1.8
+#: At most so many samples become centres of a correction: it costs a prediction one exponential each.
+MOST_CENTRES = 160
+#: Scales of a correction are chosen by so many samples.
+MOST_SCORED = 400
+#: Fewer samples of a kernel are not fitted on their own.
+LEAST_SAMPLES = 6
+
+
+class KernelModel:
+    """latency_us = sum of terms[i] * feature i, times exp(correction(sizes)); the correction is a sum of bumps around samples.
+
+    Features and sizes are given by name, as `kernels.cases` makes them. After `fit`: latency_ (what a profile keeps; predictions use
+    just that, so they are the same after saving), error_pct_ (median of the samples), left_out_pct_ (of samples left out).
+    """
+
+    def __init__(self, correct: bool = True):
+        self.correct = correct
+
+    def fit(self, terms: Mapping[str, np.ndarray], sizes: Mapping[str, np.ndarray], y: np.ndarray) -> KernelModel:
+        """Learns from features and sizes of n samples and their microseconds y, above 0. Raises UsageError for anything else."""
+        y = np.asarray(y, float)
+        X = np.stack([np.asarray(v, float) for v in terms.values()], axis=1) if len(y) else np.empty((0, 0))
+        if X.shape[0] != len(y) or not len(y) or not np.isfinite(X).all() or not np.isfinite(y).all() or (y <= 0).any():
+            raise UsageError("cannot fit latencies", found=f"{X.shape[0]} samples", expected="as many microseconds above 0 as features")
+        coef = _robust(X, y)
+        names = [n for n, c in zip(terms, coef) if c > 0]
+        told = {f"us_per_{n}" if n != "fixed" else "fixed_us": float(f"{coef[list(terms).index(n)]:.6g}") for n in names}
+        base = sum((told[k] * np.asarray(terms[n], float) for k, n in zip(told, names)), np.zeros(len(y)))
+        correction, left_out = None, np.abs(base / y - 1)
+        if self.correct and len(y) >= 2 * LEAST_SAMPLES and sizes:
+            correction, left_out = _correction(sizes, np.log(np.maximum(base, 1e-3) / y) * -1, left_out)
+        self.left_out_pct_ = float(np.median(left_out) * 100)
+        self._keep(Latency(told or {"fixed_us": _rounded(float(np.median(y)))}, len(y), None, "measured", correction))
+        self.error_pct_ = float(np.median(np.abs(self.predict(terms, sizes) / y - 1)) * 100)
+        self.latency_ = Latency(self.latency_.terms, len(y), _rounded(self.error_pct_), "measured", correction)
+        return self
+
+    def predict(self, terms: Mapping[str, np.ndarray], sizes: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Microseconds of each piece, above 0. Raises UsageError before `fit`."""
+        if not hasattr(self, "latency_"):
+            raise UsageError("this KernelModel is not fitted yet", hint="call fit, or from_profile")
+        us: Any = 0.0
+        for name, value in self._named:
+            if name in terms:
+                us = us + value * terms[name]
+        if self._weights is not None and all(n in sizes for n in self.latency_.correction.inputs):
+            z = np.stack([np.log(np.maximum(sizes[n], 0.5)) for n in self.latency_.correction.inputs], axis=1) * self._scale
+            us = us * np.exp(np.clip(_bumps(z, self._centres) @ self._weights, -np.log(MOST_CORRECTION), np.log(MOST_CORRECTION)))
+        return np.maximum(us, 1e-3)
+
+    def to_profile(self) -> Latency:
+        """What a profile keeps of it."""
+        return self.latency_
+
+    @classmethod
+    def from_profile(cls, latency: Latency) -> KernelModel:
+        """The model that was saved; terms that this version has no feature for count nothing."""
+        model = cls()
+        model._keep(latency)
+        return model
+
+    def _keep(self, latency: Latency) -> None:
+        self.latency_ = latency
+        self._named = [("fixed" if k == "fixed_us" else k[len("us_per_"):], v) for k, v in latency.terms.items()]
+        c = latency.correction
+        self._weights = None if c is None else np.array(c.weights)
+        if c is not None:
+            self._scale = np.array(c.scale)
+            self._centres = np.array(c.centres).reshape(len(c.weights), len(c.inputs))
+
+
+def _robust(X: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Non-negative coefficients with the least relative errors; those far off count less (a timing that was disturbed)."""
+    from scipy.optimize import nnls
+
+    relative = X / y[:, None]
+    scale = np.maximum(np.abs(relative).max(axis=0), 1e-300)
+    used = np.abs(relative).max(axis=0) > 0
+    weight = np.ones(len(y))
+    coef = np.zeros(X.shape[1])
+    for _ in range(4):
+        # A little of everything shrinks terms that the samples cannot tell apart.
+        design = np.vstack([relative[:, used] / scale[used] * weight[:, None], 1e-3 * np.eye(int(used.sum()))])
+        coef[used] = nnls(design, np.concatenate([weight, np.zeros(int(used.sum()))]))[0] / scale[used]
+        off = np.abs(relative @ coef - 1)
+        limit = max(0.03, 2 * float(np.median(off)))
+        weight = np.sqrt(np.minimum(1, limit / np.maximum(off, 1e-9)))
+    return coef
+
+
+def _bumps(z: np.ndarray, centres: np.ndarray) -> np.ndarray:
+    """How near each of z (n, d) is to each centre (m, d): 1 where they are one, smoothly down to 0."""
+    square = (z * z).sum(1)[:, None] + (centres * centres).sum(1) - 2 * z @ centres.T
+    distance = np.sqrt(np.maximum(square, 0.0) * 3)
+    return (1 + distance) * np.exp(-distance)
+
+
+def _correction(sizes: Mapping[str, np.ndarray], wanted: np.ndarray, without: np.ndarray) -> tuple[Correction | None, np.ndarray]:
+    """The correction that predicts left-out samples best, and their relative errors; None where there is none better than nothing."""
+    inputs = [n for n, v in sizes.items() if np.ptp(v) > 0]
+    if not inputs:
+        return None, without
+    raw = np.stack([np.log(np.maximum(sizes[n], 0.5)) for n in inputs], axis=1)
+    spread = np.maximum(raw.std(axis=0), 1e-6)
+    wanted = np.clip(wanted, -np.log(MOST_CORRECTION), np.log(MOST_CORRECTION))
+    everything = raw, wanted, _spread_out(raw / spread, MOST_CENTRES)
+    some = np.random.default_rng(0).permutation(len(raw))[:MOST_SCORED]  # a choice of scales does not need every sample
+    scored = everything if len(some) == len(raw) else (raw[some], wanted[some], _spread_out(raw[some] / spread, MOST_CENTRES))
+
+    def left_out(scale: np.ndarray, noise: float, data: tuple = scored) -> tuple[np.ndarray, np.ndarray]:
+        z, target, chosen = data[0] * scale, data[1], data[2]
+        phi, inner = _bumps(z, z[chosen]), _bumps(z[chosen], z[chosen])
+        normal = phi.T @ phi + noise * inner + 1e-9 * np.eye(len(chosen))
+        solved = np.linalg.solve(normal, phi.T)
+        weights = solved @ target
+        hat = np.einsum("ij,ji->i", phi, solved)
+        return weights, (target - phi @ weights) / np.maximum(1 - hat, 0.02)
+
+    def score(errors: np.ndarray) -> float:
+        return float(np.minimum(np.abs(errors), 0.4).mean())
+
+    best = (score(np.log1p(np.clip(without[some], 0, 1))), None, 0.0)
+    for length in (1.0, 2.0, 4.0, 8.0):
+        for noise in (0.02, 0.1, 0.5, 2.0):
+            found = score(left_out(1 / (spread * length), noise)[1])
+            if found < best[0]:
+                best = (found, 1 / (spread * length), noise)
+    if best[1] is None:
+        return None, without
+    for _ in range(2):  # each size gets a scale of its own
+        for axis in range(len(inputs)):
+            for factor in (0.25, 0.5, 2.0, 4.0):
+                scale = best[1].copy()
+                scale[axis] *= factor
+                found = score(left_out(scale, best[2])[1])
+                if found < 0.995 * best[0]:
+                    best = (found, scale, best[2])
+    scale = np.array([float(f"{v:.6g}") for v in best[1]])
+    weights, errors = left_out(scale, best[2], everything)
+    chosen = everything[2]
+    keep = tuple(float(f"{v:.6g}") for v in weights)
+    centres = tuple(float(f"{v:.6g}") for v in (raw[chosen] * scale).ravel())
+    return Correction(tuple(inputs), tuple(scale.tolist()), centres, keep), np.abs(np.expm1(errors))
+
+
+def _spread_out(z: np.ndarray, most: int) -> np.ndarray:
+    """Indices of at most so many rows that lie far from one another."""
+    if len(z) <= most:
+        return np.arange(len(z))
+    chosen = [int(np.argmax(((z - z.mean(0)) ** 2).sum(1)))]
+    nearest = ((z - z[chosen[0]]) ** 2).sum(1)
+    while len(chosen) < most:
+        chosen.append(int(np.argmax(nearest)))
+        nearest = np.minimum(nearest, ((z - z[chosen[-1]]) ** 2).sum(1))
+    return np.array(chosen)

@@ -105,21 +105,33 @@ class Flow:
             self.writes[value] = (*self.writes.get(value, ()), write)
         return Visit(node, tuple(parts), number, waits_for, up, down, moves)
 
+    def last_needed(self, reads: Sequence[tuple[Value, Region]]) -> int:
+        """The last GPU piece that the host has to wait for before it reads those regions (0: none); nothing is recorded."""
+        last, waited = 0, self.waited
+        for value, region in reads:
+            for write in self.writes.get(value, ()):
+                if write.number > waited and write.number > last and _meet(write.region, region):
+                    last = write.number
+        return last
+
     def _host_needs(self, touched: Access) -> tuple[int, int]:
         """The last GPU piece to wait for, and the bytes to fetch."""
         last = nbytes = 0
         for value, region in touched.reads:
             for write in self.writes.get(value, ()):
                 if write.number:
-                    common = write.region & region
-                    if common.size:
-                        last = max(last, write.number if write.number > self.waited else 0)
-                        nbytes += self._moved(value, HOST, common)
+                    if not _meet(write.region, region):
+                        continue
+                    last = max(last, write.number if write.number > self.waited else 0)
+                    if not self.shared:
+                        nbytes += self._moved(value, HOST, write.region & region)
         return last, nbytes
 
     def _gpu_needs(self, touched: Access) -> int:
         """Bytes to bring from the host: what it wrote, and graph inputs."""
         nbytes = 0
+        if self.shared:
+            return 0
         for value, region in touched.reads:
             known = self.writes.get(value)
             for write in known if known is not None else (Write(Region.whole(value.shape), 0),):
@@ -158,6 +170,14 @@ class Flow:
         read = tuple((v, Region.whole(v.shape)) for v in outputs if v.type.is_static and not v.is_constant)
         _, nbytes = self._host_needs(Access(read, ()))
         return (self.started if self.waited < self.started else 0), nbytes
+
+
+def _meet(one: Region, other: Region) -> bool:
+    """Whether two regions have an element in common."""
+    for (a, b), (c, d) in zip(one, other):
+        if a >= d or c >= b:
+            return False
+    return True
 
 
 def chains(graph: Graph, partitions: Sequence[Partition]) -> tuple[tuple[str, ...], ...]:

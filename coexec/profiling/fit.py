@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from ..cost.features import COLUMNS, family, features
-from ..cost.model import LatencyModel
+from ..cost.geometry import Facts
+from ..cost.kernels import Case, bound_by, cases
+from ..cost.model import LEAST_SAMPLES, KernelModel, LatencyModel
 from ..errors import UsageError
 from ..profiles import DeviceProfile, Latency, UnitProfile
 from ..regions import Region
@@ -33,9 +37,74 @@ def design(rows: Sequence[Measurement]) -> tuple[list[str], np.ndarray, np.ndarr
     return families, X, np.array([r.latency_us for r in rows])
 
 
-def fit_latencies(rows: Sequence[Measurement]) -> dict[str, Latency]:
-    """A fit for every family with enough rows; rows of one unit, those timed beside a busy other unit left out."""
-    return {name: model.to_profile() for name, model in _models(*design([r for r in rows if not r.busy_other])).items()}
+def fit_latencies(rows: Sequence[Measurement], facts: Mapping[str, float] | None = None) -> dict[str, Latency]:
+    """A fit for every family and every kernel with enough rows; rows of one unit, those timed beside a busy other unit left out."""
+    rows = [r for r in rows if not r.busy_other]
+    if not rows:
+        return {}
+    found = {name: model.to_profile() for name, model in _models(*design(rows)).items()}
+    return found | {name: model.to_profile() for name, model in KernelFits(rows, facts_of_rows(rows, facts)).models.items()}
+
+
+class KernelFits:
+    """A KernelModel for every kernel with enough rows; `predict` gives the microseconds of other rows, NaN where no model is.
+
+    Rows of the same shape are joined first (their median): what repeats must not look as if it were predicted.
+    """
+
+    def __init__(self, rows: Sequence[Measurement], facts: Facts, correct: bool = True):
+        self.facts = facts
+        joined: dict[tuple, list[float]] = defaultdict(list)
+        for row in rows:
+            joined[(row.unit, row.implementation.partition("+")[2], row.shape_key)].append(row.latency_us)
+        first = {(r.unit, r.implementation.partition("+")[2], r.shape_key): r for r in reversed(rows)}
+        self.models: dict[str, KernelModel] = {}
+        for name, (at, terms, sizes) in kernels_of([first[k] for k in joined], facts).items():
+            times = list(joined.values())
+            if len(at) >= LEAST_SAMPLES:
+                self.models[name] = KernelModel(correct).fit(terms, sizes, np.array([np.median(times[i]) for i in at]))
+
+    def predict(self, rows: Sequence[Measurement]) -> np.ndarray:
+        """Microseconds, float64[len(rows)]."""
+        us = np.full(len(rows), np.nan)
+        for name, (at, terms, sizes) in kernels_of(rows, self.facts).items():
+            if name in self.models:
+                us[at] = self.models[name].predict(terms, sizes)
+        return us
+
+
+def kernels_of(rows: Sequence[Measurement], facts: Facts) -> dict[str, tuple[list[int], dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    """By the kernel that runs it: which rows, and their features and sizes. Features that a row does not have are 0."""
+    found: dict[str, list[tuple[int, Case]]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        node = node_of(row, f"row {i + 1}")
+        for case in cases(node, [Region.whole(node.output.shape)], row.unit, facts):
+            found[case.kernel].append((i, case))
+    table = {}
+    for name, members in found.items():
+        terms = dict.fromkeys(t for _, c in members for t in c.terms)
+        sizes = [s for s in members[0][1].sizes]
+        table[name] = ([i for i, _ in members],
+                       {t: np.array([float(c.terms[t][0]) if t in c.terms else 0.0 for _, c in members]) for t in terms},
+                       {s: np.array([float(c.sizes[s][0]) for _, c in members]) for s in sizes})
+    return table
+
+
+_TILE = re.compile(r"_(\d+)x(\d+)(?:\+|$)")
+
+
+def facts_of_rows(rows: Sequence[Measurement], told: Mapping[str, float] | None = None) -> Facts:
+    """What the kernels' names say of the board (`..._8x48`: tiles of 8 rows and 48 columns), and what is known besides."""
+    facts: dict[str, float] = {}
+    for row in rows:
+        tile = _TILE.search(row.implementation)
+        if tile and row.unit == "cpu" and ("conv_pointwise" in row.implementation or "_strips_" in row.implementation):
+            facts = {"tile_rows": int(tile[1]), "lanes": int(tile[2]) // 3}
+            break
+        if row.unit == "gpu" and ("_panel" in row.implementation or "_strip" in row.implementation):
+            facts = {"local_bytes": 768 << 10}
+    threads = Counter(r.threads or 1 for r in rows).most_common(1)[0][0] if rows else 1
+    return Facts.of({**facts, **(told or {})}, threads)
 
 
 def _models(families: Sequence[str], X: np.ndarray, y: np.ndarray) -> dict[str, LatencyModel]:
@@ -69,27 +138,45 @@ def fit_profile_from_table(rows: Sequence[Measurement], name: str = "") -> Devic
     by_unit = {unit: [r for r in rows if r.unit == unit] for unit in ("cpu", "gpu")}
     if not by_unit["cpu"]:
         raise UsageError("the table has no rows with unit cpu", expected="timings of the CPU, and, where there is one, of the GPU")
+    threads = {r.threads or 1 for r in by_unit["cpu"]}
+    by_unit["cpu_alone"] = [r for r in by_unit["cpu"] if (r.threads or 1) == max(threads)] if len(threads) > 1 and by_unit["gpu"] else []
+    if by_unit["cpu_alone"]:
+        by_unit["cpu"] = [r for r in by_unit["cpu"] if (r.threads or 1) == min(threads)]
     sections = {unit: section_from_rows(unit, found) for unit, found in by_unit.items() if found}
-    return DeviceProfile(name or " + ".join(s.name or u for u, s in sections.items()), sections["cpu"], sections.get("gpu"))
+    called = name or " + ".join(sections[u].name or u for u in ("cpu", "gpu") if u in sections)
+    return DeviceProfile(called, sections["cpu"], sections.get("gpu"), cpu_alone=sections.get("cpu_alone"))
 
 
-def section_from_rows(unit: str, rows: Sequence[Measurement]) -> UnitProfile:
+def section_from_rows(unit: str, rows: Sequence[Measurement], facts: Mapping[str, float] | None = None) -> UnitProfile:
     """One unit's section: peaks and fits from the rows, costs of starting and waiting assumed."""
     gflops, gbs = peaks(rows)
     gpu = unit == "gpu"
+    known = asdict(facts_of_rows(rows, facts))
     return UnitProfile(
         Counter(r.device for r in rows).most_common(1)[0][0], gflops, gbs,
         threads=max((r.threads or 1 for r in rows), default=1) if not gpu else 0,
         dtypes=tuple(sorted({r.dtype for r in rows})), operators=tuple(sorted({r.op_type for r in rows})) if gpu else (),
         launch_us=ASSUMED_LAUNCH_US if gpu else 0.0, sync_us=ASSUMED_SYNC_US if gpu else 0.0, provenance="estimated",
-        latency=fit_latencies(rows),
+        facts={k: float(v) for k, v in known.items() if k != "threads"}, busy=busy_factors(rows, facts), latency=fit_latencies(rows, facts),
     )
+
+
+def busy_factors(rows: Sequence[Measurement], facts: Mapping[str, float] | None = None) -> dict[str, float]:
+    """How much longer kernels take beside a busy other unit, by what bounds them: medians over shapes timed both ways, at least 1."""
+    known = facts_of_rows(rows, facts)
+    alone = {(r.threads, r.implementation, r.shape_key): r.latency_us for r in rows if not r.busy_other}
+    beside = [r for r in rows if r.busy_other and (r.threads, r.implementation, r.shape_key) in alone]
+    ratios: dict[str, list[float]] = defaultdict(list)
+    for name, (at, _, _) in kernels_of(beside, known).items():
+        ratios[bound_by(name)] += [beside[i].latency_us / alone[beside[i].threads, beside[i].implementation, beside[i].shape_key] for i in at]
+    return {k: max(1.0, float(f"{np.median(v):.4g}")) for k, v in sorted(ratios.items())}
 
 
 def held_out_accuracy(rows: Sequence[Measurement], folds: int = 5) -> Mapping[str, Mapping[str, Any]]:
     """Per unit, how well rows are predicted by fits that saw no row of the same shape: keys as in `evaluate`.
 
-    Shapes are dealt to folds by their hash, so the same table always gives the same answer. Families with too few rows are not counted.
+    Shapes are dealt to folds by their hash, so the same table always gives the same answer. Rows of
+    kernels and families with too few others are not counted.
     """
     report = {}
     for unit in ("cpu", "gpu"):
@@ -97,13 +184,20 @@ def held_out_accuracy(rows: Sequence[Measurement], folds: int = 5) -> Mapping[st
         if not mine:
             continue
         families, X, y = design(mine)
+        facts = facts_of_rows(mine)
         fold = np.array([zlib.crc32(repr(r.shape_key).encode()) % folds for r in mine])
         errors: list[float] = []
         for held in range(folds):
-            seen = np.flatnonzero(fold != held)
+            seen, asked = np.flatnonzero(fold != held), np.flatnonzero(fold == held)
+            if not len(seen) or not len(asked):
+                continue
             models = _models([families[i] for i in seen], X[seen], y[seen])
-            judged = [i for i in np.flatnonzero(fold == held) if families[i] in models]
-            errors += [float(models[families[i]].predict(X[i:i + 1])[0] / y[i] - 1) for i in judged]
+            us = KernelFits([mine[i] for i in seen], facts).predict([mine[i] for i in asked])
+            for i, found in zip(asked, us):
+                if np.isnan(found) and families[i] in models:
+                    found = models[families[i]].predict(X[i:i + 1])[0]
+                if np.isfinite(found):
+                    errors.append(float(found / y[i] - 1))
         report[unit] = accuracy(errors, noise_floor(mine))
     return report
 

@@ -39,10 +39,16 @@ def measure(action: Callable[[], object], *, warmup: int = 2, min_seconds: float
 
 
 def with_constants(node: Node, rng: np.random.Generator) -> Node:
-    """The node with data in its weights: the operands named w..., as `table.node_of` names them."""
-    inputs = [v if v is None or v.is_constant or not v.name.startswith("w") else constant(v.name,
-                                                                                          _random(v.type, rng)) for v in node.inputs]
+    """The node with numbers in its weights: the operands named w..., as `table.node_of` names them."""
+    inputs = [v if v is None or not v.name.startswith("w") else constant(v.name, _random(v.type, rng)) for v in node.inputs]
     return node.with_values(inputs, node.outputs)
+
+
+def copies_for(node: Node, region: Region, cache_bytes: int) -> int:
+    """How many copies of weights and outputs to take turns with, so that, as in a run, they are not in the second-level cache."""
+    work = op_for(node).work(node, region)
+    weights = sum(v.type.nbytes for v in node.inputs if v is not None and v.is_constant)
+    return int(max(1, min(4, 2 * cache_bytes // max(1, weights + work.bytes_written)))) if weights < 2 * cache_bytes else 1
 
 
 def _random(type_: TensorType, rng: np.random.Generator) -> np.ndarray:
@@ -52,23 +58,34 @@ def _random(type_: TensorType, rng: np.random.Generator) -> np.ndarray:
     return rng.integers(1, 5, type_.shape).astype(type_.dtype)
 
 
+def _copied(value: Value | None) -> Value | None:
+    return value if value is None or not value.is_constant else constant(value.name, value.data.copy())
+
+
 class Bench:
     """One piece of one node, compiled on a device with memory of its own. A context manager.
 
     Many kernels are started before one wait, so that the wait hardly counts. `prepare_s` is what compiling and a first run took.
+    copies: so many kernels with weights and outputs of their own take turns; the input is one, since whoever made it has just left
+    it in the caches.
     """
 
-    def __init__(self, device: Device, node: Node, region: Region, threads: int = 1, seed: int = 0):
+    def __init__(self, device: Device, node: Node, region: Region, threads: int = 1, seed: int = 0, copies: int = 1):
         begun, rng = time.perf_counter(), np.random.default_rng(seed)
         self.device, self.node, self.region = device, node, region
         self.buffers: list = []
         self.queue: Queue = device.queue(threads)
         try:
             inputs = [v if v is None or v.is_constant else self._view(v, rng) for v in node.inputs]
-            outputs = [None if v is None else self._view(v, None) for v in node.outputs]
-            self.kernel = self.queue.compile(node, region, inputs, outputs)
+            self.kernels = []
+            for number in range(copies):
+                outputs = [None if v is None else self._view(v, None) for v in node.outputs]
+                own = node if number == 0 else node.with_values([_copied(v) for v in node.inputs], node.outputs)
+                theirs = [o if v is None or not v.is_constant else v for o, v in zip(inputs, own.inputs)]
+                self.kernels.append(self.queue.compile(own, region, theirs, outputs))
+            self.kernel, self._turn = self.kernels[0], 0
             self.queue.seal()
-            self.run()
+            self.run(copies)
         except BaseException:
             self.close()
             raise
@@ -85,11 +102,10 @@ class Bench:
         return view
 
     def run(self, batch: int = 1) -> None:
-        """Starts the kernel `batch` times and waits for the last."""
-        start = self.kernel.start
-        for _ in range(batch - 1):
-            start()
-        event = start()
+        """Starts a kernel `batch` times, the copies taking turns, and waits for the last."""
+        for turn in range(self._turn, self._turn + batch):
+            event = self.kernels[turn % len(self.kernels)].start()
+        self._turn += batch
         self.queue.flush()
         event.wait()
 

@@ -7,13 +7,13 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import UsageError, suggest
-from ..graph.ir import Node, TensorType, Value
+from ..graph.ir import Activation, Node, TensorType, Value
 from ..ops import op_for
 from ..regions import Region
 
@@ -22,6 +22,7 @@ from ..regions import Region
 class Measurement:
     """One timing of one kernel. None where unknown; for a piece of a cut, the sizes are those of the piece.
 
+    implementation: the kernel's own name, then what is fused behind it: `f32_conv_pointwise_8x48+residual+HardSwish`.
     MatMul (stacks of groups matrices) and Gemm: out_height rows, in_channels the inner size, out_channels columns.
     """
 
@@ -158,6 +159,25 @@ def describe(node: Node, region: Region) -> dict[str, int | None]:
     return _sizes(n, c, h, w, oc, oh, ow, kernel and _two(kernel), _two(strides) if strides else (1, 1) if kernel else None, groups)
 
 
+def tail_text(node: Node) -> str:
+    """What is fused behind a node, as `Measurement.implementation` ends."""
+    return ("+residual" if node.residual else "") + (f"+{node.activation.kind}" if node.activation else "")
+
+
+def _with_tail(node: Node, implementation: str) -> Node:
+    for part in implementation.split("+")[1:]:
+        if part == "residual":
+            node = replace(node, inputs=(*node.inputs, Value("r", node.output.type)), residual=True)
+        elif part in _ACTIVATIONS:
+            node = replace(node, activation=Activation(part, *_ACTIVATIONS[part]))
+    return node
+
+
+#: Activations that may be fused, with an alpha and a beta that make sense.
+_ACTIVATIONS = {"Relu": (), "Clip": (0.0, 6.0), "LeakyRelu": (0.1,), "HardSigmoid": (0.2, 0.5), "HardSwish": (), "Sigmoid": (), "Tanh": (),
+                "Silu": (), "Gelu": ()}
+
+
 def _sizes(n: int, c: int, h: int, w: int, oc: int, oh: int, ow: int, kernel: Sequence[int] | None, strides: Sequence[int] | None,
            groups: int) -> dict[str, int | None]:
     values = (n, c, h, w, oc, oh, ow, *(kernel or (None, None)), *(strides or (None, None)), groups)
@@ -189,7 +209,9 @@ def node_of(row: Measurement, where: str = "table") -> Node:
         raise UsageError("column 'dtype' is wrong", where=where, found=repr(row.dtype), expected=" or ".join(_DTYPES))
 
     def value(name: str, *shape: int) -> Value:
-        return Value(name, TensorType(dtype, tuple(shape)))
+        # Weights are constants, since kernels differ where they are; the zeros take no memory.
+        data = np.broadcast_to(dtype.type(0), shape) if name.startswith("w") else None
+        return Value(name, TensorType(dtype, tuple(shape)), data)
 
     def need(*names: str) -> list[int]:
         for name in names:
@@ -215,14 +237,16 @@ def node_of(row: Measurement, where: str = "table") -> Node:
         weights = (oc, c // g, *kernel) if row.op_type == "Conv" else (c, oc // g, *kernel)
         # A piece reads just the rows that it needs, padding excluded: what is missing at its edge is the padding.
         pads = [_padding(size_in[d], size_out[d], kernel[d], strides[d]) if row.op_type == "Conv" else 0 for d in (0, 1)]
-        return Node(row.op_type, (value("x", n, c, *size_in), value("w", *weights)), (value("y", n, oc, *size_out),),
+        made = Node(row.op_type, (value("x", n, c, *size_in), value("w", *weights), value("w2", oc)), (value("y", n, oc, *size_out),),
                     {"kernel_shape": kernel, "strides": strides, "group": g, "pads": [p // 2 for p in pads] + [p - p // 2 for p in pads]})
+        return _with_tail(made, row.implementation)
     if row.op_type in ("Gemm", "MatMul"):
         k, oc = need("in_channels", "out_channels")
         rows = n * (row.out_height or row.in_height or 1)
         if row.op_type == "Gemm" or g == 1:
-            return Node(row.op_type, (value("a", rows, k), value("b", k, oc)), (value("y", rows, oc),))
-        return Node("MatMul", (value("a", g, rows, k), value("b", g, k, oc)), (value("y", g, rows, oc),))
+            more = (value("w2", oc),) if row.op_type == "Gemm" else ()
+            return _with_tail(Node(row.op_type, (value("a", rows, k), value("w", k, oc), *more), (value("y", rows, oc),)), row.implementation)
+        return _with_tail(Node("MatMul", (value("a", g, rows, k), value("b", g, k, oc)), (value("y", g, rows, oc),)), row.implementation)
     c = row.in_channels or row.out_channels or need("in_channels")[0]
     h, w = row.in_height or row.out_height or 1, row.in_width or row.out_width or 1
     x, y = value("x", n, c, h, w), value("y", n, row.out_channels or c, row.out_height or h, row.out_width or w)

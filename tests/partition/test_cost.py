@@ -241,7 +241,7 @@ def test_rows_beside_a_busy_unit_are_not_mixed_in():
 def test_held_out_accuracy_never_trains_on_the_shape_it_judges():
     rows = list({r.shape_key: r for r in _timed(0.1)}.values())
     straight = held_out_accuracy(rows)["cpu"]
-    assert straight["count"] > 100 and straight["within_10pct"] == 1.0 and straight["noise_floor_within_10pct"] is None
+    assert straight["count"] > 100 and straight["within_10pct"] > 0.95 and straight["noise_floor_within_10pct"] is None
     rng = np.random.default_rng(0)
     # Every shape has a latency of its own that nothing explains: a leak between folds would show as a good score.
     noise = {r.shape_key: float(np.exp(rng.normal(0, 2))) for r in rows}

@@ -171,7 +171,7 @@ def test_a_gpu_chain_is_paid_for_one_wait():
     plan = parse_strategy("gpu").plan(graph, profile)
     cost = CostModel(profile)
     kernels = sum(cost.kernel(n, pieces(n, p)[0][1], "gpu").us for n, p in zip(graph.nodes, plan.partitions))
-    assert plan.predicted_ms * 1e3 == pytest.approx(kernels + 1000)
+    assert plan.predicted_ms * 1e3 == pytest.approx(kernels + 1000, abs=10), "one wait, and copies of input and output"
 
 
 def test_planning_loads_no_device():

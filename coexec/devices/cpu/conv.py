@@ -13,8 +13,9 @@ from ...ops.conv import conv_input, conv_params
 from ...regions import Region
 from .build import Piece, Program, builds, cut_evenly, shares_out
 from .conv_depthwise import depthwise
+from .conv_small import small
 from .jit import flat, inlined, kernel, rows_contiguous, strides
-from .panels import NO_FLOATS, Tail, block_depth, finish_strip, multiply_rows, pack_bias, pack_rows, round_up, strip_vectors, tail_of
+from .panels import NO_FLOATS, Tail, block_depth, group_end, multiply_rows, pack_bias, pack_rows, round_up, strip_vectors, tail_of
 from .simd import LANES, PANEL, ROWS, keep, load, load_strided, splat, store
 from .winograd import arithmetic, winograd
 
@@ -70,7 +71,8 @@ def conv(piece: Piece) -> Program | None:
     case = convolution(piece)
     if case is None:
         return None
-    return depthwise(piece, case) or (winograd(piece, case) if piece.options.winograd else None) or implicit(piece, case)
+    return depthwise(piece, case) or (winograd(piece, case) if piece.options.winograd else None) or small(piece, case) or implicit(
+        piece, case)
 
 
 @shares_out("Conv")
@@ -111,20 +113,20 @@ def implicit(piece: Piece, case: Convolution) -> Program | None:
     a, bias = piece.packed.get(case.weights, ("panels", case.cut), pack)
     depth = block_depth(taps)
     strips = 1 if per_group * taps <= depth else max(1, min(16, SUMS_BYTES // (round_up(rows, ROWS) * PANEL * 4)))
-    columns, edge = depth * PANEL + PANEL + 2 * LANES, strips * round_up(rows, ROWS) * PANEL
+    columns = depth * PANEL + PANEL + 2 * LANES
     n, _, h, w = case.x.shape
     _, _, oh, ow = case.y.shape
     res_strides = (-1,) * 3 if case.residual is None else strides(case.residual)[:3]
     geometry = np.array([n, case.group, per_group, h, w, kh, kw, *case.strides, *case.dilations, *case.pads, rows, oh, ow, strips,
                          depth // taps,
-                         *strides(case.x)[:3], *strides(case.y)[:3], *res_strides, edge], np.int64)
+                         *strides(case.x)[:3], *strides(case.y)[:3], *res_strides], np.int64)
     arrays = flat(case.x), a, bias, flat(case.y), NO_FLOATS if case.residual is None else flat(case.residual)
 
     def bind(scratch: np.ndarray):
         return partial(conv_panels, *arrays, scratch.view(np.float32), np.zeros((4 + 2 * kw) * PANEL, np.int64), geometry, *case.tail)
 
     method = "pointwise" if taps == 1 else "columns"
-    return Program(f"f32_conv_{method}_{ROWS}x{PANEL}", bind, 4 * (columns + edge))
+    return Program(f"f32_conv_{method}_{ROWS}x{PANEL}", bind, 4 * columns)
 
 
 @inlined
@@ -186,8 +188,7 @@ def conv_panels(x, a, bias, y, res, scratch, runs, g, kind, alpha, beta, low, hi
     n, groups, ic, h, w, kh, kw, sh, sw, dh, dw, top, left = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9], g[10], g[11], g[12]
     rows, oh, ow, strips, unit = g[13], g[14], g[15], g[16], g[17]
     x_batch, x_channel, x_row, y_batch, y_channel, y_row = g[18], g[19], g[20], g[21], g[22], g[23]
-    r_batch, r_channel, r_row, edge_size = g[24], g[25], g[26], g[27]
-    free, infinity = np.float32(-np.inf), np.float32(np.inf)
+    r_batch, r_channel, r_row = g[24], g[25], g[26]
     taps = kh * kw
     padded = (rows + ROWS - 1) // ROWS * ROWS
     has_res = r_channel >= 0
@@ -203,19 +204,18 @@ def conv_panels(x, a, bias, y, res, scratch, runs, g, kind, alpha, beta, low, hi
         for line in range(runs_of):
             y_at = batch * y_batch + group * rows * y_channel + line * y_row
             r_at = batch * r_batch + group * rows * r_channel + line * r_row
-            for group_start in range(0, pixels, strips * PANEL):
-                group_stop = min(pixels, group_start + strips * PANEL)
+            group_start = 0
+            while group_start < pixels:
+                group_stop = group_end(group_start, pixels, strips)
                 for c0 in range(0, ic, unit):
                     channels = min(unit, ic - c0)
                     depth = channels * taps
-                    last = c0 + channels == ic
-                    lo, hi = (low, high) if last else (free, infinity)
-                    for start in range(group_start, group_stop, PANEL):
-                        columns = min(PANEL, group_stop - start)
-                        vectors = strip_vectors(columns)
+                    start = group_start
+                    while start < group_stop:
+                        vectors = strip_vectors(pixels - start)
                         width = vectors * LANES
-                        edge_at = (start - group_start) // PANEL * padded * PANEL
-                        b_at = edge_size
+                        columns = min(width, pixels - start)
+                        b_at = 0
                         if straight:
                             copy_columns(scratch, b_at, columns, x, x_at + c0 * x_channel + line * x_row + start, x_channel, depth, width)
                         else:
@@ -234,8 +234,7 @@ def conv_panels(x, a, bias, y, res, scratch, runs, g, kind, alpha, beta, low, hi
                                                            + runs[r + 3] + k * dw, size, sw, runs[r + 4 + 2 * k], runs[r + 5 + 2 * k])
                                         to += width
                         multiply_rows(vectors, a, a_group + c0 * taps * padded, depth, scratch, b_at, rows, y, y_at + start, y_channel,
-                                      scratch, edge_at, columns, bias, group * padded, 1 if c0 else 0,
-                                      res, r_at + start, r_channel if last else -1, lo, hi)
-                        if last:
-                            finish_strip(vectors, rows, y, y_at + start, y_channel, scratch, edge_at, columns, res, r_at + start,
-                                         r_channel, kind, alpha, beta, low, high)
+                                      columns, bias, group * padded, 0, 1 if c0 else 0, 1 if c0 + channels == ic else 0,
+                                      res, r_at + start, r_channel, kind, alpha, beta, low, high)
+                        start += width
+                group_start = group_stop

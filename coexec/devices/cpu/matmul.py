@@ -8,7 +8,7 @@ import numpy as np
 
 from .build import Piece, Program, builds
 from .jit import flat, inlined, kernel
-from .panels import DEPTH, NO_FLOATS, finish_strip, multiply_rows, pack_rows, round_up, strip_vectors, tail_of
+from .panels import DEPTH, NO_FLOATS, group_end, multiply_rows, pack_rows, round_up, strip_vectors, tail_of
 from .simd import LANES, PANEL, ROWS, load, store, store_turned
 
 #: What the partial sums of a group of strips may take between two blocks of k (bytes).
@@ -54,6 +54,10 @@ def product(piece: Piece, a: np.ndarray, b: np.ndarray, extra: np.ndarray | None
             if piece.constant(2) is None:
                 return None
             extra = np.ascontiguousarray(extra)
+    column_bias, constant_bias = np.zeros(round_up(n, LANES), np.float32), piece.constant(2) is not None
+    by_column = extra is not None and constant_bias and all(s == 0 or e == 1 for s, e in zip(extra.strides[:-1], extra.shape))
+    if by_column:
+        column_bias[:n], extra = extra.reshape(-1, n)[0], None
     if extra is not None and residual is not None:
         first, extra = extra, residual
     else:
@@ -69,27 +73,31 @@ def product(piece: Piece, a: np.ndarray, b: np.ndarray, extra: np.ndarray | None
     rows = round_up(m, ROWS)
     strips = 1 if k <= DEPTH else max(1, min(16, SUMS_BYTES // (rows * PANEL * 4)))
     offsets = np.stack([_offsets(v, stack) for v in (a, b, y, extra, first)], axis=1).reshape(-1)
-    sizes = [strips * rows * PANEL, 0 if a_fixed else rows * k + ROWS * LANES, 0 if b_fixed else DEPTH * PANEL]
+    sizes = [0 if a_fixed else rows * k + ROWS * LANES, 0 if b_fixed else DEPTH * PANEL]
     starts = np.cumsum([0, *(round_up(s, LANES) for s in sizes)])
     geometry = np.array([offsets.size // 5, m, n, k, a_fixed, b_fixed, *_matrix_strides(a), *_matrix_strides(b), _matrix_strides(y)[0],
                          -1 if extra is None else _matrix_strides(extra)[0], -1 if first is None else _matrix_strides(first)[0],
-                         strips, *starts[:3]], np.int64)
-    arrays = (a_pack if a_fixed else flat(a), b_pack if b_fixed else flat(b), np.zeros(rows, np.float32), flat(y),
+                         strips, *starts[:2]], np.int64)
+    arrays = (a_pack if a_fixed else flat(a), b_pack if b_fixed else flat(b), column_bias, flat(y),
               NO_FLOATS if extra is None else flat(extra), NO_FLOATS if first is None else flat(first))
     tail = tail_of(piece.node.activation)
 
     def bind(scratch: np.ndarray):
         return partial(matmul_panels, *arrays, scratch.view(np.float32), offsets, geometry, *tail)
 
-    return Program(f"f32_{piece.node.op_type.lower()}_{'strips' if b_fixed else 'packed'}_{ROWS}x{PANEL}", bind, 4 * int(starts[3]))
+    return Program(f"f32_{piece.node.op_type.lower()}_{'strips' if b_fixed else 'packed'}_{ROWS}x{PANEL}", bind, 4 * int(starts[2]))
 
 
 def pack_strips(b: np.ndarray) -> np.ndarray:
     """B (k x n) as flat strips of at most PANEL columns, the last one padded to whole vectors."""
     k, n = b.shape
-    padded = np.zeros((k, round_up(n, LANES)), np.float32)
+    padded, strips, at = np.zeros((k, round_up(n, LANES)), np.float32), [], 0
     padded[:, :n] = b
-    return np.concatenate([padded[:, at:at + PANEL].reshape(-1) for at in range(0, padded.shape[1], PANEL)])
+    while at < n:
+        width = strip_vectors.py_func(n - at) * LANES
+        strips.append(padded[:, at:at + width].reshape(-1))
+        at += width
+    return np.concatenate(strips)
 
 
 def _fits(view: np.ndarray | None) -> bool:
@@ -149,8 +157,7 @@ def pack_b(s, at, b, b_at, row_step, column_step, depth, columns, width):
 def matmul_panels(a, b, bias, y, extra, start_with, s, offsets, g, kind, alpha, beta, low, high):
     count, m, n, k, a_fixed, b_fixed = g[0], g[1], g[2], g[3], g[4], g[5]
     a_row, a_column, b_row, b_column, y_row, e_row = g[6], g[7], g[8], g[9], g[10], g[11]
-    f_row, strips, edge, a_at, b_at = g[12], g[13], g[14], g[15], g[16]
-    free, infinity = np.float32(-np.inf), np.float32(np.inf)
+    f_row, strips, a_at, b_at = g[12], g[13], g[14], g[15]
     padded = (m + ROWS - 1) // ROWS * ROWS
     packed = np.int64(-1)
     for i in range(count):
@@ -158,40 +165,36 @@ def matmul_panels(a, b, bias, y, extra, start_with, s, offsets, g, kind, alpha, 
         if a_fixed == 0 and packed != offsets[5 * i]:
             packed = offsets[5 * i]
             pack_a(s, a_at, a, packed, a_row, a_column, m, k)
-        for group in range(0, n, strips * PANEL):
-            stop = min(n, group + strips * PANEL)
+        group = 0
+        while group < n:
+            stop = group_end(group, n, strips)
             for k0 in range(0, k, DEPTH):
                 depth = min(DEPTH, k - k0)
-                last = k0 + depth == k
-                lo, hi = (low, high) if last else (free, infinity)
-                for start in range(group, stop, PANEL):
-                    columns = min(PANEL, n - start)
-                    vectors = strip_vectors(columns)
+                last = 1 if k0 + depth == k else 0
+                start = group
+                while start < stop:
+                    vectors = strip_vectors(n - start)
                     width = vectors * LANES
-                    strip_edge = edge + (start - group) // PANEL * padded * PANEL
+                    columns = min(width, n - start)
                     if k0 == 0 and f_row >= 0:
                         f_at = offsets[5 * i + 4] + start
                         for r in range(m):
                             for j in range(columns):
-                                v = start_with[f_at + r * f_row + j]
-                                y[y_at + r * y_row + start + j] = v
-                                s[strip_edge + r * PANEL + j] = v
+                                y[y_at + r * y_row + start + j] = start_with[f_at + r * f_row + j]
                     if b_fixed == 0:
                         pack_b(s, b_at, b, offsets[5 * i + 1] + k0 * b_row + start * b_column, b_row, b_column, depth, columns, width)
                     more = 1 if k0 or f_row >= 0 else 0
-                    e_step = e_row if last else -1
                     if a_fixed == 0 and b_fixed == 0:
-                        multiply_rows(vectors, s, a_at + k0 * padded, depth, s, b_at, m, y, y_at + start, y_row, s, strip_edge, columns,
-                                      bias, 0, more, extra, e_at + start, e_step, lo, hi)
+                        multiply_rows(vectors, s, a_at + k0 * padded, depth, s, b_at, m, y, y_at + start, y_row, columns,
+                                      bias, start, 1, more, last, extra, e_at + start, e_row, kind, alpha, beta, low, high)
                     elif a_fixed == 0:
-                        multiply_rows(vectors, s, a_at + k0 * padded, depth, b, start * k + k0 * width, m, y, y_at + start, y_row, s,
-                                      strip_edge, columns, bias, 0, more, extra, e_at + start, e_step, lo, hi)
+                        multiply_rows(vectors, s, a_at + k0 * padded, depth, b, start * k + k0 * width, m, y, y_at + start, y_row, columns,
+                                      bias, start, 1, more, last, extra, e_at + start, e_row, kind, alpha, beta, low, high)
                     elif b_fixed == 0:
-                        multiply_rows(vectors, a, k0 * padded, depth, s, b_at, m, y, y_at + start, y_row, s, strip_edge, columns,
-                                      bias, 0, more, extra, e_at + start, e_step, lo, hi)
+                        multiply_rows(vectors, a, k0 * padded, depth, s, b_at, m, y, y_at + start, y_row, columns,
+                                      bias, start, 1, more, last, extra, e_at + start, e_row, kind, alpha, beta, low, high)
                     else:
-                        multiply_rows(vectors, a, k0 * padded, depth, b, start * k + k0 * width, m, y, y_at + start, y_row, s,
-                                      strip_edge, columns, bias, 0, more, extra, e_at + start, e_step, lo, hi)
-                    if last:
-                        finish_strip(vectors, m, y, y_at + start, y_row, s, strip_edge, columns, extra, e_at + start, e_row,
-                                     kind, alpha, beta, low, high)
+                        multiply_rows(vectors, a, k0 * padded, depth, b, start * k + k0 * width, m, y, y_at + start, y_row, columns,
+                                      bias, start, 1, more, last, extra, e_at + start, e_row, kind, alpha, beta, low, high)
+                    start += width
+            group = stop

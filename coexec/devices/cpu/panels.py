@@ -20,6 +20,8 @@ from .simd import LANES, PANEL, ROWS, multiply_tile
 DEPTH = 192
 
 NO_FLOATS = np.zeros(1, np.float32)
+#: A short last panel of rows is multiplied as so many.
+HALF = ROWS // 2
 
 
 class Tail(NamedTuple):
@@ -72,62 +74,59 @@ def block_depth(unit: int) -> int:
 
 @inlined
 def strip_vectors(columns):
-    """Vectors that a strip of so many columns takes."""
-    return min((columns + LANES - 1) // LANES, PANEL // LANES)
+    """Vectors of the next strip where so many columns are left: two strips of two are quicker than one of three and one of one."""
+    left = (columns + LANES - 1) // LANES
+    return left if left < 4 else 2 if left == 4 else PANEL // LANES
 
 
 @inlined
-def multiply_rows(vectors, a, a_at, depth, b, b_at, m, c, c_at, c_row, edge, edge_at, columns, bias, bias_at, accumulate,
-                  res, res_at, res_row, low, high):
-    """One strip of one block of k: every row of A against it; res_row < 0 where no residual is to be added now.
-
-    Goes to C directly where the tile is whole; else to `edge` (m padded to ROWS, PANEL wide), which keeps sums between blocks of k.
-    """
-    whole = columns == vectors * LANES
-    at = a_at
-    for row in range(0, m, ROWS):
-        left = m - row
-        direct = whole and (left >= ROWS or left == 1)
-        to = c if direct else edge
-        to_at = c_at + row * c_row if direct else edge_at + row * PANEL
-        to_row = c_row if direct else PANEL
-        r_at = res_at + row * res_row
-        r_row = res_row if direct else -1
-        lo = low if direct or res_row < 0 else np.float32(-np.inf)
-        hi = high if direct or res_row < 0 else np.float32(np.inf)
-        if left == 1:
-            if vectors == 3:
-                multiply_tile(1, 3, a, at, b, b_at, depth, to, to_at, to_row, bias, bias_at + row, accumulate, res, r_at, r_row, lo, hi)
-            elif vectors == 2:
-                multiply_tile(1, 2, a, at, b, b_at, depth, to, to_at, to_row, bias, bias_at + row, accumulate, res, r_at, r_row, lo, hi)
-            else:
-                multiply_tile(1, 1, a, at, b, b_at, depth, to, to_at, to_row, bias, bias_at + row, accumulate, res, r_at, r_row, lo, hi)
-        elif vectors == 3:
-            multiply_tile(ROWS, 3, a, at, b, b_at, depth, to, to_at, to_row, bias, bias_at + row, accumulate, res, r_at, r_row, lo, hi)
-        elif vectors == 2:
-            multiply_tile(ROWS, 2, a, at, b, b_at, depth, to, to_at, to_row, bias, bias_at + row, accumulate, res, r_at, r_row, lo, hi)
-        else:
-            multiply_tile(ROWS, 1, a, at, b, b_at, depth, to, to_at, to_row, bias, bias_at + row, accumulate, res, r_at, r_row, lo, hi)
-        at += depth * ROWS
+def group_end(start, columns, strips):
+    """Where the group of at most so many strips ends that begins at column `start`."""
+    for _ in range(strips):
+        if start < columns:
+            start += strip_vectors(columns - start) * LANES
+    return min(start, columns)
 
 
 @helper
-def finish_strip(vectors, m, c, c_at, c_row, edge, edge_at, columns, res, res_at, res_row, kind, alpha, beta, low, high):
-    """What follows the last block of k: brings in what went to `edge` (residual and clamp included), applies other activations."""
-    whole = columns == vectors * LANES
-    if whole and m % ROWS <= 1 and kind == 0:
-        return
-    for row in range(m):
-        left = m - row // ROWS * ROWS
-        at = c_at + row * c_row
-        if not (whole and (left >= ROWS or left == 1)):
-            if res_row < 0:
-                for j in range(columns):
-                    c[at + j] = edge[edge_at + row * PANEL + j]
+def multiply_rows(vectors, a, a_at, depth, b, b_at, m, c, c_at, c_row, columns, bias, bias_at, by_column, accumulate, last,
+                  res, res_at, res_row, kind, alpha, beta, low, high):
+    """One strip of one block of k: every row of A against it; the tail where the block is the last. res_row < 0: no residual."""
+    left_over = columns - (vectors - 1) * LANES
+    bias_step = 0 if by_column else 1
+    for row in range(0, m, ROWS):
+        left = m - row
+        at, to = a_at + row * depth, c_at + row * c_row
+        b_a, r_at = bias_at + row * bias_step, res_at + row * res_row
+        if left == 1:
+            if vectors == 3:
+                multiply_tile(1, 3, a, at, b, b_at, depth, c, to, c_row, bias, b_a, by_column, accumulate, last, res, r_at, res_row,
+                              low, high, 1, left_over)
+            elif vectors == 2:
+                multiply_tile(1, 2, a, at, b, b_at, depth, c, to, c_row, bias, b_a, by_column, accumulate, last, res, r_at, res_row,
+                              low, high, 1, left_over)
             else:
-                for j in range(columns):
-                    v = edge[edge_at + row * PANEL + j] + res[res_at + row * res_row + j]
-                    v = low if v < low else v
-                    c[at + j] = high if v > high else v
-        if kind != 0:
-            activate(c, at, columns, c, at, kind, alpha, beta)
+                multiply_tile(1, 1, a, at, b, b_at, depth, c, to, c_row, bias, b_a, by_column, accumulate, last, res, r_at, res_row,
+                              low, high, 1, left_over)
+        elif left <= HALF:
+            if vectors == 3:
+                multiply_tile(HALF, 3, a, at, b, b_at, depth, c, to, c_row, bias, b_a, by_column, accumulate, last, res, r_at, res_row,
+                              low, high, left, left_over)
+            elif vectors == 2:
+                multiply_tile(HALF, 2, a, at, b, b_at, depth, c, to, c_row, bias, b_a, by_column, accumulate, last, res, r_at, res_row,
+                              low, high, left, left_over)
+            else:
+                multiply_tile(HALF, 1, a, at, b, b_at, depth, c, to, c_row, bias, b_a, by_column, accumulate, last, res, r_at, res_row,
+                              low, high, left, left_over)
+        elif vectors == 3:
+            multiply_tile(ROWS, 3, a, at, b, b_at, depth, c, to, c_row, bias, b_a, by_column, accumulate, last, res, r_at, res_row,
+                          low, high, left, left_over)
+        elif vectors == 2:
+            multiply_tile(ROWS, 2, a, at, b, b_at, depth, c, to, c_row, bias, b_a, by_column, accumulate, last, res, r_at, res_row,
+                          low, high, left, left_over)
+        else:
+            multiply_tile(ROWS, 1, a, at, b, b_at, depth, c, to, c_row, bias, b_a, by_column, accumulate, last, res, r_at, res_row,
+                          low, high, left, left_over)
+        if last and kind != 0:
+            for r in range(min(left, ROWS)):
+                activate(c, to + r * c_row, columns, c, to + r * c_row, kind, alpha, beta)

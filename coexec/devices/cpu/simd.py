@@ -86,6 +86,18 @@ def store(typingctx, array, index, value):
 
 
 @intrinsic
+def prefetch(typingctx, array, index):
+    """Asks for the cache line of array[index], which need not exist, to be brought near."""
+    def codegen(context, builder, signature, args):
+        at = _pointer(context, builder, signature.args[0], args[0], args[1], ir.IntType(8))
+        kind = ir.FunctionType(ir.VoidType(), [at.type, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        builder.call(function, [at, ir.Constant(_I32, 0), ir.Constant(_I32, 2), ir.Constant(_I32, 1)])
+        return context.get_dummy_value()
+    return types.void(array, types.int64), codegen
+
+
+@intrinsic
 def splat(typingctx, value):
     """The same value in every lane."""
     return vector(types.float32), lambda context, builder, signature, args: _splat(builder, args[0])
@@ -314,85 +326,182 @@ def clamp(typingctx, value, low, high):
     return vector(vector, types.float32, types.float32), codegen
 
 
+def _masked(builder, count):
+    """A reader and a writer of the first `count` lanes at a pointer to a vector."""
+    mask = _mask(builder, LANES, ir.Constant(_I64, 0), count)
+    align = ir.Constant(_I32, 4)
+
+    def read(pointer):
+        kind = ir.FunctionType(_VEC, [pointer.type, _I32, mask.type, _VEC])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.load.v{LANES}f32.p0")
+        return builder.call(function, [pointer, align, mask, ir.Constant(_VEC, [0.0] * LANES)])
+
+    def write(value, pointer):
+        kind = ir.FunctionType(ir.VoidType(), [_VEC, pointer.type, _I32, mask.type])
+        function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.store.v{LANES}f32.p0")
+        builder.call(function, [value, pointer, align, mask])
+
+    return read, write
+
+
+def _fma(builder):
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(_VEC, [_VEC] * 3), f"llvm.fmuladd.v{LANES}f32")
+
+
 @intrinsic
-def multiply_tile(typingctx, rows, vectors, a, a_at, b, b_at, depth, c, c_at, c_row, bias, bias_at, accumulate,
-                  res, res_at, res_row, low, high):
+def fma(typingctx, a, b, c):
+    """a * b + c, rounded once where the machine can; a, b vectors or float32."""
+    def codegen(context, builder, signature, args):
+        return builder.call(_fma(builder), [_wide(builder, t, v) for t, v in zip(signature.args, args)])
+    return vector(a, b, c), codegen
+
+
+@intrinsic
+def turn(typingctx, to, at, array, index, row):
+    """Turns LANES rows of LANES elements, `row` apart from array[index], into LANES rows side by side at to[at]."""
+    def codegen(context, builder, signature, args):
+        to, at, array, index, row = args
+        base = _pointer(context, builder, signature.args[2], array, index, _F32)
+        rows = [_load(builder, builder.bitcast(builder.gep(base, [builder.mul(row, ir.Constant(_I64, r))]), _VEC.as_pointer()))
+                for r in range(LANES)]
+        ints, bit = ir.VectorType(_I32, LANES), 1
+        while bit < LANES:  # swaps the off-diagonal blocks of every 2 * bit square
+            upper = ir.Constant(ints, [i if not i & bit else i - bit + LANES for i in range(LANES)])
+            lower = ir.Constant(ints, [i + bit if not i & bit else i + LANES for i in range(LANES)])
+            rows = [builder.shuffle_vector(rows[r], rows[r + bit], upper) if not r & bit else
+                    builder.shuffle_vector(rows[r - bit], rows[r], lower) for r in range(LANES)]
+            bit *= 2
+        out = _pointer(context, builder, signature.args[0], to, at, _VEC)
+        for r in range(LANES):
+            _store(builder, rows[r], builder.gep(out, [ir.Constant(_I64, r)]))
+        return context.get_dummy_value()
+    i = types.int64
+    return types.void(to, i, array, i, i), codegen
+
+
+@intrinsic
+def multiply_tile(typingctx, rows, vectors, a, a_at, b, b_at, depth, c, c_at, c_row, bias, bias_at, by_column, accumulate, last,
+                  res, res_at, res_row, low, high, rows_left, columns_left):
     """A tile of a matrix product: `rows` rows (at most ROWS), `vectors` vectors wide, both literal; depth is at least 1.
 
-    a: depth x ROWS, b: depth x (vectors * LANES), both packed; row r of the tile is c[c_at + r * c_row ...]. Adds bias[bias_at + r],
-    or what c holds where `accumulate`, and res[res_at + r * res_row ...] unless res_row is negative; clamps the result.
+    a: depth x ROWS, b: depth x (vectors * LANES), both packed; row r of the tile is c[c_at + r * c_row ...]. Sums run over k in order,
+    from what c holds where `accumulate`, else from 0. Where `last`, adds bias[bias_at + r] (or, `by_column`, a whole row of biases from
+    bias_at), then res[res_at + r * res_row ...] unless res_row is negative, and clamps. Only the first rows_left rows, and of the last
+    vector the first columns_left lanes, are read from c and res and written.
     """
     if not (isinstance(rows, types.IntegerLiteral) and isinstance(vectors, types.IntegerLiteral)):
         return None
     tall, wide = rows.literal_value, vectors.literal_value
 
     def codegen(context, builder, signature, args):
-        _, _, a, a_at, b, b_at, depth, c, c_at, c_row, bias, bias_at, accumulate, res, res_at, res_row, low, high = args
+        (_, _, a, a_at, b, b_at, depth, c, c_at, c_row, bias, bias_at, by_column, accumulate, last, res, res_at, res_row, low, high,
+         rows_left, columns_left) = args
         kind = signature.args
+        number = lambda n: ir.Constant(_I64, n)  # noqa: E731
+        block = lambda name: builder.append_basic_block(f"tile.{name}")  # noqa: E731
+        isnt = lambda x: builder.icmp_signed("!=", x, number(0))  # noqa: E731
         a0 = _pointer(context, builder, kind[2], a, a_at, _F32)
         b0 = _pointer(context, builder, kind[4], b, b_at, _VEC)
         c0 = _pointer(context, builder, kind[7], c, c_at, _F32)
         bias0 = _pointer(context, builder, kind[10], bias, bias_at, _F32)
-        fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(_VEC, [_VEC] * 3), f"llvm.fmuladd.v{LANES}f32")
-        zero = ir.Constant(_VEC, [0.0] * LANES)
-        before = builder.block
-        body, after = builder.append_basic_block("tile.k"), builder.append_basic_block("tile.end")
+        res0 = _pointer(context, builder, kind[15], res, res_at, _F32)
+        fused = _fma(builder)
+        tiles = [(r, v) for r in range(tall) for v in range(wide)]
+        final = builder.sub(rows_left, number(1))
+        # Rows that are not there stand for the last one that is: written from the bottom up, it overwrites them.
+        there = [number(0)] + [builder.select(builder.icmp_signed("<", number(r), final), number(r), final) for r in range(1, tall)]
+        partial = builder.icmp_signed("<", columns_left, number(LANES))
+        masked_read, masked_write = _masked(builder, columns_left)
+
+        def places(base, stride):
+            found = []
+            for r in range(tall):
+                row = builder.gep(base, [builder.mul(stride, there[r])])
+                found += [builder.bitcast(builder.gep(row, [number(v * LANES)]), _VEC.as_pointer()) for v in range(wide)]
+            return found
+
+        def read(base, stride, then):
+            """Every vector of the tile at base, read one of two ways; a list of (block, values) that end in `then`."""
+            ways, cut, full = [], block("cut"), block("full")
+            builder.cbranch(partial, cut, full)
+            for start, reader in ((cut, masked_read), (full, lambda p: _load(builder, p))):
+                builder.position_at_end(start)
+                values = [(reader if v == wide - 1 else lambda p: _load(builder, p))(p) for (r, v), p in zip(tiles, places(base, stride))]
+                ways.append((builder.block, values))
+                builder.branch(then)
+            return ways
+
+        def merge(ways):
+            merged = []
+            for values in zip(*(values for _, values in ways)):
+                phi = builder.phi(_VEC)
+                for (origin, _), value in zip(ways, values):
+                    phi.add_incoming(value, origin)
+                merged.append(phi)
+            return merged
+
+        begin, body, after = block("begin"), block("k"), block("end")
+        fresh, more = builder.block, block("more")
+        builder.cbranch(isnt(accumulate), more, begin)
+        builder.position_at_end(more)
+        ways = read(c0, c_row, begin)
+        builder.position_at_end(begin)
+        first = merge([(fresh, [ir.Constant(_VEC, [0.0] * LANES)] * len(tiles)), *ways])
         builder.branch(body)
         builder.position_at_end(body)
         k = builder.phi(_I64)
         ap, bp = builder.phi(a0.type), builder.phi(b0.type)
-        sums = [[builder.phi(_VEC) for _ in range(wide)] for _ in range(tall)]
-        columns = [_load(builder, builder.gep(bp, [ir.Constant(_I64, v)])) for v in range(wide)]
+        sums = [builder.phi(_VEC) for _ in tiles]
+        columns = [_load(builder, builder.gep(bp, [number(v)])) for v in range(wide)]
         new = []
         for r in range(tall):
-            factor = _splat(builder, builder.load(builder.gep(ap, [ir.Constant(_I64, r)])))
-            new.append([builder.call(fma, [factor, columns[v], sums[r][v]]) for v in range(wide)])
-        k1 = builder.add(k, ir.Constant(_I64, 1))
-        a1, b1 = builder.gep(ap, [ir.Constant(_I64, ROWS)]), builder.gep(bp, [ir.Constant(_I64, wide)])
+            factor = _splat(builder, builder.load(builder.gep(ap, [number(r)])))
+            new += [builder.call(fused, [factor, columns[v], sums[r * wide + v]]) for v in range(wide)]
+        k1 = builder.add(k, number(1))
+        a1, b1 = builder.gep(ap, [number(ROWS)]), builder.gep(bp, [number(wide)])
         builder.cbranch(builder.icmp_signed("<", k1, depth), body, after)
-        for phi, first, following in [(k, ir.Constant(_I64, 0), k1), (ap, a0, a1), (bp, b0, b1)] + [
-                (sums[r][v], zero, new[r][v]) for r in range(tall) for v in range(wide)]:
-            phi.add_incoming(first, before)
+        for phi, start, following in [(k, number(0), k1), (ap, a0, a1), (bp, b0, b1), *zip(sums, first, new)]:
+            phi.add_incoming(start, begin)
             phi.add_incoming(following, body)
         builder.position_at_end(after)
+        finish, write = block("finish"), block("write")
+        builder.cbranch(isnt(last), finish, write)
+        builder.position_at_end(finish)
+        across, down, biased = block("across"), block("down"), block("biased")
+        builder.cbranch(isnt(by_column), across, down)
+        builder.position_at_end(across)
+        row = builder.bitcast(bias0, _VEC.as_pointer())
+        biases = [_load(builder, builder.gep(row, [number(v)])) for v in range(wide)]
+        ways = [(across, [builder.fadd(s, biases[v]) for (r, v), s in zip(tiles, new)])]
+        builder.branch(biased)
+        builder.position_at_end(down)
+        biases = [_splat(builder, builder.load(builder.gep(bias0, [number(r)]))) for r in range(tall)]
+        ways.append((down, [builder.fadd(s, biases[r]) for (r, v), s in zip(tiles, new)]))
+        builder.branch(biased)
+        builder.position_at_end(biased)
+        sums = merge(ways)
+        plain, plus, sum_up, done = builder.block, block("residual"), block("sum"), block("clamp")
+        builder.cbranch(builder.icmp_signed(">=", res_row, number(0)), plus, done)
+        builder.position_at_end(plus)
+        ways = read(res0, res_row, sum_up)
+        builder.position_at_end(sum_up)
+        with_res = [builder.fadd(s, e) for s, e in zip(sums, merge(ways))]
+        builder.branch(done)
+        builder.position_at_end(done)
+        sums = merge([(plain, sums), (sum_up, with_res)])
         low, high = _splat(builder, low), _splat(builder, high)
-        res0 = _pointer(context, builder, kind[13], res, res_at, _F32)
-        plain, summed, write, end = (builder.append_basic_block(f"tile.{n}") for n in ("fresh", "summed", "write", "done"))
-        sums = [new[r][v] for r in range(tall) for v in range(wide)]
-
-        def rows_of(base, stride):
-            for r in range(tall):
-                row = builder.gep(base, [builder.mul(stride, ir.Constant(_I64, r))])
-                for v in range(wide):
-                    yield builder.bitcast(builder.gep(row, [ir.Constant(_I64, v * LANES)]), _VEC.as_pointer())
-
-        def merge(parts):
-            merged = []
-            for values in zip(*(values for _, values in parts)):
-                phi = builder.phi(_VEC)
-                for (block, _), value in zip(parts, values):
-                    phi.add_incoming(value, block)
-                merged.append(phi)
-            return merged
-
-        builder.cbranch(builder.icmp_signed("!=", accumulate, ir.Constant(_I64, 0)), summed, plain)
-        builder.position_at_end(summed)
-        more = [builder.fadd(s, _load(builder, p)) for s, p in zip(sums, rows_of(c0, c_row))]
-        builder.branch(write)
-        builder.position_at_end(plain)
-        biases = [_splat(builder, builder.load(builder.gep(bias0, [ir.Constant(_I64, r)]))) for r in range(tall)]
-        fresh = [builder.fadd(s, biases[i // wide]) for i, s in enumerate(sums)]
+        clamped = [_clamped(builder, s, low, high) for s in sums]
         builder.branch(write)
         builder.position_at_end(write)
-        sums = merge([(summed, more), (plain, fresh)])
-        added = builder.append_basic_block("tile.residual")
-        builder.cbranch(builder.icmp_signed(">=", res_row, ir.Constant(_I64, 0)), added, end)
-        builder.position_at_end(added)
-        with_res = [builder.fadd(s, _load(builder, p)) for s, p in zip(sums, rows_of(res0, res_row))]
-        builder.branch(end)
+        found = merge([(after, new), (done, clamped)])
+        cut, full, end = block("write.cut"), block("write.full"), block("done")
+        builder.cbranch(partial, cut, full)
+        for start, writer in ((cut, masked_write), (full, lambda value, p: _store(builder, value, p))):
+            builder.position_at_end(start)
+            for (r, v), value, place in reversed(list(zip(tiles, found, places(c0, c_row)))):
+                (writer if v == wide - 1 else lambda value, p: _store(builder, value, p))(value, place)
+            builder.branch(end)
         builder.position_at_end(end)
-        for total, at in zip(merge([(write, sums), (added, with_res)]), rows_of(c0, c_row)):
-            _store(builder, _clamped(builder, total, low, high), at)
         return context.get_dummy_value()
     i, f = types.int64, types.float32
-    return types.void(rows, vectors, a, i, b, i, i, c, i, i, bias, i, i, res, i, i, f, f), codegen
+    return types.void(rows, vectors, a, i, b, i, i, c, i, i, bias, i, i, i, i, res, i, i, f, f, i, i), codegen

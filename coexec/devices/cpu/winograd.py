@@ -157,7 +157,7 @@ def to_panels(s, from_at, from_step, points, count, to_at, to_step, ic, channel)
 def products(points, u, s, v_at, v_step, m_at, m_step, ic, oc, count, block):
     """For every point, (output channels x input channels) @ (input channels x tiles)."""
     padded = (oc + ROWS - 1) // ROWS * ROWS
-    free, infinity = np.float32(-np.inf), np.float32(np.inf)
+    zero = np.float32(0)
     for point in range(points):
         for start in range(0, count, PANEL):
             width = min(PANEL, count - start)
@@ -168,11 +168,14 @@ def products(points, u, s, v_at, v_step, m_at, m_step, ic, oc, count, block):
                     a = (point * padded + row) * ic + k * ROWS
                     c = m_at + point * m_step + row * block + start
                     if width == 3 * LANES:
-                        multiply_tile(ROWS, 3, u, a, s, b, depth, s, c, block, NO_BIAS, 0, 1 if k else 0, NO_BIAS, 0, -1, free, infinity)
+                        multiply_tile(ROWS, 3, u, a, s, b, depth, s, c, block, NO_BIAS, 0, 0, 1 if k else 0, 0,
+                                      NO_BIAS, 0, -1, zero, zero, ROWS, LANES)
                     elif width == 2 * LANES:
-                        multiply_tile(ROWS, 2, u, a, s, b, depth, s, c, block, NO_BIAS, 0, 1 if k else 0, NO_BIAS, 0, -1, free, infinity)
+                        multiply_tile(ROWS, 2, u, a, s, b, depth, s, c, block, NO_BIAS, 0, 0, 1 if k else 0, 0,
+                                      NO_BIAS, 0, -1, zero, zero, ROWS, LANES)
                     else:
-                        multiply_tile(ROWS, 1, u, a, s, b, depth, s, c, block, NO_BIAS, 0, 1 if k else 0, NO_BIAS, 0, -1, free, infinity)
+                        multiply_tile(ROWS, 1, u, a, s, b, depth, s, c, block, NO_BIAS, 0, 0, 1 if k else 0, 0,
+                                      NO_BIAS, 0, -1, zero, zero, ROWS, LANES)
 
 
 @inlined

@@ -119,11 +119,12 @@ def finish(situation: Situation, partitions: Sequence[Partition], spec: str) -> 
     graph, profile = situation.graph, situation.profile
     total = None
     if profile is not None:
-        priced = []
+        total = round(situation.cost.total_us(graph, partitions) / 1e3, 6)
+        priced, alone = [], not any(d != "cpu" for p in partitions for d in p.devices)
         for node, partition in zip(graph.nodes, partitions):
-            us, estimated = situation.cost.node(node, partition)
+            us, estimated = situation.cost.node(node, partition, alone)
             priced.append(replace(partition, predicted_us=round(us, 3), estimated=estimated))
-        partitions, total = priced, round(situation.cost.total_us(graph, priced) / 1e3, 6)
+        partitions = priced
     return Plan(
         graph.name, graph.digest, spec, tuple(partitions), profile.name if profile else "", chains(graph, partitions),
         {v.name: v.shape for v in graph.inputs if v.type.is_static}, total,

@@ -1,0 +1,168 @@
+"""Sizes of many pieces of one node at once, as arrays: what the kernels' features are computed from. Also what a board's kernels look like."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..graph.ir import Node
+from ..ops import op_for
+from ..ops.conv import conv_params
+from ..ops.pool import pool_params
+from ..regions import Region
+
+Array = np.ndarray
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What decides how kernels cut their work. A profile's `facts` hold these by name; missing ones have the defaults.
+
+    lanes, tile_rows: float32 elements of a CPU vector, rows of its matrix tile. *_bytes: caches of a core; local_bytes: what a GPU
+    panel may take, 0 where the device runs no panels. gpu_width: elements of its vectors. threads: of the CPU.
+    """
+
+    lanes: int = 8
+    tile_rows: int = 4
+    l1_bytes: int = 32 << 10
+    l2_bytes: int = 512 << 10
+    gpu_width: int = 16
+    local_bytes: int = 0
+    threads: int = 1
+
+    @classmethod
+    def of(cls, told: Mapping[str, float], threads: int = 1) -> Facts:
+        """From a profile's facts; names that are not known here are left out."""
+        known = {f.name for f in fields(cls)}
+        return cls(**{"threads": max(1, threads), **{k: int(v) for k, v in told.items() if k in known}})
+
+    @property
+    def panel(self) -> int:
+        """Columns of a full strip of the CPU's matrix kernels."""
+        return 3 * self.lanes
+
+    @property
+    def gpu_rows(self) -> int:
+        """The tallest register tile of the GPU's panel kernels."""
+        return {16: 12, 8: 6}.get(self.gpu_width, 8)
+
+
+def up(n: Any, d: Any) -> Any:
+    """n / d, rounded up."""
+    return -(-n // d)
+
+
+def bounds(regions: Sequence[Region], rank: int) -> tuple[Array, Array]:
+    """Starts and stops of regions, int64 (pieces, rank) each."""
+    both = np.array([[(i.start, i.stop) for i in r] for r in regions], np.int64).reshape(len(regions), rank, 2)
+    return both[..., 0], both[..., 1]
+
+
+class Windowed:
+    """Pieces of a Conv or pooling of at most two spatial axes: arrays of one entry a piece, scalars for what the node fixes."""
+
+    def __init__(self, node: Node, start: Array, stop: Array):
+        conv = node.op_type == "Conv"
+        params = conv_params(node) if conv else pool_params(node)
+        x, y = node.inputs[0].shape, node.output.shape
+        flat = len(y) == 3
+        one = (1,) if flat else ()
+        self.kh, self.kw = (*one, *params.kernel)
+        self.sh, self.sw = (*one, *params.strides)
+        self.dh, self.dw = (*one, *params.dilations)
+        top, left = (*((0,) if flat else ()), *params.pads_begin)
+        self.taps = self.kh * self.kw
+        if flat:
+            ones = np.ones(len(start), np.int64)
+            start, stop = (np.stack([a[:, 0], a[:, 1], ones * (i), a[:, 2]], 1) for i, a in enumerate((start, stop)))
+            x, y = (x[0], x[1], 1, x[2]), (y[0], y[1], 1, y[2])
+        size = stop - start
+        self.n, self.oc, self.oh, self.ow = size.T
+        self.full_oc, self.full_ow, self.h, self.w = y[1], y[3], x[2], x[3]
+        self.ih, self.top = self._read(start[:, 2], stop[:, 2], self.sh, top, self.kh, self.dh, x[2])
+        self.iw, self.left = self._read(start[:, 3], stop[:, 3], self.sw, left, self.kw, self.dw, x[3])
+        self.padded = top or left or any(params.pads_end)
+        if conv:
+            self.icg, group = node.inputs[1].shape[1], params.group
+            per = node.inputs[1].shape[0] // group
+            self.groups = up(self.oc, per) if group > 1 else np.ones_like(self.oc)
+            self.ocg = np.full_like(self.oc, per) if group > 1 else self.oc
+        else:
+            self.icg, self.groups, self.ocg = 1, self.oc, np.ones_like(self.oc)
+
+    @staticmethod
+    def _read(start: Array, stop: Array, stride: int, pad: int, kernel: int, dilation: int, size: int) -> tuple[Array, Array]:
+        first = start * stride - pad
+        last = (stop - 1) * stride - pad + (kernel - 1) * dilation + 1
+        return np.maximum(0, np.minimum(size, last) - np.maximum(0, first)), np.maximum(0, -first)
+
+    def resized(self, oc: Array, oh: Array) -> Windowed:
+        """The same pieces with fewer channels or rows: a thread's share."""
+        other = object.__new__(Windowed)
+        other.__dict__.update(self.__dict__)
+        other.ih = np.minimum(self.ih, (oh - 1) * self.sh + (self.kh - 1) * self.dh + 1)
+        grouped = self.ocg is not self.oc
+        other.oc, other.oh = oc, oh
+        if grouped:
+            other.groups = np.maximum(1, up(oc, self.ocg))
+        else:
+            other.ocg = oc
+        return other
+
+    @cached_property
+    def pixels(self) -> Array:
+        return self.oh * self.ow
+
+
+class Products:
+    """Pieces of a Gemm or MatMul as `count` products of (rows x depth) by (depth x columns)."""
+
+    def __init__(self, node: Node, start: Array, stop: Array):
+        size = stop - start
+        a, b = node.inputs[0], node.inputs[1]
+        gemm = node.op_type == "Gemm"
+        self.depth = int(a.shape[0 if gemm and node.attr("transA", 0) else -1])
+        self.b_turned = bool(gemm and node.attr("transB", 0))
+        self.a_turned = bool(gemm and node.attr("transA", 0))
+        self.columns = size[:, -1] if len(b.shape) > 1 else np.ones(len(size), np.int64)
+        body = size[:, :-1] if len(b.shape) > 1 else size
+        self.rows = body[:, -1] if len(a.shape) > 1 and body.shape[1] else np.ones(len(size), np.int64)
+        self.count = np.prod(body[:, :-1], axis=1, dtype=np.int64) if len(a.shape) > 1 else np.ones(len(size), np.int64)
+        self.a_fixed, self.b_fixed = a.is_constant and len(a.shape) == 2, b.is_constant and len(b.shape) == 2
+        self.flat_b = len(b.shape) == 2
+        self.biased = node.operand(2) is not None
+
+    def resized(self, rows: Array, columns: Array, count: Array) -> Products:
+        """The same products with fewer rows, columns or matrices: a thread's share."""
+        other = object.__new__(Products)
+        other.__dict__.update(self.__dict__, rows=rows, columns=columns, count=count)
+        return other
+
+
+class Plain:
+    """Pieces of any other operator: elements and bytes of what is read and written."""
+
+    def __init__(self, node: Node, regions: Sequence[Region]):
+        op = op_for(node)
+        work = [op.work(node, r) for r in regions]
+        self.flops = np.array([w.flops for w in work])
+        self.read = np.array([w.bytes_read for w in work])
+        self.written = np.array([w.bytes_written for w in work])
+        size = np.array([r.shape for r in regions], np.int64).reshape(len(regions), -1)
+        self.elements = np.prod(size, axis=1, dtype=np.int64)
+        self.inner = size[:, -1] if size.shape[1] else np.ones(len(regions), np.int64)
+        self.rows = self.elements // np.maximum(1, self.inner)
+        self.chunks = self._chunks(node, size)
+
+    def _chunks(self, node: Node, size: Array) -> Array:
+        """Contiguous runs that are copied or computed one after another."""
+        if node.op_type in ("Concat", "Split"):
+            axis = int(node.attr("axis", 0)) % size.shape[1]
+            return np.prod(size[:, :axis], axis=1, dtype=np.int64) * max(len(node.inputs), len(node.outputs))
+        if node.op_type == "InstanceNormalization" or node.op_type.startswith("Global"):
+            return np.prod(size[:, :2], axis=1, dtype=np.int64)
+        return self.rows
