@@ -10,11 +10,11 @@ from ...ops.pool import average_divisors, pool_input, pool_params
 from ...ops.sliding import spatial, taps_inside
 from .build import Piece, Program, builds
 from .conv_depthwise import copy_row
-from .elementwise import part, put
-from .jit import flat, kernel, rows_contiguous, strides
+from .elementwise import put
+from .jit import flat, inlined, kernel, rows_contiguous, strides
 from .panels import round_up
 from .rows import as_rows
-from .simd import LANES, load, pick_less, pick_number, splat, store, total
+from .simd import LANES, load, pick_less, pick_number, splat, store
 
 
 @builds("MaxPool", "AveragePool")
@@ -80,6 +80,10 @@ def pool_planes(x, y, by_row, by_column, offsets, plane, g, average):
                 put(y, y_plane + row * y_row + j, value, ow - j)
 
 
+#: Partial sums of a row.
+SUMS = 16
+
+
 @builds("GlobalAveragePool", "ReduceMean", "ReduceSum")
 def reduce_rows(piece: Piece) -> Program | None:
     """Sums and means over the last axes of a tensor whose elements there lie side by side."""
@@ -95,17 +99,32 @@ def reduce_rows(piece: Piece) -> Program | None:
     count = int(np.prod(x.shape[first:]))
     if rows is None or y is None or rows.length != count or rows.count != y.size or (rows.steps[0] != 1 and count > 1):
         return None
-    run = partial(rows_sum, flat(x), flat(y), rows.offsets, count, np.float32(1 if node.op_type == "ReduceSum" else 1 / count))
+    run = partial(rows_sum, flat(x), flat(y), rows.offsets, count, np.float32(1 if node.op_type == "ReduceSum" else 1 / count),
+                  np.zeros(SUMS, np.float32))
     return Program(f"f32_{node.op_type.lower()}", lambda scratch: run)
 
 
+@inlined
+def sum_in_order(x, at, length, sums):
+    """The sum of a row, in the order that the OpenCL kernels use (normalize.cl): the same answer from either device.
+
+    Element j goes to partial sum j % SUMS; what is left over is summed first, then the partial sums are added one by one.
+    """
+    whole = length - length % SUMS
+    for v in range(0, SUMS, LANES):
+        lanes = splat(np.float32(0))
+        for j in range(v, whole, SUMS):
+            lanes = lanes + load(x, at + j)
+        store(sums, v, lanes)
+    result = np.float32(0)
+    for j in range(whole, length):
+        result += x[at + j]
+    for v in range(SUMS):
+        result += sums[v]
+    return result
+
+
 @kernel
-def rows_sum(x, y, offsets, length, factor):
+def rows_sum(x, y, offsets, length, factor, sums):
     for i in range(offsets.size):
-        at = offsets[i]
-        s0, s1 = splat(np.float32(0)), splat(np.float32(0))
-        for j in range(0, length, 2 * LANES):
-            s0 = s0 + part(x, at + j, 1, length - j)
-            if length - j > LANES:
-                s1 = s1 + part(x, at + j + LANES, 1, length - j - LANES)
-        y[i] = total(s0 + s1) * factor
+        y[i] = sum_in_order(x, offsets[i], length, sums) * factor

@@ -86,4 +86,4 @@ def line_pool(c: Compile, mode: str, axes: Sequence[int], x: ClOperand, y: ClOpe
     c.implementation = f"{short(y.dtype)}_{c.node.op_type.lower()}_lines"
     lines = [[walked.operands[k], int8(walked.strides[k][0])] if walked.operands[k] is not None else [] for k in (1, 2)]
     c.launch(["place.clh", "group.clh", "normalize.cl"], "line_pool", {**walked.defines(True), mode: 1, "LINE_POOL": 1}, *walked.sizes(),
-             *walked.walk(0), *lines[0], *walked.shape_args(), *i32(power), *lines[1])
+             *walked.walk(0), *lines[0], *walked.shape_args(), *i32(power), number(1 / max(1, int(np.prod(walked.reduced))), arithmetic(x.dtype)), *lines[1])

@@ -55,7 +55,7 @@
 #ifdef LINE_POOL
 __kernel void line_pool(__global const T *restrict x, int x_off, int8 x_kept, int8 x_reduced, __global T *restrict y, int y_off,
                         int8 y_kept,
-                        int8 kept, int8 reduced, int n0, int outer, int lines, int power
+                        int8 kept, int8 reduced, int n0, int outer, int lines, int power, ACC inverse
 #ifdef RESIDUAL
                         , __global const T *restrict r, int r_off, int8 r_kept
 #endif
@@ -70,7 +70,7 @@ __kernel void line_pool(__global const T *restrict x, int x_off, int8 x_kept, in
   OVER_LINE(value, TERM, SUM_, (ACC)0)
 #endif
 #if defined(AVERAGE)
-  value /= (ACC)(n0 * outer);
+  value *= inverse;  // of the count, rounded by the host: drivers divide each in their own way
 #elif defined(NORM2)
   value = sqrt(value);
 #elif defined(NORMP)
