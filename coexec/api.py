@@ -173,14 +173,22 @@ def _forced(graph: Graph, made: Plan, force: Mapping[str, str], supports: Callab
     return replace(made, partitions=tuple(changed.get(p.name, p) for p in made.partitions))
 
 
+#: Seconds that measuring takes by default, quick and full.
+QUICK_S, FULL_S = 45.0, 1140.0
+
+
 def profile_device(*, quick: bool = True, time_budget_s: float | None = None, threads: int = 0, gpu: str = "",
-                   progress: Callable | None = None) -> tuple[DeviceProfile, list]:
-    """Measures this machine. Returns the profile and the raw measurements. Raises NoDevice where `gpu` names none."""
+                   progress: Callable | None = None, table: Any = None, resume: bool = False) -> tuple[DeviceProfile, list]:
+    """Measures this machine. Returns the profile and the raw measurements. Raises NoDevice where `gpu` names none.
+
+    Every row is appended to the CSV file `table` as it is measured; with `resume`, after the rows that are there already.
+    """
     from .profiling.run import profile_devices
 
     devices = find_devices(gpu)
-    budget = time_budget_s if time_budget_s is not None else (20.0 if quick else 600.0)
-    return profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=budget, threads=session_threads(devices, threads), progress=progress)
+    budget = time_budget_s if time_budget_s is not None else (QUICK_S if quick else FULL_S)
+    return profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=budget, threads=session_threads(devices, threads),
+                           progress=progress, table=table, resume=resume)
 
 
 def cached_profile(progress: Callable | None = None, devices: Mapping[str, Device] | None = None) -> DeviceProfile:
@@ -196,7 +204,7 @@ def cached_profile(progress: Callable | None = None, devices: Mapping[str, Devic
             pass  # written by another version, or damaged: measured anew below
     from .profiling.run import profile_devices
 
-    made, _ = profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=20.0, threads=session_threads(dict(devices)), progress=progress)
+    made, _ = profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=QUICK_S, threads=session_threads(dict(devices)), progress=progress)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_profile(made, path)

@@ -15,7 +15,7 @@ from .session import add_inputs, feeds, profile, session_options, shapes_of
 HELP = "latency of several strategies, side by side"
 EXAMPLES = (
     "coexec bench model.onnx",
-    "coexec bench model.onnx --compare cpu,gpu,greedy,coexec --iters 200",
+    "coexec bench model.onnx --compare cpu,gpu,flops,coexec --iters 200",
     "coexec bench model.onnx --compare cpu,fixed:gpu=0.3,fixed:gpu=0.5 --json",
     "coexec bench model.onnx --oracle",
 )

@@ -13,7 +13,7 @@ HELP = "how a model is cut, and what it should take"
 EXAMPLES = (
     "coexec plan model.onnx",
     "coexec plan model.onnx --profile profiles/board.yaml         for a board that is not here",
-    "coexec plan model.onnx --strategy greedy -o plan.json",
+    "coexec plan model.onnx --strategy flops -o plan.json",
     "coexec plan model.onnx --explain",
 )
 

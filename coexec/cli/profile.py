@@ -19,7 +19,8 @@ EXAMPLES = (
     "coexec profile                                     quickly, kept in the cache: the default of every other verb",
     "coexec profile -o profiles/my-board.yaml --full",
     "coexec profile -o p.yaml --time-budget 5m --threads 4 --cpu-affinity 4-7",
-    "coexec profile -o p.yaml --csv timings.csv          the raw measurements too",
+    "coexec profile -o p.yaml --csv timings.csv          the raw measurements there",
+    "coexec profile -o p.yaml --resume --time-budget 5m  more measurements for the same profile",
     "coexec profile --from-csv timings.csv --group-by shape -o p.yaml --json",
 )
 
@@ -27,12 +28,13 @@ EXAMPLES = (
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="P.yaml", help="where the profile goes (default: the cache, as this machine's)")
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--quick", action="store_true", help="about 20 seconds (the default)")
-    group.add_argument("--full", action="store_true", help="about 10 minutes")
+    group.add_argument("--quick", action="store_true", help="about 50 seconds (the default)")
+    group.add_argument("--full", action="store_true", help="about 20 minutes")
     parser.add_argument("--time-budget", metavar="T", type=shared.duration, help="how long it may take: 90s, 10m, 1h")
     shared.processors(parser)
     parser.add_argument("--cpu-affinity", metavar="LIST", type=cores, help="cores to use, such as 4-7 or 0,2 (default: all)")
-    parser.add_argument("--csv", metavar="FILE", help="write every measurement, one row a kernel timing")
+    parser.add_argument("--resume", action="store_true", help="add to the measurements of an earlier round, finished or interrupted")
+    parser.add_argument("--csv", metavar="FILE", help="where measurements go, one row a kernel timing (default: beside the profile)")
     parser.add_argument("--from-csv", metavar="FILE", help="measure nothing, fit a table of timings")
     parser.add_argument("--group-by", choices=("shape",), help="with --from-csv: how well shapes are predicted that the fit did not see")
 
@@ -41,6 +43,8 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     target, raw = shared.writable(options.output), shared.writable(options.csv, "--csv")
     if options.group_by and not options.from_csv:
         raise UsageError("--group-by judges a table", expected="--from-csv FILE beside it")
+    if options.resume and options.from_csv:
+        raise UsageError("--resume measures, --from-csv does not", expected="one or the other")
     if options.from_csv:
         return _from_table(options, target, console)
     return _measure(options, target, raw, console)
@@ -52,21 +56,24 @@ def _measure(options: argparse.Namespace, target: Path | None, raw: Path | None,
     from ..api import profile_device
     from ..devices.registry import find_devices
     from ..profiles import default_profile_path, save_profile
-    from ..profiling.table import write_table
 
     devices = find_devices()
     if "gpu" not in devices:
         console.note("no GPU here: the profile will hold the CPU alone (see `coexec doctor`)")
     started = time.perf_counter()
-    with Progress(console, "profiling") as tick:
-        made, rows = profile_device(quick=not options.full, time_budget_s=options.time_budget, progress=tick)
-    seconds = time.perf_counter() - started
+    kept = target is not None or raw is not None
     if target is None:
         target = default_profile_path({name: device.facts for name, device in devices.items()})
         target.parent.mkdir(parents=True, exist_ok=True)
+    table_path = raw or target.with_suffix(".csv")
+    with Progress(console, "profiling") as tick:
+        made, rows = profile_device(
+            quick=not options.full, time_budget_s=options.time_budget, progress=tick, table=table_path, resume=options.resume
+        )
+    seconds = time.perf_counter() - started
     save_profile(made, target)
-    if raw is not None:
-        write_table(rows, raw)
+    if not kept and not options.resume:  # in the cache, only an interrupted round leaves its measurements, to be resumed
+        table_path.unlink(missing_ok=True)
     units = {"cpu": made.cpu, **({"gpu": made.gpu} if made.gpu else {})}
     console.emit(
         {
@@ -74,7 +81,7 @@ def _measure(options: argparse.Namespace, target: Path | None, raw: Path | None,
             "name": made.name,
             "measurements": len(rows),
             "seconds": seconds,
-            "csv": options.csv,
+            "csv": str(table_path) if table_path.exists() else None,
             "units": {unit: summary(section) for unit, section in units.items()},
         }
     )

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import datetime
 import logging
+import os
 import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from ..cost.compose import ALONE
+from ..cost.features import family
+from ..cost.kernels import bound_by
 from ..devices.base import Device, TensorView
-from ..errors import DeviceError
+from ..errors import DeviceError, UsageError
 from ..graph.ir import Node, TensorType, Value
 from ..ops import native_ops
 from ..profiles import DeviceProfile, Machine, UnitProfile
 from ..regions import Region
-from .fit import fit_profile_from_table, section_from_rows
-from .measure import Bench, measure, with_constants
-from .sampler import Sample, samples
-from .table import Measurement, describe
+from .fit import KernelFits, facts_of_rows, fit_profile_from_table, kernels_of, section_from_rows
+from .measure import Bench, copies_for, measure, with_constants
+from .sampler import Sample, Sampler
+from .table import Measurement, append_row, describe, node_of, open_table, read_table, tail_text, write_table
 
 log = logging.getLogger("coexec")
 
@@ -32,63 +38,241 @@ __all__ = ["fit_profile_from_table", "profile_devices"]
 
 #: Bytes of the move that tells the bandwidth between two memories.
 MOVE_BYTES = 8 << 20
-#: How many times the budget a first run may take, compilers included.
-COLD = 3.0
 #: No single timing may take longer than this share of the budget.
 SAMPLE_SHARE = 1 / 200
+#: Shares of the budget after which fits are made, so that what is predicted badly is sampled more.
+LOOKS = (0.3, 0.5, 0.7)
+#: The share of the budget from which on kernels are timed beside a busy other unit.
+BESIDE = 0.9
+#: Fewer rows are no profile after an interruption.
+LEAST_ROWS = 30
 
 
-def profile_devices(cpu_device: Device, gpu_device: Device | None = None, *, time_budget_s: float = 20.0, threads: int = 1,
-                    progress: Progress | None = None) -> tuple[DeviceProfile, list[Measurement]]:
-    """Measures a CPU with that many threads, and a GPU where there is one: facts, fixed costs, kernels by family; then the fit.
+def profile_devices(cpu_device: Device, gpu_device: Device | None = None, *, time_budget_s: float = 45.0, threads: int = 1,
+                    progress: Progress | None = None, table: str | os.PathLike[str] | None = None,
+                    resume: bool = False) -> tuple[DeviceProfile, list[Measurement]]:
+    """Measures a CPU with that many threads, and a GPU where there is one: facts, fixed costs, kernels; then the fit.
 
-    `time_budget_s` is for measuring. Compiling kernels comes on top where they are not in the cache yet (a session would have to do it
-    anyway), but with it no more than COLD times the budget. Returns the profile and every measurement. Raises DeviceError where a
-    device fails.
+    Where an emulated GPU takes cores from the CPU, the CPU is also measured with all its cores, for plans that leave the GPU alone.
+    `time_budget_s` is for everything, compiling included, but for the fit at the end (seconds). Every row is appended to the CSV file
+    `table` as it is measured; with `resume` its rows are kept and added to. An interruption (Ctrl-C) ends the measuring, and what is
+    there is fitted. Returns the profile and every measurement. Raises DeviceError where a device fails, UsageError where the table
+    is of another board.
     """
-    begun = time.perf_counter()
-    say = progress or (lambda done, total, what: None)
-    say(0.0, time_budget_s, "fixed costs")
-    devices = {"cpu": cpu_device, **({"gpu": gpu_device} if gpu_device is not None else {})}
-    fixed = {unit: fixed_costs(device, threads) for unit, device in devices.items()}
-    rows: list[Measurement] = []
-    prepared = 0.0
-    for sample in samples():
-        passed = time.perf_counter() - begun
-        spent = max(passed - prepared, passed / COLD)
-        if spent > 0.97 * time_budget_s:
-            break
-        say(spent, time_budget_s, f"{sample.node.op_type} {sample.node.inputs[0].shape} -> {sample.region.shape}")
+    campaign = Campaign(cpu_device, gpu_device, time_budget_s, threads, progress)
+    if table is not None:
+        campaign.keep(Path(table), resume)
+    try:
+        campaign.measure()
+    except KeyboardInterrupt:
+        if len(campaign.rows) < LEAST_ROWS:
+            raise
+        log.warning("interrupted: fitting the %d timings made so far", len(campaign.rows))
+    finally:
+        campaign.close()
+    return campaign.fit(), campaign.rows
+
+
+class Campaign:
+    """One round of measuring: which units, what was measured so far, and the time left."""
+
+    def __init__(self, cpu: Device, gpu: Device | None, budget: float, threads: int, progress: Progress | None = None):
+        self.begun, self.budget = time.perf_counter(), budget
+        self.say = progress or (lambda done, total, what: None)
+        self.say(0.0, budget, "fixed costs")
+        self.devices: dict[str, Device] = {"cpu": cpu, **({"gpu": gpu} if gpu is not None else {})}
+        self.threads = {"cpu": threads, "gpu": threads}
+        cores = cpu.facts.compute_units
+        if gpu is not None and gpu.facts.emulated and cores > threads:
+            self.devices[ALONE], self.threads[ALONE] = cpu, cores
+        self.fixed = {unit: fixed_costs(device, self.threads[unit]) for unit, device in self.devices.items()}
+        self.facts = {unit: board_facts(device) for unit, device in self.devices.items()}
+        self.rows: list[Measurement] = []
+        self.nodes: list[tuple[Sample, Measurement, Measurement]] = []
+        self.file: Any = None
+
+    @property
+    def spent(self) -> float:
+        return time.perf_counter() - self.begun
+
+    def keep(self, path: Path, resume: bool) -> None:
+        """Appends rows to that file from now on. Raises UsageError where its rows are of another board."""
+        if resume and path.exists():
+            self.rows = read_table(path)
+            names = {d.facts.name for d in self.devices.values()}
+            strange = {r.device for r in self.rows} - names
+            if strange:
+                raise UsageError("cannot resume: the table is of another board", where=str(path), found=", ".join(sorted(strange)),
+                                 expected=" and ".join(sorted(names)))
+        else:
+            write_table([], path)
+        self.file = open_table(path)
+
+    def add(self, row: Measurement) -> None:
+        self.rows.append(row)
+        if self.file is not None:
+            append_row(self.file, row)
+
+    def measure(self) -> None:
+        """Times samples until the budget is spent."""
+        # A budget of minutes allows larger kernels; whoever resumes draws other shapes.
+        sampler = Sampler(len(self.rows), 250.0 if self.budget < 120 else 1500.0)
+        looks = [share * self.budget for share in LOOKS]
+        for name, sample in sampler:
+            if self.spent > BESIDE * self.budget:
+                break
+            self.say(self.spent, self.budget, f"{sample.node.op_type} {sample.node.inputs[0].shape} -> {sample.region.shape}")
+            self.one(name, sample)
+            if looks and self.spent > looks[0]:
+                looks.pop(0)
+                sampler.error = self.errors()
+        if "gpu" in self.devices:
+            self.beside()
+        self.say(self.budget, self.budget, "fitting")
+
+    def one(self, family: str, sample: Sample) -> None:
+        """Times a sample on every unit."""
         node = with_constants(sample.node, np.random.default_rng(0))
-        for unit, device in devices.items():
-            row, preparing = time_sample(unit, device, replace(sample, node=node), threads, fixed[unit]["wait_us"],
-                                         SAMPLE_SHARE * time_budget_s)
-            prepared += preparing
-            if row is not None:
-                rows.append(row)
-    say(time_budget_s, time_budget_s, "fitting")
-    sections = {unit: section(unit, device, [r for r in rows if r.unit == unit], threads, fixed[unit]) for unit, device in devices.items()}
-    name = " + ".join(d.facts.name for d in devices.values())
-    return DeviceProfile(name, sections["cpu"], sections.get("gpu"), machine()), rows
+        made: dict[str, Measurement] = {}
+        for unit, device in self.devices.items():
+            found = time_sample(unit, device, replace(sample, node=node), self.threads[unit], self.fixed[unit]["wait_us"],
+                                SAMPLE_SHARE * self.budget, self.facts[unit].get("l2_bytes", 1 << 20))
+            if found is not None:
+                self.add(found)
+                made[unit] = found
+            if self.spent > self.budget:
+                break
+        if {"cpu", "gpu"} <= set(made) and made["cpu"].latency_us < 3000 and made["gpu"].latency_us < 3000:
+            self.nodes.append((sample, made["cpu"], made["gpu"]))
+
+    def errors(self) -> dict[str, float]:
+        """By family: the median error of quick fits, on the rows themselves."""
+        found: dict[str, list[float]] = {}
+        for unit in self.devices:
+            mine = [r for r in self.of(unit) if not r.busy_other]
+            if not mine:
+                continue
+            us = KernelFits(mine, facts_of_rows(mine, self.facts[unit]), correct=False).predict(mine)
+            for row, guess in zip(mine, us):
+                if np.isfinite(guess):
+                    found.setdefault(family(node_of(row)), []).append(abs(guess / row.latency_us - 1))
+        return {name: float(np.median(v)) for name, v in found.items()}
+
+    def beside(self) -> None:
+        """Times pairs of kernels at work together, one of each unit: how much they take from one another."""
+        by_bound: dict[str, list[tuple[Sample, Measurement, Measurement]]] = {}
+        for entry in self.nodes:
+            key = next((bound_by(k) for k in kernels_of([entry[2]], facts_of_rows(self.of("gpu"), self.facts["gpu"]))), "memory")
+            by_bound.setdefault(key, []).append(entry)
+        turns = [e for pair in zip_longest(*(sorted(v, key=lambda e: -e[1].latency_us)[:24:2] for v in by_bound.values())) for e in pair if e]
+        for number, entry in enumerate(turns):
+            if self.spent > self.budget:
+                break
+            other = turns[(number + len(turns) // 2) % len(turns)] if number % 2 else entry
+            self.say(self.spent, self.budget, "both units at work")
+            for row in self.pair(entry, other):
+                self.add(row)
+
+    def pair(self, ours: tuple[Sample, Measurement, Measurement], theirs: tuple[Sample, Measurement, Measurement]) -> list[Measurement]:
+        """One kernel of each unit, repeated until the GPU's are done; empty where a driver cannot run it."""
+        cache = int(self.facts["cpu"].get("l2_bytes", 1 << 20))
+        node, other = (with_constants(e[0].node, np.random.default_rng(0)) for e in (ours, theirs))
+        try:
+            with Bench(self.devices["cpu"], node, ours[0].region, self.threads["cpu"], copies=copies_for(node, ours[0].region, cache)) as cpu, \
+                    Bench(self.devices["gpu"], other, theirs[0].region, copies=copies_for(other, theirs[0].region, cache)) as gpu:
+                cpu_us, gpu_us = together(cpu, gpu, theirs[2].latency_us)
+        except DeviceError as error:
+            log.warning("%s; left out of the profile", error)
+            return []
+        return [replace(ours[1], busy_other=1, latency_us=round(cpu_us, 3), spread_us=None, count=None),
+                replace(theirs[2], busy_other=1, latency_us=round(gpu_us, 3), spread_us=None, count=None)]
+
+    def of(self, unit: str) -> list[Measurement]:
+        """The rows of a unit; those of the CPU with that unit's number of threads."""
+        if unit == "gpu":
+            return [r for r in self.rows if r.unit == "gpu"]
+        return [r for r in self.rows if r.unit == "cpu" and r.threads == self.threads[unit]]
+
+    def fit(self) -> DeviceProfile:
+        """The profile of what was measured."""
+        made = {unit: section(unit, device, self.of(unit), self.threads[unit], self.fixed[unit], self.facts[unit])
+                for unit, device in self.devices.items()}
+        name = " + ".join(self.devices[u].facts.name for u in ("cpu", "gpu") if u in self.devices)
+        return DeviceProfile(name, made["cpu"], made.get("gpu"), machine(), made.get(ALONE))
+
+    def close(self) -> None:
+        if self.file is not None:
+            self.file.close()
 
 
-def time_sample(unit: str, device: Device, sample: Sample, threads: int, wait_us: float,
-                seconds: float) -> tuple[Measurement | None, float]:
-    """The row of one timing (None where the device has no such kernel), and the seconds that preparing it took."""
+def time_sample(unit: str, device: Device, sample: Sample, threads: int, wait_us: float, seconds: float,
+                cache_bytes: float) -> Measurement | None:
+    """The row of one timing; None where the device has no such kernel."""
     node, region = sample.node, sample.region
     if device.declines(node) is not None:
-        return None, 0.0
+        return None
     try:
-        with Bench(device, node, region, threads) as bench:
-            found = bench.time(wait_us, min(0.02, seconds))
+        with Bench(device, node, region, threads, copies=copies_for(node, region, int(cache_bytes))) as bench:
+            found = bench.time(wait_us, min(0.01, seconds))
             implementation = bench.kernel.implementation
     except DeviceError as error:  # one kernel that a driver cannot build must not cost the whole profile
         log.warning("%s: %s; left out of the profile", device.facts.name, error)
-        return None, 0.0
-    row = Measurement(device.facts.name, unit, threads if unit == "cpu" else None, node.op_type, implementation, node.output.dtype.name,
-                      **describe(node, region), busy_other=0, latency_us=round(found.median_us, 3), spread_us=round(found.spread_us, 3),
-                      count=found.count)
-    return row, bench.prepare_s
+        return None
+    return Measurement(device.facts.name, "gpu" if unit == "gpu" else "cpu", None if unit == "gpu" else threads, node.op_type,
+                       implementation + tail_text(node), node.output.dtype.name, **describe(node, region), busy_other=0,
+                       latency_us=round(found.median_us, 3), spread_us=round(found.spread_us, 3), count=found.count)
+
+
+def together(cpu: Bench, gpu: Bench, gpu_us: float) -> tuple[float, float]:
+    """Microseconds of one CPU and one GPU kernel while both units work all the time."""
+    many = max(2, int(15e3 / max(gpu_us, 1.0)))
+    found = []
+    cpu.queue.begin_run()
+    try:
+        for _ in range(3):
+            begun, count, turns = time.perf_counter(), 0, len(gpu.kernels)
+            for turn in range(many):
+                event = gpu.kernels[turn % turns].start()
+            gpu.queue.flush()
+            started = time.perf_counter()
+            while not event.done:
+                cpu.run()
+                count += 1
+            ended = time.perf_counter()
+            event.wait()
+            if count:
+                found.append(((ended - started) / count * 1e6, (ended - begun) / many * 1e6))
+    finally:
+        cpu.queue.end_run()
+    if not found:
+        raise DeviceError("the GPU was done before the CPU began", where=gpu.device.facts.name)
+    return tuple(np.min(found, axis=0).tolist())  # type: ignore[return-value]
+
+
+def board_facts(device: Device) -> dict[str, float]:
+    """What decides how kernels cut their work, as far as the device or the system tells."""
+    found: dict[str, float] = {}
+    extra = device.facts.extra
+    if device.facts.kind == "cpu" or device.facts.emulated:
+        found.update(caches())
+    if "vector_width_float" in extra:
+        width = 1 << max(2, min(4, int(extra["vector_width_float"]).bit_length() - 1))
+        local = int(extra.get("local_mem_bytes", 0))
+        found |= {"gpu_width": float(width), "local_bytes": float(local * 3 // 4 if device.facts.emulated and local >= 128 << 10 else 0)}
+    return found
+
+
+def caches() -> dict[str, float]:
+    """Bytes of the first core's data caches, where the system tells: l1_bytes, l2_bytes."""
+    found: dict[str, float] = {}
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level, kind, size = ((folder / n).read_text().strip() for n in ("level", "type", "size"))
+        except OSError:
+            continue
+        if kind != "Instruction" and level in ("1", "2") and size.endswith("K"):
+            found[f"l{level}_bytes"] = float(int(size[:-1]) << 10)
+    return found
 
 
 def _relu(size: int) -> Node:
@@ -113,10 +297,26 @@ def fixed_costs(device: Device, threads: int) -> dict[str, float]:
             launch = _launch_us(bench)
         finally:
             bench.queue.end_run()
+        ready = _ready_us(bench)
         each = max(0.0, (many - once) / 32)  # what one more kernel costs: the longer of starting and running it
         sync = max(once - launch - each, 0.1 * once)
         moves = _moves(bench)
-    return {"launch_us": launch, "sync_us": sync, "wait_us": max(0.0, once - each), **moves}
+    return {"launch_us": launch, "sync_us": sync, "ready_us": min(ready, sync), "wait_us": max(0.0, once - each), **moves}
+
+
+def _ready_us(bench: Bench) -> float:
+    """Host time of a wait for what is done already."""
+    found = []
+    for _ in range(20):
+        event = bench.kernel.start()
+        bench.queue.flush()
+        limit = time.perf_counter() + 0.01
+        while not event.done and time.perf_counter() < limit:
+            pass
+        begun = time.perf_counter()
+        event.wait()
+        found.append(time.perf_counter() - begun)
+    return float(np.median(found)) * 1e6
 
 
 def _launch_us(bench: Bench) -> float:
@@ -148,14 +348,15 @@ def _moves(bench: Bench) -> dict[str, float]:
         buffer.close()
 
 
-def section(unit: str, device: Device, rows: list[Measurement], threads: int, fixed: dict[str, float]) -> UnitProfile:
+def section(unit: str, device: Device, rows: list[Measurement], threads: int, fixed: dict[str, float],
+            told: dict[str, float]) -> UnitProfile:
     """A unit's section: what the rows say, with the device's own facts and measured fixed costs."""
     facts = device.facts
-    base = section_from_rows(unit, rows) if rows else UnitProfile(facts.name, 1.0, 1.0)
+    base = section_from_rows("gpu" if unit == "gpu" else "cpu", rows, told) if rows else UnitProfile(facts.name, 1.0, 1.0)
     short = {k: float(f"{v:.4g}") for k, v in fixed.items() if k != "wait_us"}
     return replace(
         base, name=facts.name, driver=facts.driver, emulated=facts.emulated, compute_units=facts.compute_units,
-        threads=threads if unit == "cpu" else 0,
+        threads=0 if unit == "gpu" else threads,
         dtypes=tuple(sorted(facts.dtypes)), operators=tuple(sorted(operators(device))) if unit == "gpu" else (),
         sharing=str(getattr(device, "sharing", "") or next(iter(facts.sharing), "")), provenance="measured" if rows else "estimated",
         **{"launch_us": 0.0, "sync_us": 0.0, **short},

@@ -218,7 +218,8 @@ def _random_plain(op_types: str) -> Callable[[np.random.Generator], Measurement]
             return row(kind, 1, c, hw, hw, 2 * c)
         if kind == "Transpose":
             return row(kind, 1, c, hw, hw, hw, oh=hw, ow=c)
-        return row(kind, 1, c, hw, hw)
+        made = row(kind, 1, c, hw, hw)
+        return replace(made, implementation="+broadcast") if kind in ("Add", "Mul") and rng.random() < 0.35 else made
 
     return make
 

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 
@@ -74,6 +75,17 @@ def write_table(rows: Iterable[Measurement], path: str | os.PathLike[str]) -> No
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def open_table(path: str | os.PathLike[str]) -> TextIO:
+    """A table that was written before, to append rows to."""
+    return open(path, "a", newline="", encoding="utf-8")
+
+
+def append_row(file: TextIO, row: Measurement) -> None:
+    """One more row, on the disk at once: whoever measures may be stopped at any moment."""
+    csv.writer(file).writerow(["" if (v := getattr(row, c)) is None else v for c in COLUMNS])
+    file.flush()
 
 
 def read_table(path: str | os.PathLike[str]) -> list[Measurement]:
@@ -160,7 +172,10 @@ def describe(node: Node, region: Region) -> dict[str, int | None]:
 
 
 def tail_text(node: Node) -> str:
-    """What is fused behind a node, as `Measurement.implementation` ends."""
+    """What the sizes do not say, as `Measurement.implementation` ends: a broadcast operand, what is fused behind the node."""
+    other = node.operands[1] if node.op_type in _BINARY and len(node.operands) > 1 else None
+    if other is not None and other.shape != node.output.shape and node.op_type != "Concat":
+        return "+broadcast"
     return ("+residual" if node.residual else "") + (f"+{node.activation.kind}" if node.activation else "")
 
 
@@ -257,7 +272,8 @@ def node_of(row: Measurement, where: str = "table") -> Node:
     length = w if row.op_type in ("LayerNormalization", "RMSNormalization") else c
     more = [value(f"w{i}", *((c, 1, 1) if row.op_type == "PRelu" else (length,))) for i in range(_VECTORS.get(row.op_type, 0))]
     op_type, domain = row.op_type.rpartition("::")[2], row.op_type.rpartition("::")[0]
-    return Node(op_type, (x, value("x2", *x.shape)) if op_type in _BINARY else (x, *more), (y,), _ATTRIBUTES.get(op_type, {}),
+    second = (n, c, 1, 1) if "+broadcast" in row.implementation else x.shape
+    return Node(op_type, (x, value("x2", *second)) if op_type in _BINARY else (x, *more), (y,), _ATTRIBUTES.get(op_type, {}),
                 domain=domain)
 
 

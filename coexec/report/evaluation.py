@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from ..cost.compose import CostModel
 from ..devices.base import Device
@@ -14,7 +18,7 @@ from ..graph.ir import Graph, Node
 from ..ops import op_for
 from ..ops.fallback import is_fallback
 from ..profiling.fit import accuracy
-from ..profiling.measure import Bench
+from ..profiling.measure import Bench, copies_for
 from ..profiling.run import fixed_costs
 from ..regions import Region
 
@@ -31,6 +35,9 @@ class Sample:
     measured_us: float
     again_us: float
     estimated: bool
+    #: The kernel that ran, and which part of the output it made: "" for the whole.
+    implementation: str = ""
+    cut: str = ""
 
     @property
     def error(self) -> float:
@@ -56,6 +63,20 @@ def candidates(graph: Graph) -> Iterable[Node]:
             yield node
 
 
+def cut_pieces(node: Node, rng: np.random.Generator) -> list[tuple[str, Region]]:
+    """The whole output, and the two pieces of a cut at a random place of a random one of the first two axes."""
+    whole = Region.whole(node.output.shape)
+    axes = [a for a in op_for(node).split_axes(node)[:2] if a.extent > a.multiple]
+    if not axes:
+        return [("", whole)]
+    axis = axes[int(rng.integers(len(axes)))]
+    at = int(rng.integers(1, -(-axis.extent // axis.multiple))) * axis.multiple
+    if axis.multiple == 1 and axis.extent >= 64:
+        at = max(8, at // 8 * 8)
+    spans = (0, at), (at, axis.extent)
+    return [("", whole), *((f"{axis.name} {a}:{b}", whole.replace(axis.dim, (a, b))) for a, b in spans)]
+
+
 def measure_operators(
     name: str,
     graph: Graph,
@@ -64,23 +85,33 @@ def measure_operators(
     threads: int,
     seconds_each: float = 0.02,
     progress: Callable[[float, float, str], None] | None = None,
+    pieces: bool = True,
 ) -> list[Sample]:
-    """Every distinct operator of a model, whole, on each unit of the profile that is here and has a kernel."""
+    """Every distinct operator of a model, whole and (with `pieces`) cut, on each unit of the profile that is here and has a kernel.
+
+    The CPU runs with as many threads as the profile was made with; `threads` where it does not say. Weights and outputs take turns
+    between copies, as in profiling, so that they are no hotter than in a run.
+    """
     costs, nodes, found = CostModel(profile), list(candidates(graph)), []
     units = {u: d for u, d in devices.items() if u in costs.units}
     waits = {unit: fixed_costs(device, threads)["wait_us"] for unit, device in units.items()}
+    rng = np.random.default_rng(0)
     for done, node in enumerate(nodes):
-        whole = Region.whole(node.output.shape)
+        regions = cut_pieces(node, rng) if pieces else [("", Region.whole(node.output.shape))]
         for unit, device in units.items():
             if device.declines(node) is not None:
                 continue
-            predicted = costs.kernel(node, whole, unit)
-            try:
-                with Bench(device, node, whole, threads) as bench:
-                    first, again = (bench.time(waits[unit], seconds_each).median_us for _ in range(2))
-            except DeviceError:  # a driver that cannot run it: nothing to compare
-                continue
-            found.append(Sample(name, node.name, node.op_type, unit, predicted.us, first, again, predicted.estimated))
+            section = costs.units[unit]
+            for cut, region in regions:
+                predicted = costs.kernel(node, region, unit)
+                copies = copies_for(node, region, costs.facts[unit].l2_bytes)
+                try:
+                    with Bench(device, node, region, section.threads or threads, copies=copies) as bench:
+                        first, again = (bench.time(waits[unit], seconds_each).median_us for _ in range(2))
+                        kernel = bench.kernel.implementation
+                except DeviceError:  # a driver that cannot run it: nothing to compare
+                    continue
+                found.append(Sample(name, node.name, node.op_type, unit, predicted.us, first, again, predicted.estimated, kernel, cut))
         if progress is not None:
             progress(done + 1, len(nodes), f"{name}: {node.op_type}")
     return found
@@ -95,6 +126,21 @@ def judge(samples: Iterable[Sample]) -> dict[str, Any]:
             near = [abs(s.again_us - s.measured_us) <= 0.1 * (s.again_us + s.measured_us) for s in mine]
             report[unit] = accuracy([s.error for s in mine], round(sum(near) / len(near), 4))
     return report
+
+
+def worst(samples: Iterable[Sample], count: int = 10) -> list[Sample]:
+    """Those predicted worst, by the factor they are off, that repeat themselves within 10 %."""
+    steady = [s for s in samples if abs(s.again_us - s.measured_us) <= 0.1 * (s.again_us + s.measured_us)]
+    return sorted(steady, key=lambda s: -abs(math.log(s.predicted_us / s.measured_us)))[:count]
+
+
+def by_kernel(samples: Iterable[Sample]) -> dict[tuple[str, str], dict[str, Any]]:
+    """`judge`'s figures for each unit and kernel (tile sizes left out of its name), those with the largest mean error first."""
+    groups: dict[tuple[str, str], list[Sample]] = {}
+    for s in samples:
+        groups.setdefault((s.unit, re.sub(r"_\d+x\d+(?=_|$)", "", s.implementation)), []).append(s)
+    judged = {key: judge(mine)[key[0]] for key, mine in groups.items()}
+    return dict(sorted(judged.items(), key=lambda kv: -kv[1]["mape"]))
 
 
 def query_us(profile: Any, graph: Graph) -> float:

@@ -66,6 +66,16 @@ def conv(label, x, w, expects, bias=True, activation=None, residual=False, toler
     return Case(label, "Conv", inputs, expects, attributes, activation, residual, tolerance, options or {})
 
 
+def transpose(label, x, w, bias=True, activation=None, **attributes) -> Case:
+    inputs = (some(*x), weight(*w), weight(w[1])) if bias else (some(*x), weight(*w))
+    return Case(label, "ConvTranspose", inputs, "f32_convtranspose_phases", attributes, activation)
+
+
+def pad(label, x, pads, mode="constant", value=None, expects="float32_pad_rows") -> Case:
+    extra = () if value is None else (Const(np.asarray(value, x.dtype)),)
+    return Case(label, "Pad", (x, Const(np.array(pads)), *extra), expects, {"mode": mode})
+
+
 DIRECT = {"winograd": False}
 CASES = [
     conv("pointwise", (1, 19, 9, 13), (21, 19, 1, 1), "f32_conv_pointwise", activation=RELU),
@@ -121,6 +131,25 @@ CASES = [
          activation=CLIP6),
     conv("small map, groups of strips", (1, 9, 9, 15), (1100, 9, 1, 1), "f32_conv_small"),
     conv("one pixel", (1, 33, 1, 1), (64, 33, 1, 1), "f32_conv_small", activation=Activation("HardSigmoid")),
+    conv("few channels", (1, 5, 9, 130), (3, 5, 3, 5), "f32_conv_few", pads=(1, 2, 1, 2), activation=RELU),
+    conv("few channels, residual, batch", (2, 4, 12, 111), (2, 4, 3, 3), "f32_conv_few", residual=True),
+    conv("few channels, dilated, padded on two sides", (1, 4, 12, 111), (4, 4, 3, 3), "f32_conv_few", dilations=(2, 1), pads=(0, 3, 1, 0),
+         activation=Activation("Tanh")),
+    conv("one channel, one row", (1, 4, 12, 111), (1, 4, 1, 3), "f32_conv_few", bias=False),
+    transpose("transpose", (1, 20, 9, 11), (20, 13, 3, 3), strides=(2, 2), pads=(1, 1, 1, 1), output_padding=(1, 1), activation=RELU),
+    transpose("transpose, wide, batch", (2, 12, 8, 40), (12, 10, 4, 4), strides=(2, 2), pads=(1, 1, 1, 1), activation=Activation("Silu")),
+    transpose("transpose, outputs that nothing reaches", (1, 5, 6, 7), (5, 4, 2, 2), strides=(3, 3), activation=CLIP6),
+    transpose("transpose of stride 1, dilated", (1, 5, 6, 7), (5, 4, 3, 2), dilations=(2, 3), pads=(1, 0, 2, 1)),
+    transpose("transpose, dilated", (1, 5, 6, 9), (5, 4, 3, 3), strides=(2, 2), dilations=(2, 3), pads=(2, 1, 0, 1), bias=False),
+    transpose("transpose, one axis", (2, 6, 13), (6, 9, 5), strides=(2,), pads=(2, 1)),
+    transpose("transpose, blocks of k", (1, 100, 5, 6), (100, 70, 3, 3), strides=(2, 2), pads=(0, 1, 1, 0)),
+    Case("transpose of variable weights", "ConvTranspose", (some(1, 6, 5, 5), some(6, 2, 3, 3)), "float32_convtranspose_numpy"),
+    pad("pad, reflect", some(2, 3, 9, 40), (0, 0, 1, 4, 0, 0, 2, 3), "reflect"),
+    pad("pad, constant", some(2, 3, 9, 20), (0, 1, 1, 4, 1, 0, 2, 30), value=2.5),
+    pad("pad, edge", some(3, 9, 20), (1, 1, 3, 1, 2, 3), "edge"),
+    pad("pad, wrap", some(3, 5), (0, 7, 3, 8), "wrap"),
+    pad("pad of integers", np.arange(12, dtype=np.int32).reshape(3, 4), (1, 1, 1, 1), value=7, expects="int32_pad_rows"),
+    pad("pad of doubles", some(3, 5).astype(np.float64), (1, 1, 1, 1), expects="float64_pad_numpy"),
     Case("conv of variable weights", "Conv", (some(1, 3, 6, 6), some(4, 3, 3, 3)), "float32_conv_numpy"),
     Case("conv of three axes", "Conv", (some(1, 3, 5, 6, 7), weight(4, 3, 2, 2, 2)), "float32_conv_numpy"),
     Case("conv of float64", "Conv", (some(1, 3, 6, 6).astype(np.float64), Const(some(4, 3, 3, 3).astype(np.float64))),
@@ -234,6 +263,54 @@ def test_pieces_on_threads_equal_the_reference(case, monkeypatch):
         assert worst <= limit, f"{case.label}: {list(map(str, pieces))} on {threads} threads is off by {worst:.3g} ({names})"
         if len(pieces) == threads == 1:
             assert names[0].startswith(case.expects), f"{case.label} ran as {names[0]}"
+
+
+@pytest.mark.parametrize("mode", ["constant", "edge", "reflect", "wrap"])
+def test_pad_that_crops(mode, monkeypatch):
+    x, pads = some(4, 7, 30), (-1, 2, -3, 0, -2, 40)
+    shape = tuple(n + pads[i] + pads[i + 3] for i, n in enumerate(x.shape))
+    node, arrays = make_node("Pad", [x, Const(np.array(pads))], {"mode": mode}, judge=lambda *_: [np.empty(shape, np.float32)])
+    whole = Region.whole(shape)
+    read = x[op_for(node).regions_read(node, whole)[0].slices]
+    for pieces in ([whole], pieces_along(node, op_for(node).split_axes(node)[2], (0, 20, 40, shape[2]))):
+        found, names = run_pieces(Case("", "Pad", (), ""), node, arrays, pieces, 1, True, monkeypatch)
+        assert set(names) == {"float32_pad_rows"}
+        np.testing.assert_array_equal(found, op_for(node).run(node, [read, arrays[1]], whole)[0])
+
+
+PLACES = [
+    ("small", (1, 405, 7, 7), (64, 405, 1, 1), {}), ("pointwise", (1, 405, 9, 31), (20, 405, 1, 1), {}),
+    ("columns", (1, 50, 9, 31), (20, 50, 3, 3), {}), ("few", (1, 50, 9, 131), (3, 50, 3, 3), {}),
+    ("depthwise", (1, 12, 9, 37), (12, 1, 3, 3), {"group": 12}), ("depthwise", (1, 12, 9, 37), (12, 1, 5, 5), {"group": 12}),
+    ("depthwise", (1, 12, 9, 77), (12, 1, 3, 3), {"group": 12, "strides": (2, 2)}),
+    ("depthwise", (1, 12, 9, 37), (12, 1, 1, 4), {"group": 12}),
+]
+
+
+@pytest.mark.parametrize("name,x,w,attributes", PLACES)
+def test_equal_inputs_give_equal_outputs_wherever_they_lie(name, x, w, attributes, monkeypatch):
+    rng = np.random.default_rng(3)
+    same = np.broadcast_to(rng.standard_normal((1, x[1], 1, 1)).astype(np.float32), x).copy()
+    weights = np.repeat(rng.standard_normal((1, *w[1:])).astype(np.float32), w[0], axis=0)
+    if "group" in attributes:
+        same[:] = same[:, :1]
+    case = Case("", "Conv", (same, Const(weights), Const(np.full(w[0], 0.3, np.float32))), "", attributes, options=DIRECT)
+    node, arrays = case.build()
+    axis = op_for(node).split_axes(node)[0]
+    for pieces, threads in (([Region.whole(node.output.shape)], 1), (pieces_along(node, axis, (0, 1, axis.extent)), 2)):
+        found, names = run_pieces(case, node, arrays, pieces, threads, True, monkeypatch)
+        assert all(name in n for n in names) or len(pieces) > 1
+        assert (found == found.flat[0]).all(), names
+
+
+def test_rows_and_columns_of_a_product_are_the_same_however_it_is_cut(monkeypatch):
+    case = Case("", "MatMul", (some(37, 450), weight(450, 150)), "")
+    node, arrays = case.build()
+    whole = run_pieces(case, node, arrays, [Region.whole(node.output.shape)], 1, True, monkeypatch)[0]
+    for axis in op_for(node).split_axes(node):
+        for at in (1, 5, 17):
+            found = run_pieces(case, node, arrays, pieces_along(node, axis, (0, at, axis.extent)), 3, True, monkeypatch)[0]
+            np.testing.assert_array_equal(found, whole)
 
 
 def test_pieces_write_nothing_else(monkeypatch):

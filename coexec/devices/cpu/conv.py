@@ -13,6 +13,7 @@ from ...ops.conv import conv_input, conv_params
 from ...regions import Region
 from .build import Piece, Program, builds, cut_evenly, shares_out
 from .conv_depthwise import depthwise
+from .conv_few import few
 from .conv_small import small
 from .jit import flat, inlined, kernel, rows_contiguous, strides
 from .panels import NO_FLOATS, Tail, block_depth, group_end, multiply_rows, pack_bias, pack_rows, round_up, strip_vectors, tail_of
@@ -71,8 +72,8 @@ def conv(piece: Piece) -> Program | None:
     case = convolution(piece)
     if case is None:
         return None
-    return depthwise(piece, case) or (winograd(piece, case) if piece.options.winograd else None) or small(piece, case) or implicit(
-        piece, case)
+    return depthwise(piece, case) or (winograd(piece, case) if piece.options.winograd else None) or few(piece, case) or small(
+        piece, case) or implicit(piece, case)
 
 
 @shares_out("Conv")
@@ -148,9 +149,15 @@ def gather_row(b, at, count, x, start, size, step, before, after):
 
     May write up to LANES - 1 elements beyond: what belongs there is written afterwards.
     """
-    if step == 1 and start >= 0 and start + count + LANES <= size:
+    if step == 1 and before <= 0 and after >= count and start + count + LANES <= size:
+        for j in range(0, count, LANES):
+            store(b, at + j, load(x, start + j))
+    elif step == 1 and start >= 0 and start + count + LANES <= size:
         for j in range(0, count, LANES):
             store(b, at + j, keep(load(x, start + j), before - j, after - j))
+    elif step == 2 and before <= 0 and after >= count and start + 2 * (count + LANES) <= size:
+        for j in range(0, count, LANES):
+            store(b, at + j, load_strided(x, start + 2 * j, 2, 0))
     elif step == 2 and start >= 0 and start + 2 * (count + LANES) <= size:
         for j in range(0, count, LANES):
             store(b, at + j, keep(load_strided(x, start + 2 * j, 2, 0), before - j, after - j))

@@ -505,3 +505,46 @@ def multiply_tile(typingctx, rows, vectors, a, a_at, b, b_at, depth, c, c_at, c_
         return context.get_dummy_value()
     i, f = types.int64, types.float32
     return types.void(rows, vectors, a, i, b, i, i, c, i, i, bias, i, i, i, i, res, i, i, f, f, i, i), codegen
+
+
+@intrinsic
+def sum_of_shifts(typingctx, rows, vectors, a, a_at, x, x_at, offsets, count, c, c_at):
+    """Sums over k < count of a[a_at + k * rows + r] * x[x_at + offsets[k] ...], `rows` by `vectors` vectors (literal), count at least 1.
+
+    Row r goes to c[c_at + r * vectors * LANES ...]. What a convolution with few output channels is, without gathering columns.
+    """
+    if not (isinstance(rows, types.IntegerLiteral) and isinstance(vectors, types.IntegerLiteral)):
+        return None
+    tall, wide = rows.literal_value, vectors.literal_value
+
+    def codegen(context, builder, signature, args):
+        _, _, a, a_at, x, x_at, offsets, count, c, c_at = args
+        kind = signature.args
+        a0 = _pointer(context, builder, kind[2], a, a_at, _F32)
+        x0 = _pointer(context, builder, kind[4], x, x_at, _F32)
+        shifts = _pointer(context, builder, kind[6], offsets, ir.Constant(_I64, 0), _I64)
+        fused = _fma(builder)
+        before = builder.block
+        body, after = builder.append_basic_block("shift.k"), builder.append_basic_block("shift.end")
+        builder.branch(body)
+        builder.position_at_end(body)
+        k = builder.phi(_I64)
+        sums = [builder.phi(_VEC) for _ in range(tall * wide)]
+        row = builder.bitcast(builder.gep(x0, [builder.load(builder.gep(shifts, [k]))]), _VEC.as_pointer())
+        columns = [_load(builder, builder.gep(row, [ir.Constant(_I64, v)])) for v in range(wide)]
+        at, new = builder.mul(k, ir.Constant(_I64, tall)), []
+        for r in range(tall):
+            factor = _splat(builder, builder.load(builder.gep(a0, [builder.add(at, ir.Constant(_I64, r))])))
+            new += [builder.call(fused, [factor, columns[v], sums[r * wide + v]]) for v in range(wide)]
+        k1 = builder.add(k, ir.Constant(_I64, 1))
+        builder.cbranch(builder.icmp_signed("<", k1, count), body, after)
+        for phi, start, following in [(k, ir.Constant(_I64, 0), k1), *zip(sums, [ir.Constant(_VEC, [0.0] * LANES)] * len(sums), new)]:
+            phi.add_incoming(start, before)
+            phi.add_incoming(following, body)
+        builder.position_at_end(after)
+        out = _pointer(context, builder, kind[8], c, c_at, _VEC)
+        for i, value in enumerate(new):
+            _store(builder, value, builder.gep(out, [ir.Constant(_I64, i)]))
+        return context.get_dummy_value()
+    i = types.int64
+    return types.void(rows, vectors, a, i, x, i, offsets, i, c, i), codegen

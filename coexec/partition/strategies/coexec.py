@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
-from ...cost.compose import CostModel, Run
+import numpy as np
+
+from ...cost.compose import HOST, CostModel, Option, Run
 from ...errors import UsageError
 from ...graph.ir import Node, Value
 from ...ops import op_for
@@ -14,18 +16,20 @@ from ...regions import Region
 from ..plan import Partition, cut, on_one_device, pieces
 from .base import Partitioner, Situation, register
 
-#: Cuts of a long channel axis lie at such multiples: kernels compute blocks of channels, and a part of a block costs a whole one.
-BLOCK = 8
-Parts = Sequence[tuple[str, Region]]
+#: At most so many cuts of an axis are priced, and so many of them offered to the search.
+PRICED, OFFERED = 28, 2
+#: Axes that are tried: of the many of a large tensor, the first are those that kernels like.
+AXES = 2
 
 
 @register
 @dataclass(frozen=True)
 class Coexec(Partitioner):
-    """For every node the CPU whole, the GPU whole, or a balanced cut of any axis, launches, waits and transfers included.
+    """For every node the CPU whole, the GPU whole, or a cut of an axis where both end together, launches and waits included.
 
     Nodes are placed in order; the `beam` best beginnings are kept at every node, so that a choice is judged by what follows from it.
-    Where the CPU or the GPU alone is predicted to be faster, that is the plan.
+    Cuts lie where kernels like them, where those of the inputs lie, and where the CPU reads only what it made itself, so that it need
+    not wait. Where the CPU or the GPU alone is predicted to be faster, that is the plan.
     """
 
     name = "coexec"
@@ -46,30 +50,27 @@ class Coexec(Partitioner):
         return min(plans, key=lambda p: cost.total_us(graph, p))
 
     def _search(self, situation: Situation, settled: Sequence[Partition | None]) -> list[Partition]:
-        cost = situation.cost
-        states = [_State(Run(cost), None)]
+        offers = Offers(situation.cost, [(n, s) for n, s in zip(situation.graph.nodes, settled)])
+        states = [_State(Run(situation.cost), None)]
         for node, only in zip(situation.graph.nodes, settled):
-            offers = [(only, pieces(node, only))] if only else candidates(node, cost)
-            grown: list[_State] = []
+            grown = []
             for state in states:
-                more = [] if only else aligned(node, state)
-                for partition, parts in [*offers, *((p, pieces(node, p)) for p in more)]:
-                    run = state.run.copy()
-                    run.step(node, parts)
-                    grown.append(_State(run, state, partition, node))
-            states = survivors(grown, self.beam)
+                for option in offers.of(node, only, state):
+                    finish, host = state.run.preview(option)
+                    # Between equals, fewer waits and fewer launches: what was not predicted tends to make them dearer.
+                    grown.append((finish, host, len(option.parts), len(grown), state, option))
+            states = [_grow(state, option, node) for *_, state, option in survivors(grown, self.beam)]
         return min(states, key=lambda s: s.run.end(situation.graph)).partitions()
 
 
 class _State:
     """A beginning of a plan: its clocks, and its last partition with a link to the one before."""
 
-    __slots__ = ("run", "before", "partition", "bounds")
+    __slots__ = ("run", "before", "partition", "made_last")
 
     def __init__(self, run: Run, before: _State | None, partition: Partition | None = None, node: Node | None = None):
         self.run, self.before, self.partition = run, before, partition
-        #: value -> how it was made, for cuts that follow those of the inputs. One dictionary a state would be copied in vain: a chain.
-        self.bounds: tuple[Value, Partition] | None = (node.output, partition) if node is not None and partition.axis else None
+        self.made_last: tuple[Value, Partition] | None = (node.output, partition) if node is not None and partition.axis else None
 
     def partitions(self) -> list[Partition]:
         found, state = [], self
@@ -82,87 +83,162 @@ class _State:
         """The partition of the node that made that value, if it is among the last few."""
         state: _State | None = self
         while state is not None and reach:
-            if state.bounds is not None and state.bounds[0] is value:
-                return state.bounds[1]
+            if state.made_last is not None and state.made_last[0] is value:
+                return state.made_last[1]
             state, reach = state.before, reach - 1
         return None
 
 
-def survivors(states: list[_State], beam: int) -> list[_State]:
-    """The `beam` that would finish first, and the best of each way to place the last node: what pays off later may look dear now."""
-    states.sort(key=lambda s: (s.run.finish, s.run.host))
-    kept, ways = states[:beam], set()
-    ways.update(_way(s.partition) for s in kept)
-    for state in states[beam:]:
-        if _way(state.partition) not in ways:
-            ways.add(_way(state.partition))
-            kept.append(state)
+def _grow(state: _State, option: Option, node: Node) -> _State:
+    run = state.run.copy()
+    run.step(node, option.parts, (option.gpu_us, option.cpu_us))
+    return _State(run, state, option.partition, node)
+
+
+def survivors(grown: list[tuple], beam: int) -> list[tuple]:
+    """The `beam` that would finish first, and the best of each way to place the last node: what pays off later may look dear now.
+
+    Each is (finish, host, pieces, number, state, option).
+    """
+    grown.sort(key=lambda g: g[:4])
+    kept, ways = [], set()
+    for entry in grown:
+        partition = entry[5].partition
+        way = (partition.axis if len(partition.devices) > 1 else None, partition.devices)
+        if len(kept) < beam or way not in ways:
+            kept.append(entry)
+            ways.add(way)
     return kept
 
 
-def _way(partition: Partition) -> tuple[str | None, tuple[str, ...]]:
-    return (partition.axis if len(partition.devices) > 1 else None, partition.devices)
+@dataclass
+class _Grid:
+    """The priced cuts of an axis: places, and what the GPU's and the CPU's piece take there (both slowed down by the other)."""
+
+    axis: SplitAxis
+    at: np.ndarray
+    gpu: np.ndarray
+    cpu: np.ndarray
+
+    def between(self, at: int) -> tuple[float, float]:
+        """Microseconds of the pieces of a cut, between priced ones interpolated."""
+        return float(np.interp(at, self.at, self.gpu)), float(np.interp(at, self.at, self.cpu))
 
 
-def candidates(node: Node, cost: CostModel) -> list[tuple[Partition, Parts]]:
-    """The CPU whole, the GPU whole, and for each axis a few cuts around the point where both take equally long."""
-    found = [on_one_device(node, "cpu"), on_one_device(node, "gpu")]
-    for axis in op_for(node).split_axes(node):
-        if axis.extent > axis.multiple:
-            found += [cut(node, axis, (0, at, axis.extent), ("gpu", "cpu")) for at in balanced_cuts(node, axis, cost)]
-    return [(p, pieces(node, p)) for p in found]
+@dataclass
+class Offers:
+    """What may be done with each node, priced. All pieces of a graph are priced in one go; nodes that are alike share the prices."""
+
+    cost: CostModel
+    nodes: Sequence[tuple[Node, Partition | None]]
+    _grids: dict[int, list[_Grid]] = field(default_factory=dict)
+    _always: dict[Node, list[Option]] = field(default_factory=dict)
+    _reads: dict[tuple[Node, Region], tuple[tuple[Value, Region], ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        wanted, free = [], {}
+        for node, only in self.nodes:
+            if only is not None:
+                wanted += [(node, d, [r]) for d, r in pieces(node, only)]
+                continue
+            whole = Region.whole(node.output.shape)
+            wanted += [(node, HOST, [whole]), (node, "gpu", [whole])]
+            like = self.cost.like(node)
+            if like in free:
+                continue
+            free[like] = node, [(axis, places(axis)) for axis in op_for(node).split_axes(node)[:AXES] if axis.extent > axis.multiple]
+            for axis, cuts in free[like][1]:
+                wanted.append((node, "gpu", [whole.replace(axis.dim, (0, at)) for at in cuts]))
+                wanted.append((node, HOST, [whole.replace(axis.dim, (at, axis.extent)) for at in cuts]))
+        self.cost.prepare(wanted)
+        for like, (node, axes) in free.items():
+            self._grids[like] = [self._grid(node, axis, cuts) for axis, cuts in axes if cuts]
+
+    def _grid(self, node: Node, axis: SplitAxis, cuts: list[int]) -> _Grid:
+        cost, whole = self.cost, Region.whole(node.output.shape)
+
+        def price(unit: str, region: Region) -> float:
+            return cost.kernel(node, region, unit).us * cost.busy(node, region, unit)
+
+        return _Grid(axis, np.array(cuts), np.array([price("gpu", whole.replace(axis.dim, (0, at))) for at in cuts]),
+                     np.array([price(HOST, whole.replace(axis.dim, (at, axis.extent))) for at in cuts]))
+
+    def of(self, node: Node, only: Partition | None, state: _State) -> Iterator[Option]:
+        """The options of a node after that beginning."""
+        always = self._always.get(node)
+        if always is None:
+            always = self._always[node] = [self._only(node, only)] if only is not None else list(self._usual(node))
+        yield from always
+        if only is None:
+            taken = {(o.partition.axis, o.partition.bounds) for o in always}
+            for grid, at in self._following(node, state):
+                if (grid.axis.name, (0, at, grid.axis.extent)) not in taken:
+                    taken.add((grid.axis.name, (0, at, grid.axis.extent)))
+                    yield self._cut(node, grid, at)
+
+    def _only(self, node: Node, only: Partition) -> Option:
+        parts = pieces(node, only)
+        view = node.is_static and op_for(node).is_view and node.output is not None
+        us = {d: self.cost.kernel(node, r, d).us for d, r in parts}
+        if view:
+            return Option(only, tuple(parts), None, None, (), True)
+        return Option(only, tuple(parts), us.get("gpu"), us.get(HOST), self._read(node, parts))
+
+    def _usual(self, node: Node) -> Iterator[Option]:
+        whole = Region.whole(node.output.shape)
+        for unit in (HOST, "gpu"):
+            us = self.cost.kernel(node, whole, unit).us
+            parts = ((unit, whole),)
+            yield Option(on_one_device(node, unit), parts, us if unit == "gpu" else None, us if unit == HOST else None,
+                         self._read(node, parts))
+        launch = self.cost.profile.gpu.launch_us
+        for grid in self._grids[self.cost.like(node)]:
+            for index in np.argsort(np.maximum(launch + grid.gpu, launch + grid.cpu), kind="stable")[:OFFERED]:
+                yield self._cut(node, grid, int(grid.at[index]))
+
+    def _cut(self, node: Node, grid: _Grid, at: int) -> Option:
+        partition = cut(node, grid.axis, (0, at, grid.axis.extent), ("gpu", HOST))
+        whole = Region.whole(node.output.shape)
+        parts = (("gpu", whole.replace(grid.axis.dim, (0, at))), (HOST, whole.replace(grid.axis.dim, (at, grid.axis.extent))))
+        gpu_us, cpu_us = grid.between(at)
+        return Option(partition, parts, gpu_us, cpu_us, self._read(node, parts))
+
+    def _read(self, node: Node, parts: Sequence[tuple[str, Region]]) -> tuple[tuple[Value, Region], ...]:
+        """What the CPU's piece reads."""
+        for device, region in parts:
+            if device == HOST:
+                return self.cost.access(node, region).reads
+        return ()
+
+    def _following(self, node: Node, state: _State) -> Iterator[tuple[_Grid, int]]:
+        """Cuts that suit those of the inputs: at the same share, and where the CPU's piece reads only what the CPU made."""
+        for value in node.inputs:
+            made = state.made(value) if value is not None and not value.is_constant else None
+            if made is None or len(made.devices) != 2:
+                continue
+            for grid in self._grids[self.cost.like(node)]:
+                axis = grid.axis
+                if axis.name != made.axis:
+                    continue
+                same = round(made.bounds[1] / made.bounds[-1] * axis.extent / axis.multiple) * axis.multiple
+                pads, strides = node.attr("pads"), node.attr("strides")
+                halo = 0
+                if pads and axis.dim >= 2 and axis.dim - 2 < len(pads) // 2:
+                    stride = strides[axis.dim - 2] if strides else 1
+                    halo = -(-(made.bounds[1] + pads[axis.dim - 2]) // stride) - same
+                for at in dict.fromkeys((same, same + halo)):
+                    if 0 < at < axis.extent and at % axis.multiple == 0:
+                        yield grid, at
 
 
-def grain(axis: SplitAxis) -> int:
-    """Where cuts of an axis are worth trying: every legal multiple, or every BLOCK channels of a long axis."""
-    if axis.name in ("channel", "columns") and axis.multiple < BLOCK and axis.extent >= 4 * BLOCK:
-        return -(-BLOCK // axis.multiple) * axis.multiple
-    return axis.multiple
-
-
-def balanced_cuts(node: Node, axis: SplitAxis, cost: CostModel) -> list[int]:
-    """Up to three cuts: the one where both pieces are predicted to end together, and its neighbours."""
-    step, launch = grain(axis), cost.profile.gpu.launch_us
-    whole = Region.whole(node.output.shape)
-    steps = -(-axis.extent // step)
-
-    def gap(n: int) -> float:
-        """How much longer the GPU takes than the CPU if it gets the first n steps. Rises with n."""
-        at = min(n * step, axis.extent)
-        gpu, cpu = whole.replace(axis.dim, (0, at)), whole.replace(axis.dim, (at, axis.extent))
-        return launch + cost.kernel(node, gpu, "gpu").us - cost.kernel(node, cpu, "cpu").us
-
-    low, high = 1, steps - 1
-    if high < 1:
-        return []
-    low_gap, high_gap = gap(low), gap(high)
-    if low_gap >= 0 or high_gap <= 0:  # one device is faster even with the largest piece of it
-        return [low * step if low_gap >= 0 else high * step]
-    while high - low > 1:
-        # Costs are nearly straight lines, so interpolation lands beside the root; the clamp makes every round shrink the bracket.
-        middle = min(high - 1, max(low + 1, round(low + (high - low) * low_gap / (low_gap - high_gap))))
-        found = gap(middle)
-        if found < 0:
-            low, low_gap = middle, found
-        else:
-            high, high_gap = middle, found
-        if abs(found) < 0.02 * cost.kernel(node, whole, "cpu").us:
-            low, high = max(1, middle - 1), min(steps - 1, middle + 1)
-            return sorted({low * step, middle * step, high * step})
-    return sorted({low * step, high * step})
-
-
-def aligned(node: Node, state: _State) -> list[Partition]:
-    """Cuts at the same place as the inputs were cut: each side then reads mostly what it wrote itself, and nobody waits."""
-    found: dict[tuple[str, int], Partition] = {}
-    axes = op_for(node).split_axes(node)
-    for value in node.inputs:
-        made = state.made(value) if value is not None and not value.is_constant else None
-        if made is None or len(made.devices) != 2:
-            continue
-        for axis in axes:
-            if axis.name == made.axis and axis.extent > axis.multiple:
-                at = round(made.bounds[1] / made.bounds[-1] * axis.extent / axis.multiple) * axis.multiple
-                if 0 < at < axis.extent:
-                    found[axis.name, at] = cut(node, axis, (0, at, axis.extent), ("gpu", "cpu"))
-    return list(found.values())
+def places(axis: SplitAxis) -> list[int]:
+    """Cuts of an axis that are worth pricing: legal ones, of channels such that blocks of channels stay whole, not too many."""
+    step = axis.multiple
+    if axis.name in ("channel", "columns"):
+        for block in (8, 16, 32):
+            if axis.multiple < block and axis.extent >= 8 * block:
+                step = -(-block // axis.multiple) * axis.multiple
+    count = -(-axis.extent // step) - 1
+    if count <= PRICED:
+        return [n * step for n in range(1, count + 1)]
+    return sorted({max(1, round(n * (count + 1) / (PRICED + 1))) * step for n in range(1, PRICED + 1)})

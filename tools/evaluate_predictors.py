@@ -1,0 +1,104 @@
+"""How well a profile predicts whole networks that took no part in making it: operators, cut pieces, and whole runs.
+
+    python tools/evaluate_predictors.py --profile p.yaml --models-dir /tmp/models [--only resnet18,vgg16] [--json out.json]
+
+Prints, per unit, how many predictions lie within 5, 10 and 15 %, the mean error, and the noise floor (how often a second measurement of
+the same kernel lies within 10 % of the first); the worst kernels and operators; and whole models, predicted and measured, under the
+plans of strategies cpu, gpu and coexec. The models are those of tools/make_models.py.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from coexec.api import InferenceSession, SessionOptions, load, random_feeds
+from coexec.devices.registry import find_devices
+from coexec.profiles import load_profile
+from coexec.report.evaluation import Sample, by_kernel, judge, measure_operators, query_us, worst
+from coexec.report.timing import interleave, percentile
+
+STRATEGIES = ("cpu", "gpu", "coexec")
+
+
+def whole_model(path: Path, profile: Any, iters: int) -> tuple[dict[str, dict[str, float]], Any]:
+    """Per strategy: predicted and measured milliseconds (median), error, half the spread of the measured ones, planning time."""
+    graph = load(path)
+    feeds = random_feeds(graph)
+    sessions = {s: InferenceSession(graph, SessionOptions(), device_profile=profile, strategy=s) for s in STRATEGIES}
+    try:
+        times = interleave({s: (lambda one=one: one.run(None, feeds)) for s, one in sessions.items()}, 2, iters)
+        found = {}
+        for name, session in sessions.items():
+            measured, predicted = percentile(times[name], 50), session.plan.predicted_ms
+            spread = (percentile(times[name], 75) - percentile(times[name], 25)) / 2 / measured
+            found[name] = {"predicted_ms": predicted, "measured_ms": measured, "error": predicted / measured - 1, "spread": spread,
+                           "planning_ms": session.plan.planning_ms, "nodes": len(session.graph.nodes)}
+        return found, sessions["coexec"].graph
+    finally:
+        for session in sessions.values():
+            session.close()
+
+
+def show_operators(samples: list[Sample]) -> None:
+    """Figures by unit, the worst kernels, the worst operators."""
+    print(f"{'unit':10} {'count':>6} {'5 %':>7} {'10 %':>7} {'15 %':>7} {'mean':>7} {'floor':>7}")
+    for unit, j in judge(samples).items():
+        print(f"{unit:10} {j['count']:6} {j['within_5pct']:7.1%} {j['within_10pct']:7.1%} {j['within_15pct']:7.1%} {j['mape']:6.1f}% "
+              f"{j['noise_floor_within_10pct']:7.1%}")
+    print("\nkernels, worst first")
+    for (unit, kernel), j in by_kernel(samples).items():
+        print(f"  {unit:4} {kernel:36} {j['count']:4}  within 10 %: {j['within_10pct']:6.1%}  mean {j['mape']:6.1f}%  "
+              f"floor {j['noise_floor_within_10pct']:6.1%}")
+    print("\noperators, worst first")
+    for s in worst(samples, 15):
+        print(f"  {s.unit:4} {s.model:20} {s.node[-28:]:28} {s.cut:16} {s.implementation:34} {s.predicted_us:9.1f} {s.measured_us:9.1f} us "
+              f"{s.error:+7.1%}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", required=True, help="the profile to judge")
+    parser.add_argument("--models-dir", type=Path, required=True, help="where tools/make_models.py put its models")
+    parser.add_argument("--only", default="", help="names of models, with commas between them (default: all)")
+    parser.add_argument("--iters", type=int, default=10, help="runs of each whole model and strategy (default: %(default)s)")
+    parser.add_argument("--skip-operators", action="store_true", help="whole models only")
+    parser.add_argument("--skip-models", action="store_true", help="operators only")
+    parser.add_argument("--json", help="everything in numbers, to this file")
+    options = parser.parse_args()
+    profile, devices = load_profile(options.profile), find_devices()
+    wanted = {w for w in options.only.split(",") if w}
+    paths = sorted(p for p in options.models_dir.glob("*.onnx") if not wanted or p.stem in wanted)
+    if not paths:
+        print(f"no models in {options.models_dir}: make them with tools/make_models.py", file=sys.stderr)
+        return 2
+    samples: list[Sample] = []
+    models: dict[str, Any] = {}
+    for path in paths:
+        print(path.stem, file=sys.stderr, flush=True)
+        if options.skip_models:
+            with InferenceSession(str(path), device_profile=profile, strategy="cpu") as session:
+                graph = session.graph
+        else:
+            models[path.stem], graph = whole_model(path, profile, options.iters)
+        if not options.skip_operators:
+            samples += measure_operators(path.stem, graph, profile, devices, 1, 0.01)
+            print(f"  {query_us(profile, graph):.0f} us a prediction by itself", file=sys.stderr)
+    if samples:
+        show_operators(samples)
+    if models:
+        print(f"\n{'model':22} " + " ".join(f"{s + ' predicted':>17} {'measured':>9} {'error':>7} {'+-':>5}" for s in STRATEGIES) + "  planning")
+        for name, found in models.items():
+            print(f"{name:22} " + " ".join(f"{f['predicted_ms']:14.2f} ms {f['measured_ms']:9.2f} {f['error']:+7.1%} {f['spread']:5.1%}"
+                                            for f in found.values())
+                  + f"  {found['coexec']['planning_ms']:.0f} ms, {found['coexec']['nodes']} nodes")
+    if options.json:
+        Path(options.json).write_text(json.dumps({"models": models, "devices": judge(samples), "ops": [vars(s) for s in samples]}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
