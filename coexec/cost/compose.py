@@ -13,14 +13,15 @@ import numpy as np
 
 from ..graph.ir import Graph, Node, Value
 from ..ops import op_for
+from ..ops.base import Op
 from ..ops.fallback import is_fallback
 from ..partition.chains import HOST, Access, Flow, Visit, access
 from ..partition.plan import Partition, pieces
 from ..profiles import DeviceProfile, UnitProfile
 from ..regions import Region
 from .features import COLUMNS, family, features
-from .geometry import Facts
-from .kernels import Case, bound_by, cases
+from .geometry import Facts, bounds
+from .kernels import bound_by, cases
 from .model import KernelModel, LatencyModel
 
 #: The section of the CPU as plans that leave the GPU alone use it.
@@ -62,6 +63,7 @@ class CostModel:
         self._kinds: dict[Node, str] = {}
         self._likes: dict[Any, int] = {}
         self._like: dict[Node, int] = {}
+        self._ops: dict[Node, Op] = {}
         self._access: dict[tuple[Node, Region], Access] = {}
 
     def kernel(self, node: Node, region: Region, unit: str) -> Estimate:
@@ -80,46 +82,74 @@ class CostModel:
             self.kernel(node, region, unit)
         return self._slow.get(key, 1.0)
 
+    def op(self, node: Node) -> Op:
+        """`op_for`, kept."""
+        found = self._ops.get(node)
+        if found is None:
+            found = self._ops[node] = op_for(node)
+        return found
+
     def like(self, node: Node) -> int:
         """A number that is the same for nodes of the same kind, attributes and shapes."""
         found = self._like.get(node)
         if found is None:
             told = (node.qualified_type, repr(sorted(node.attributes.items(), key=lambda kv: kv[0])), node.residual, node.activation,
                     tuple(None if v is None else (v.type, v.is_constant) for v in (*node.inputs, None, *node.outputs)),
-                    node if is_fallback(op_for(node)) else None)
+                    node if is_fallback(self.op(node)) else None)
             found = self._like[node] = self._likes.setdefault(told, len(self._likes))
         return found
 
     def prepare(self, wanted: Iterable[tuple[Node, str, Sequence[Region]]]) -> None:
         """Computes the costs of many pieces (node, unit, regions) at once, for `kernel` to find: a batch for every kernel."""
-        batches: dict[tuple[str, str], list[tuple[Case, int, list[Region], Node]]] = {}
-        asked: set[tuple[int, str, Region]] = set()
+        asked: dict[tuple[int, str], tuple[Node, dict[Region, None]]] = {}
         for node, unit, regions in wanted:
-            like, what = self.like(node), self._what(node)
-            fresh = [r for r in dict.fromkeys(regions) if (like, unit, r) not in self._kept and (like, unit, r) not in asked]
-            asked.update((like, unit, r) for r in fresh)
-            modelled = [r for r in fresh if r.size] if self.kernels[unit] and what not in ("dynamic", "view", "fallback") else []
-            known: set[Region] = set()
-            for case in cases(node, modelled, "gpu" if unit == "gpu" else "cpu", self.facts[unit]):
-                mine = [modelled[i] for i in case.at]
-                self._slow.update(((like, unit, r), self._factor(unit, case.kernel)) for r in mine)
-                if case.kernel in self.kernels[unit]:
-                    known.update(mine)
-                    batches.setdefault((unit, case.kernel), []).append((case, like, mine, node))
-            for region in fresh:
-                if region not in known:
-                    self._kept[like, unit, region] = self._simple(node, region, unit, what)
-        for (unit, name), members in batches.items():
-            merge = lambda part: {k: np.concatenate([np.asarray(getattr(c, part).get(k, np.zeros(len(c.at))), float) for c, *_ in members])  # noqa: E731
-                                  for k in dict.fromkeys(t for c, *_ in members for t in getattr(c, part))}
-            us = iter(self.kernels[unit][name].predict(merge("terms"), merge("sizes")).tolist())
-            rough = (unit, name) in self.estimates
-            for _, like, mine, _ in members:
-                for region in mine:
-                    self._kept[like, unit, region] = Estimate(next(us), rough)
+            like = self.like(node)
+            for region in regions:
+                if (like, unit, region) not in self._kept:
+                    asked.setdefault((like, unit), (node, {}))[1][region] = None
+        asks = [(node, unit, [bounds(list(regions), len(node.output.shape) if node.is_static and node.output is not None else 0)])
+                for (_, unit), (node, regions) in asked.items()]
+        for ((like, unit), (_, regions)), (us, slow, rough) in zip(asked.items(), self.price(asks)):
+            for i, region in enumerate(regions):
+                self._kept[like, unit, region] = Estimate(float(us[i]), bool(rough[i]))
+                self._slow[like, unit, region] = float(slow[i])
 
-    def _factor(self, unit: str, kernel: str) -> float:
-        return self.units[unit].busy.get(bound_by(kernel), 1.0)
+    def keep(self, node: Node, unit: str, region: Region, us: float, slow: float, rough: float) -> None:
+        """Makes what `price` said of a piece known to `kernel` and `busy`."""
+        key = (self.like(node), unit, region)
+        self._kept[key], self._slow[key] = Estimate(us, bool(rough)), slow
+
+    def price(self, asks: Sequence[tuple[Node, str, Sequence[tuple[np.ndarray, np.ndarray]]]]) -> list[tuple[np.ndarray, ...]]:
+        """For each (node, unit, [(starts, stops) of pieces, int64 (pieces, rank)]): microseconds, slow-down beside a busy other unit, and
+        whether that is an estimate; arrays of one entry a piece, the parts one after another.
+        """
+        found, batches = [], {}
+        for node, unit, parts in asks:
+            count = sum(len(start) for start, _ in parts)
+            us, slow, rough = np.full(count, np.nan), np.ones(count), np.zeros(count, bool)
+            found.append((us, slow, rough))
+            what = self._what(node)
+            if self.kernels[unit] and what not in ("dynamic", "view", "fallback") and node.output.type.size:
+                for case in cases(node, parts, "gpu" if unit == "gpu" else "cpu", self.facts[unit]):
+                    slow[case.at] = self.units[unit].busy.get(bound_by(case.kernel), 1.0)
+                    if case.kernel in self.kernels[unit]:
+                        batches.setdefault((unit, case.kernel), []).append((case, us, rough))
+        for (unit, name), members in batches.items():
+            merged = [{k: np.concatenate([np.asarray(part[k], float) if k in part else np.zeros(len(c.at)) for c, part in both])
+                       for k in dict.fromkeys(t for _, part in both for t in part)}
+                      for both in ([(c, c.terms) for c, *_ in members], [(c, c.sizes) for c, *_ in members])]
+            predicted, at = self.kernels[unit][name].predict(*merged), 0
+            for case, us, rough in members:
+                us[case.at] = predicted[at:at + len(case.at)]
+                rough[case.at] = (unit, name) in self.estimates
+                at += len(case.at)
+        for (node, unit, parts), (us, _, rough) in zip(asks, found):
+            start = np.concatenate([a for a, _ in parts])
+            stop = np.concatenate([b for _, b in parts])
+            us[(stop <= start).any(axis=1)] = 0.0
+            for i in np.flatnonzero(np.isnan(us)):
+                us[i], rough[i] = self._simple(node, Region(zip(start[i].tolist(), stop[i].tolist())), unit, self._what(node))
+        return found
 
     def _simple(self, node: Node, region: Region, unit: str, what: str) -> Estimate:
         """Where no kernel of that name was measured: the family's line, else the roofline."""
@@ -141,7 +171,7 @@ class CostModel:
         """The node's family, or `dynamic`, `fallback` or `view`; kept."""
         found = self._kinds.get(node)
         if found is None:
-            op = op_for(node)
+            op = self.op(node)
             found = self._kinds[node] = ("dynamic" if not node.is_static else "fallback" if is_fallback(op) else "view" if op.is_view
                                          else family(node))
         return found
@@ -159,7 +189,7 @@ class CostModel:
         key = (node, region)
         found = self._access.get(key)
         if found is None:
-            found = self._access[key] = access(node, region)
+            found = self._access[key] = access(node, region, self.op(node))
         return found
 
     def move_us(self, nbytes: float, moves: int) -> float:

@@ -146,17 +146,28 @@ class Products:
 class Plain:
     """Pieces of any other operator: elements and bytes of what is read and written."""
 
-    def __init__(self, node: Node, regions: Sequence[Region]):
+    def __init__(self, node: Node, parts: Sequence[tuple[Array, Array]]):
         op = op_for(node)
-        work = [op.work(node, r) for r in regions]
-        self.flops = np.array([w.flops for w in work])
-        self.read = np.array([w.bytes_read for w in work])
-        self.written = np.array([w.bytes_written for w in work])
-        size = np.array([r.shape for r in regions], np.int64).reshape(len(regions), -1)
+        work = np.concatenate([self._work(op, node, *part) for part in parts])
+        self.flops, self.read, self.written = work.T
+        size = np.concatenate([stop - start for start, stop in parts])
         self.elements = np.prod(size, axis=1, dtype=np.int64)
-        self.inner = size[:, -1] if size.shape[1] else np.ones(len(regions), np.int64)
+        self.inner = size[:, -1] if size.shape[1] else np.ones(len(size), np.int64)
         self.rows = self.elements // np.maximum(1, self.inner)
         self.chunks = self._chunks(node, size)
+
+    @staticmethod
+    def _work(op: Any, node: Node, start: Array, stop: Array) -> Array:
+        """Operations and bytes of each piece; of many, of a few, and the others by their sizes."""
+        few = np.arange(len(start)) if len(start) <= 4 else np.array([0, len(start) // 2, len(start) - 1])
+        work = [op.work(node, Region(zip(start[i].tolist(), stop[i].tolist()))) for i in few]
+        told = np.array([(w.flops, w.bytes_read, w.bytes_written) for w in work]).reshape(len(few), 3)
+        if len(few) == len(start):
+            return told
+        size = np.prod(stop - start, axis=1, dtype=np.float64)
+        order = few[np.argsort(size[few], kind="stable")]
+        at = [int(np.flatnonzero(few == i)[0]) for i in order]
+        return np.stack([np.interp(size, size[order], told[at, c]) for c in range(3)], axis=1)
 
     def _chunks(self, node: Node, size: Array) -> Array:
         """Contiguous runs that are copied or computed one after another."""

@@ -12,8 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..graph.ir import Node
-from ..regions import Region
-from .geometry import Array, Facts, Plain, Products, Windowed, bounds, up
+from .geometry import Array, Facts, Plain, Products, Windowed, up
 
 M, K = 1e-6, 1e-3
 #: Depth of a block of the inner dimension, and bytes of partial sums, in the CPU's matrix kernels.
@@ -40,11 +39,17 @@ def bound_by(kernel: str) -> str:
     return "compute" if kernel.startswith(("conv/", "product/")) and "depthwise" not in kernel else "memory"
 
 
-def cases(node: Node, regions: Sequence[Region], unit: str, facts: Facts) -> Iterator[Case]:
-    """The kernels that pieces of a native node run by on `cpu` or `gpu`."""
-    if not regions:
+Parts = Sequence[tuple[Array, Array]]
+
+
+def cases(node: Node, parts: Parts, unit: str, facts: Facts) -> Iterator[Case]:
+    """The kernels that pieces of a native node run by on `cpu` or `gpu`. parts: (starts, stops) of pieces, int64 (pieces, rank) each.
+
+    Within a part, pieces differ along one axis and lie in order, so that what changes in proportion need not be computed for each.
+    """
+    start, stop = (np.concatenate([p[i] for p in parts]) for i in (0, 1)) if len(parts) > 1 else parts[0]
+    if not len(start):
         return
-    start, stop = bounds(regions, len(node.output.shape))
     plain = all(v is None or v.dtype == np.float32 for v in (*node.inputs, *node.outputs)) and node.domain in ("", "coexec")
     rank, kind = len(node.output.shape), node.op_type
     weights = kind == "Conv" and node.inputs[1].is_constant and (node.operand(2) is None or node.operand(2).is_constant)
@@ -64,7 +69,7 @@ def cases(node: Node, regions: Sequence[Region], unit: str, facts: Facts) -> Ite
         size = p.rows * p.columns * p.count
         flops = size * (2.0 * p.depth)
     else:
-        p = Plain(node, regions)
+        p = Plain(node, parts)
         found = _plain(p, facts, node, unit)
         size, flops = p.elements, p.flops
     tail = {"mflop": flops * M, **_tail(node, size)}

@@ -116,11 +116,11 @@ class KernelModel:
         X = np.stack([np.asarray(v, float) for v in terms.values()], axis=1) if len(y) else np.empty((0, 0))
         if X.shape[0] != len(y) or not len(y) or not np.isfinite(X).all() or not np.isfinite(y).all() or (y <= 0).any():
             raise UsageError("cannot fit latencies", found=f"{X.shape[0]} samples", expected="as many microseconds above 0 as features")
-        coef = _robust(X, y)
+        coef, ratio = _fit_terms(X, y)
         names = [n for n, c in zip(terms, coef) if c > 0]
         told = {f"us_per_{n}" if n != "fixed" else "fixed_us": float(f"{coef[list(terms).index(n)]:.6g}") for n in names}
         base = sum((told[k] * np.asarray(terms[n], float) for k, n in zip(told, names)), np.zeros(len(y)))
-        correction, left_out = None, np.abs(base / y - 1)
+        correction, left_out = None, np.abs(ratio - 1)
         if self.correct and len(y) >= 2 * LEAST_SAMPLES and sizes:
             correction, left_out = _correction(sizes, np.log(np.maximum(base, 1e-3) / y) * -1, left_out)
         self.left_out_pct_ = float(np.median(left_out) * 100)
@@ -163,19 +163,41 @@ class KernelModel:
             self._centres = np.array(c.centres).reshape(len(c.weights), len(c.inputs))
 
 
-def _robust(X: np.ndarray, y: np.ndarray) -> np.ndarray:
+#: How strongly coefficients are held back, weakest first; samples that were left out choose.
+RIDGES = (1e-3, 0.02, 0.06, 0.2)
+
+
+def _fit_terms(X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The coefficients whose left-out predictions are best, and those predictions' ratios to y."""
+    fold = np.random.default_rng(0).permutation(len(y)) % min(len(y), 8)
+    best = None
+    for ridge in RIDGES:
+        ratio = np.ones(len(y))
+        for held in range(int(fold.max()) + 1):
+            seen = fold != held
+            ratio[~seen] = X[~seen] @ _robust(X[seen], y[seen], ridge) / y[~seen]
+        score = float(np.minimum(np.abs(ratio - 1), 0.5).mean())
+        if best is None or score < 0.98 * best[0]:
+            best = score, ridge, ratio
+    return _robust(X, y, best[1]), best[2]  # type: ignore[index]
+
+
+def _robust(X: np.ndarray, y: np.ndarray, ridge: float) -> np.ndarray:
     """Non-negative coefficients with the least relative errors; those far off count less (a timing that was disturbed)."""
     from scipy.optimize import nnls
 
     relative = X / y[:, None]
-    scale = np.maximum(np.abs(relative).max(axis=0), 1e-300)
     used = np.abs(relative).max(axis=0) > 0
+    # Each feature is measured by what it is in the samples where it counts most, so that a ridge treats all alike.
+    scale = np.sqrt((relative ** 2).mean(axis=0)) + 1e-300
     weight = np.ones(len(y))
     coef = np.zeros(X.shape[1])
+    held = ridge * np.sqrt(len(y)) * np.eye(int(used.sum()))
     for _ in range(4):
-        # A little of everything shrinks terms that the samples cannot tell apart.
-        design = np.vstack([relative[:, used] / scale[used] * weight[:, None], 1e-3 * np.eye(int(used.sum()))])
+        design = np.vstack([relative[:, used] / scale[used] * weight[:, None], held])
         coef[used] = nnls(design, np.concatenate([weight, np.zeros(int(used.sum()))]))[0] / scale[used]
+        share = relative @ coef
+        coef *= float(np.median(1 / np.maximum(share, 0.1)))  # a ridge makes everything a little too short
         off = np.abs(relative @ coef - 1)
         limit = max(0.03, 2 * float(np.median(off)))
         weight = np.sqrt(np.minimum(1, limit / np.maximum(off, 1e-9)))

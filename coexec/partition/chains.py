@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from ..graph.ir import Graph, Node, Value
 from ..ops import op_for
+from ..ops.base import Op
 from ..ops.fallback import is_fallback
 from ..regions import Region
 from .plan import Partition, pieces
@@ -50,9 +51,9 @@ class Access:
     view: bool = False
 
 
-def access(node: Node, region: Region) -> Access:
-    """The regions that the piece `region` of a node reads and writes."""
-    op = op_for(node)
+def access(node: Node, region: Region, op: Op | None = None) -> Access:
+    """The regions that the piece `region` of a node reads and writes; `op` is the node's operator, where it is known already."""
+    op = op or op_for(node)
     if is_fallback(op):
         read = [Region.whole(v.shape) if v is not None and v.type.is_static else None for v in node.inputs]
         written = [Region.whole(v.shape) if v is not None and v.type.is_static else None for v in node.outputs]

@@ -78,7 +78,8 @@ def kernels_of(rows: Sequence[Measurement], facts: Facts) -> dict[str, tuple[lis
     found: dict[str, list[tuple[int, Case]]] = defaultdict(list)
     for i, row in enumerate(rows):
         node = node_of(row, f"row {i + 1}")
-        for case in cases(node, [Region.whole(node.output.shape)], row.unit, facts):
+        shape = np.array([node.output.shape], np.int64)
+        for case in cases(node, [(shape * 0, shape)], row.unit, facts):
             found[case.kernel].append((i, case))
     table = {}
     for name, members in found.items():

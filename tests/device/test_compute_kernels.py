@@ -301,10 +301,14 @@ def test_what_has_more_than_three_spatial_axes_is_declined(device):
     assert device.declines(node) == "more than three spatial axes"
 
 
-def test_tiles_waste_little():
-    tiles = Tiles()
+@pytest.mark.parametrize("width, registers", [(16, 32), (8, 16), (4, 32)])
+def test_tiles_waste_little(width, registers):
+    tiles = Tiles(width=width, registers=registers)
     for rows in (1, 3, 16, 24, 64, 96, 130, 1000):
-        height = tiles.rows_for(rows, 2)
-        assert height <= tiles.rows
-        assert -(-rows // height) * height <= max(rows * 1.15, rows + 3), (rows, height)
-    assert tiles.vectors_for(16) == 1 and tiles.vectors_for(3136) == 2
+        for columns in (1, 16, 49, 169, 196, 3136):
+            tall, wide = tiles.tile_for(rows, columns)
+            assert tall * wide + wide + 1 <= registers
+            used = -(-rows // tall) * tall * -(-columns // width) * width
+            assert used <= max(rows, 12) * 1.5 * max(-(-columns // width), 1) * width, (rows, columns, tall, wide)
+    assert tiles.tile_for(64, 16 * width, most_vectors=1)[1] == 1
+    assert replace(tiles, rows=5, vectors=2).tile_for(64, 3136) == (5, 2)

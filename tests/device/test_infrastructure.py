@@ -112,6 +112,19 @@ def buffer_view(buffer) -> TensorView:
     return TensorView.contiguous(buffer, np.dtype(np.uint8), Region([(0, buffer.nbytes)]))
 
 
+@pytest.fixture
+def own_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Programs are kept on disk whatever the driver does by itself."""
+    monkeypatch.setattr(program, "_driver_caches", lambda device: False)
+
+
+def test_a_driver_with_a_cache_of_its_own_is_not_asked_for_binaries(device: OpenCLDevice, tmp_path: Path) -> None:
+    with settings.override(cache_dir=tmp_path):
+        _runs(device, _build_afresh(device))
+    assert (tmp_path / "opencl").exists() != ("Portable Computing Language" in device.device.platform.name)
+
+
+@pytest.mark.usefixtures("own_cache")
 def test_programs_are_kept_on_disk_and_used(device: OpenCLDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with settings.override(cache_dir=tmp_path):
         _build_afresh(device)
@@ -121,6 +134,7 @@ def test_programs_are_kept_on_disk_and_used(device: OpenCLDevice, tmp_path: Path
         _runs(device, _build_afresh(device))
 
 
+@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "other format", "not the driver's"])
 def test_a_damaged_cache_entry_is_built_again_and_overwritten(device: OpenCLDevice, tmp_path: Path, damage: str) -> None:
     if damage == "not the driver's" and "rusticl" in device.facts.driver:
@@ -139,6 +153,7 @@ def test_a_damaged_cache_entry_is_built_again_and_overwritten(device: OpenCLDevi
         assert [p.name for p in kept.parent.iterdir()] == [kept.name], "temporary files were left behind"
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_a_cache_that_cannot_be_written_is_one_warning(device: OpenCLDevice, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
@@ -148,6 +163,7 @@ def test_a_cache_that_cannot_be_written_is_one_warning(device: OpenCLDevice, tmp
     assert len([r for r in caplog.records if "cannot be kept" in r.getMessage()]) == 1
 
 
+@pytest.mark.usefixtures("own_cache")
 def test_a_read_only_cache_is_survived(device: OpenCLDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*args: object, **more: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")

@@ -100,7 +100,7 @@ def choose(s: Shape, tiles: Tiles, wanted: str | None = None) -> str:
         possible.insert(0, "depthwise")
     else:
         possible.insert(0, "tiled")
-        if tiles.panels and panel_bytes(s.flattened(), tiles) <= tiles.local_bytes:
+        if tiles.panels and Panel.of(s.flattened(), tiles).nbytes <= tiles.local_bytes:
             possible.insert(0, "panel")
             if can_winograd(s, tiles):
                 possible.insert(1, "winograd")
@@ -152,32 +152,42 @@ def strip_elements(s: Shape, columns: int, tiles: Tiles) -> int:
     return max(crossing if height > 1 else 0, high * single) * s.strides[2] + tiles.width
 
 
-def panel_tile(s: Shape, tiles: Tiles) -> tuple[int, int]:
-    """Rows and vectors of the register tile; one vector where a panel of two would not fit."""
-    vectors = tiles.vectors_for(s.pixels)
-    while vectors > 1 and 4 * (s.depth * vectors * tiles.width) > tiles.local_bytes // 2:
-        vectors -= 1
-    return tiles.rows_for(s.out_channels, vectors), vectors
+@dataclass(frozen=True)
+class Panel:
+    """How the panel method is cut: the register tile, input channels a block, and bytes of local memory (panel, strip, sums)."""
 
+    rows: int
+    vectors: int
+    columns: int
+    unit: int
+    locals: tuple[int, int, int]
 
-def panel_bytes(s: Shape, tiles: Tiles) -> int:
-    """Local memory that the panel method takes."""
-    columns = panel_tile(s, tiles)[1] * tiles.width
-    return 4 * (s.depth * columns + tiles.width + strip_elements(s, columns, tiles))
+    @classmethod
+    def of(cls, s: Shape, tiles: Tiles) -> Panel:
+        rows, vectors = tiles.tile_for(s.out_channels, s.pixels)
+        columns = vectors * tiles.width
+        step = 4 * prod(s.kernel) * columns
+        unit = s.in_channels if step * s.in_channels <= tiles.panel_bytes else max(1, tiles.panel_bytes // step)
+        unit = -(-s.in_channels // -(-s.in_channels // unit))
+        sums = 4 * -(-s.out_channels // rows) * rows * columns if unit < s.in_channels else 64
+        return cls(rows, vectors, columns, unit, (unit * step + 4 * tiles.width, 4 * strip_elements(s, columns, tiles), sums))
+
+    @property
+    def nbytes(self) -> int:
+        """Local memory it takes."""
+        return sum(self.locals)
 
 
 def build_panel(c: Compile, s: Shape, tiles: Tiles, key: Any = "conv", arrange: Callable[[np.ndarray], np.ndarray] = lambda w: w) -> None:
     """`arrange` brings constant input 1 to (out channels of all groups, in channels of one, *kernel); `key` names what it does."""
     s = s.flattened()
-    rows, vectors = panel_tile(s, tiles)
-    columns = vectors * tiles.width
-    w = c.packed(1, ("rows", key, s.groups, rows), lambda w: pack_rows(arrange(w), s.groups, rows))
+    cut = Panel.of(s, tiles)
+    w = c.packed(1, ("rows", key, s.groups, cut.rows), lambda w: pack_rows(arrange(w), s.groups, cut.rows))
     defines, tail = _operands(c, s)
-    c.implementation = f"f32_conv_panel_{rows}x{columns}"
-    c.launch(["gemm_tile.clh", "conv_panel.cl"], "conv_panel", {**defines, **tiles.panel_defines(rows, vectors)},
-             (-(-s.pixels // columns), s.y.shape[0] * s.groups), (1, 1), s.x, strides(s.x), w, s.y, strides(s.y),
-             *i32(s.groups, s.in_channels, s.out_channels), *s.args(),
-             cl.LocalMemory(4 * (s.depth * columns + tiles.width)), cl.LocalMemory(4 * strip_elements(s, columns, tiles)), *tail)
+    c.implementation = f"f32_conv_panel_{cut.rows}x{cut.columns}"
+    c.launch(["gemm_tile.clh", "strip.clh", "conv_panel.cl"], "conv_panel", {**defines, **tiles.panel_defines(cut.rows, cut.vectors)},
+             (-(-s.pixels // cut.columns), s.y.shape[0] * s.groups), (1, 1), s.x, strides(s.x), w, s.y, strides(s.y),
+             *i32(s.groups, s.in_channels, s.out_channels), *s.args(), *i32(cut.unit), *map(cl.LocalMemory, cut.locals), *tail)
 
 
 def build_tiled(c: Compile, s: Shape, tiles: Tiles) -> None:
@@ -220,12 +230,11 @@ class Winograd:
     @classmethod
     def of(cls, s: Shape, tiles: Tiles) -> Winograd:
         across, down, width = -(-s.y.shape[4] // 4), -(-s.y.shape[3] // 4), tiles.width
-        vectors = tiles.vectors_for(across * down)
         freq = 36 * 4 * s.in_channels * width
         staged = freq > tiles.local_bytes * 3 // 4
-        while vectors > 1 and not staged and freq * vectors > tiles.local_bytes // 2:
-            vectors -= 1
-        rows, columns = tiles.rows_for(s.out_channels, vectors, (8, 12)), vectors * width
+        most = 3 if staged else max(1, min(3, tiles.local_bytes // 2 // freq))
+        rows, vectors = tiles.tile_for(s.out_channels, across * down, most)
+        columns = vectors * width
         tile_rows = min(down, (columns - 2) // across + 2)
         strip = 4 * (min(across, columns) if down == 1 else across) + 4 * (1 + width)
         memory = (4 * (36 * rows * columns + width), 4 * 16 * columns, 4 * ((tile_rows - 1) * 4 + 6) * strip + 4 * width)
@@ -290,8 +299,7 @@ def build_depthwise(c: Compile, s: Shape, tiles: Tiles) -> None:
         return
     strip = Strip.of(s.y.shape, s.kernel, s.strides, s.dilations, tiles)
     c.implementation = f"f32_conv_depthwise_strip_{s.kernel[1]}x{s.kernel[2]}"
-    c.launch(["strip.clh", "conv_depthwise.cl"], "conv_depthwise_strip", {**defines, **strip.defines()}, (-(-height // strip.rows),
-        channels, batch), (1, 1, 1),
+    c.launch(["strip.clh", "conv_depthwise.cl"], "conv_depthwise_strip", {**defines, **strip.defines()}, strip.groups, (1, 1, 1),
              s.x, strides(s.x), w, s.y, strides(s.y), *_plane_args(s), *strip.args(), *tail)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...ops.conv_transpose import ConvTransposeParams, conv_transpose_params
 from .builder import ClOperand, Compile, builds, short
-from .conv import Shape, build_panel, panel_bytes, strides
+from .conv import Panel, Shape, build_panel, strides
 from .tail import bias_args, five, i32, three, type_defines
 from .tiles import tiles_for
 
@@ -63,7 +63,7 @@ def _phases(c: Compile, p: ConvTransposeParams, pads: list[int]) -> bool:
         r = c.residual and five(_every(c.residual, starts, p.strides))
         shapes.append((taps, Shape(five(x), five(_every(y, starts, p.strides)), r, groups, x.shape[1] // groups, per_group,
                                    (*lead, *(max(len(t), 1) for t in taps)), (1, 1, 1), (1, 1, 1), (*(0,) * len(lead), *before), True)))
-    if not all(s.depth and panel_bytes(s.flattened(), tiles) <= tiles.local_bytes for _, s in shapes):
+    if not all(s.depth and Panel.of(s.flattened(), tiles).nbytes <= tiles.local_bytes for _, s in shapes):
         return False
     for taps, shape in shapes:
         build_panel(c, shape, tiles, ("phase", *taps), lambda w, taps=taps: _arranged(w, groups, taps))

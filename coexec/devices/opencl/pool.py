@@ -53,11 +53,11 @@ def _strip(c: Compile, largest: bool) -> bool:
     if not largest:
         counts = [np.maximum(n, 1).astype(np.float32) for n in average_divisors(c.node, spatial)]
         counts = counts if len(counts) == 2 else [np.ones(1, np.float32), *counts]
+        counts[1] = np.concatenate([counts[1], np.ones(tiles.width, np.float32)])  # vectors run over the end
         divisors = [c.constant(n, ("divisors", n.tobytes())) for n in counts]
     c.implementation = f"f32_{c.node.op_type.lower()}_strip"
     c.launch(["strip.clh", "pool_strip.cl"], "pool_strip", {**type_defines(c), **strip.defines(), **({"LARGEST": 1} if largest else {})},
-             (-(-y.shape[3] // strip.rows), y.shape[1], y.shape[0]), (1, 1,
-                                                                      1), x, strides(x), y, strides(y), *args, *strip.args(), *divisors,
+             strip.groups, (1, 1, 1), x, strides(x), y, strides(y), *args, *strip.args(), *divisors,
              *([r, strides(r)] if r is not None else []))
     return True
 

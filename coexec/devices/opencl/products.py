@@ -124,12 +124,11 @@ def pack_columns(b: np.ndarray, columns: int) -> np.ndarray:
 
 
 def _panel(c: Compile, p: Product, tiles: Tiles, defines: dict[str, Any]) -> None:
-    packs, vectors = _packs(p), tiles.vectors_for(p.columns)
+    packs = _packs(p)
+    rows, vectors = tiles.tile_for(p.rows, p.columns, 4 if packs else tiles.local_bytes // (4 * p.depth * tiles.width))
     if p.rows <= 2 and packs:  # bound by reading B: more sums at once hide the latency of the additions
-        vectors = max(vectors, min(8 // p.rows, -(-p.columns // tiles.width)))
-    while not packs and vectors > 1 and 4 * p.depth * vectors * tiles.width > tiles.local_bytes:
-        vectors -= 1
-    rows, columns = tiles.rows_for(p.rows, vectors), vectors * tiles.width
+        rows, vectors = 1, max(vectors, min(8 // p.rows, -(-p.columns // tiles.width)))
+    columns = vectors * tiles.width
     middle, tail = _common(p, defines, c)
     defines = {**defines, **tiles.panel_defines(rows, vectors)}
     if packs:

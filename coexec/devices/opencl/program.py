@@ -22,11 +22,12 @@ import pyopencl as cl
 
 from ... import settings
 from ...errors import DeviceError, KernelBuildError
+from . import quirks
 
 log = logging.getLogger(__name__)
 
 MAGIC = b"COEXECCL\x01"  # the last byte is the format's version
-_OPTIONS = ("-cl-std=CL1.2",)
+_OPTIONS = ("-cl-std=CL1.2", "-w")
 _programs: dict[tuple[int, str, tuple[str, ...]], cl.Program] = {}
 _lock = threading.RLock()
 
@@ -71,6 +72,8 @@ def build(context: cl.Context, text: str, options: Sequence[str] = ()) -> cl.Pro
 
 
 def _load_or_build(context: cl.Context, device: cl.Device, text: str, options: tuple[str, ...]) -> cl.Program:
+    if _driver_caches(device):
+        return _wrap(_compile(context, device, text, options), text)
     path = cache_path(device, text, options)
     binary = _read(path)
     if binary is not None:
@@ -83,6 +86,11 @@ def _load_or_build(context: cl.Context, device: cl.Device, text: str, options: t
     program = _compile(context, device, text, options)
     _write(path, bytes(program.get_info(cl.program_info.BINARIES)[0]))
     return _wrap(program, text)
+
+
+def _driver_caches(device: cl.Device) -> bool:
+    """True where the driver keeps what it compiled on disk itself, and asking it for a binary compiles every kernel once more."""
+    return bool(quirks.overrides(device.platform.name, device.name).get("caches_programs"))
 
 
 def _wrap(program: Any, text: str) -> cl.Program:

@@ -17,6 +17,8 @@ QUIRKS: tuple[Quirk, ...] = (
     Quirk(("llvmpipe",), "a software rasteriser, whatever device type it reports", {"emulated": True}),
     Quirk(("softpipe",), "a software rasteriser, whatever device type it reports", {"emulated": True}),
     Quirk(("oclgrind",), "a simulator that reports every device type at once", {"emulated": True}),
+    Quirk(("portable computing language",), "compiles everything again to hand out a binary, and has a disk cache of its own",
+          {"caches_programs": True}),
     Quirk(("rusticl", "panfrost"), "half-precision kernels give wrong results", {"without": {"float16"}}),
     Quirk(("mali-t",), "Midgard's double precision is emulated in firmware and may be missing at run time", {"without": {"float64"}}),
 )

@@ -11,16 +11,20 @@ import pyopencl as cl
 
 from .tiles import Tiles
 
-#: A strip is cut into rows so that it stays in the first-level cache.
-STRIP_BYTES = 24 << 10
 VECTORS = 4
+
+#: Output elements a work-item makes where planes are small: enough to hide what starting one costs.
+ITEM = 4096
 
 
 @dataclass(frozen=True)
 class Strip:
-    """How many output rows a work-item makes, and the float32 elements of local memory it takes for the input and for the sums."""
+    """How many output rows of how many channels a work-item makes, the NDRange, and the float32 elements of local memory it takes."""
 
     rows: int
+    many: int
+    channels: int
+    groups: tuple[int, int, int]
     planes: int
     sums: int
     width: int
@@ -28,12 +32,15 @@ class Strip:
     @classmethod
     def of(cls, shape: Sequence[int], kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], tiles: Tiles) -> Strip:
         """For an output (batch, channel, 1, height, width) and windows given per axis (depth, height, width)."""
-        height, width = shape[3:]
+        batch, channels, _, height, width = shape
         (_, kh, kw), (_, sh, sw), (_, dh, dw) = kernel, strides, dilations
-        tail, halo = (kw - 1) * dw // sw, (kh - 1) * dh // sh
-        pitch, step = width + tail, tiles.width * VECTORS
-        rows = max(1, min(height, STRIP_BYTES // (4 * pitch * (sh * sw + 1)) - halo))
-        return cls(rows, sh * sw * (rows + halo) * pitch + tail + step, rows * pitch + step, tiles.width)
+        tail, halo = (kw - 1) * dw // sw, ((kh - 1) * dh + sh - 1) // sh
+        pitch, step = width + tail + 1, tiles.width * VECTORS
+        rows = max(1, min(height, tiles.strip_bytes // (4 * pitch * (sh * sw + 1)) - halo))
+        strips = -(-height // rows)
+        many = max(1, min(ITEM // (rows * pitch), strips * channels // (4 * tiles.cores), channels))
+        return cls(rows, many, channels, (strips, -(-channels // many), batch), sh * sw * ((rows + halo) * pitch + tiles.width) + tail + step,
+                   rows * pitch + step + tiles.width, tiles.width)
 
     @property
     def nbytes(self) -> int:
@@ -43,5 +50,6 @@ class Strip:
         return {"VW": self.width, "NV": VECTORS}
 
     def args(self) -> list[Any]:
-        """rows, and local memory for planes and sums."""
-        return [np.int32(self.rows), cl.LocalMemory(4 * self.planes), cl.LocalMemory(4 * self.sums)]
+        """rows, many, channels, and local memory for planes and sums."""
+        return [np.int32(self.rows), np.int32(self.many), np.int32(self.channels), cl.LocalMemory(4 * self.planes),
+                cl.LocalMemory(4 * self.sums)]

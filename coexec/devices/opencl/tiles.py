@@ -15,9 +15,13 @@ class Tiles:
     `block_depth` deep. `local_bytes` is how much local memory a panel may take; 0 where panels do not suit the device.
     """
 
-    rows: int = 12
-    vectors: int = 2
+    rows: int = 0
+    vectors: int = 0
     width: int = 16
+    registers: int = 32
+    panel_bytes: int = 192 << 10
+    strip_bytes: int = 24 << 10
+    cores: int = 1
     local_bytes: int = 0
     block_rows: int = 64
     block_columns: int = 32
@@ -30,17 +34,34 @@ class Tiles:
         """True where the device is made of cores with caches and vector units, not of many thin threads."""
         return self.local_bytes > 0
 
-    def rows_for(self, rows: int, vectors: int, choices: tuple[int, ...] = (1, 4, 8, 12)) -> int:
-        """The tile height, of a few (each is a program to compile), that wastes least on a matrix of that many rows.
+    def tile_shapes(self) -> tuple[tuple[int, int], ...]:
+        """(rows, vectors) of every register tile that may be compiled; a few, since each is a program."""
+        if self.rows and self.vectors:
+            return ((self.rows, self.vectors),)
+        shapes = []
+        for vectors in range(1, 5):
+            fits = [r for r in (1, 4, 6, 8, 12) if r * vectors + vectors + 1 <= self.registers]
+            shapes += [(r, vectors) for r in dict.fromkeys((fits[-1], *([4, 1] if vectors == 4 else [])) if fits else ()) if r in fits]
+        return tuple(shapes)
 
-        Fewer than eight sums leave the multiply-add units waiting.
+    def tile_for(self, rows: int, columns: int, most_vectors: int = 4) -> tuple[int, int]:
+        """(rows, vectors) of the register tile that takes the fewest cycles on a matrix of that size.
+
+        A step along the depth takes half a cycle a multiply-add of vectors, and four where too few sums hide its latency;
+        every panel of columns reads all of the left matrix anew.
         """
-        fits = [*(r for r in choices if r < self.rows), self.rows]
-        return min(fits, key=lambda r: (ceil(rows / r) * (max(r, 8 / vectors) + 0.3), r))
+        def cycles(tile: tuple[int, int]) -> float:
+            tall, wide = tile
+            full, rest = divmod(ceil(columns / self.width), wide)
+            steps = full * self._step(tall, wide) + (self._step(tall, rest if wide < 4 else wide) if rest else 0)
+            return ceil(rows / tall) * steps
 
-    def vectors_for(self, columns: int) -> int:
-        """How many vectors wide a tile is for that many columns: narrower only where a wide one would waste over a seventh."""
-        return min(range(self.vectors, 0, -1), key=lambda v: ceil(columns / (v * self.width)) * v * (1 if v > 1 else 1.15))
+        shapes = self.tile_shapes()
+        return min([t for t in shapes if t[1] <= most_vectors] or [(shapes[0][0], 1)], key=cycles)
+
+    @staticmethod
+    def _step(rows: int, vectors: int) -> float:
+        return max(rows * vectors, 8) / 2 + rows / 10 + vectors * vectors / 16 + 0.5
 
     def panel_defines(self, rows: int, vectors: int) -> dict[str, int]:
         """What gemm_tile.clh is built with."""
@@ -64,6 +85,7 @@ def tiles_for(facts: DeviceFacts) -> Tiles:
     """The defaults for a device of these facts."""
     local = facts.extra.get("local_mem_bytes", 0)
     width = 1 << max(2, min(4, int(facts.extra.get("vector_width_float", 4)).bit_length() - 1))
+    registers = 16 if width == 8 else 32
     if not facts.emulated or local < MIN_PANEL_BYTES:
-        return Tiles(width=width)
-    return Tiles(rows={16: 12, 8: 6}.get(width, 8), width=width, local_bytes=local * 3 // 4)
+        return Tiles(width=width, registers=registers)
+    return Tiles(width=width, registers=registers, local_bytes=local * 3 // 4, cores=facts.compute_units)

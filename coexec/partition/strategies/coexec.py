@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from ...cost.compose import HOST, CostModel, Option, Run
 from ...errors import UsageError
 from ...graph.ir import Node, Value
-from ...ops import op_for
 from ...ops.base import SplitAxis
 from ...regions import Region
 from ..plan import Partition, cut, on_one_device, pieces
@@ -113,16 +113,22 @@ def survivors(grown: list[tuple], beam: int) -> list[tuple]:
 
 @dataclass
 class _Grid:
-    """The priced cuts of an axis: places, and what the GPU's and the CPU's piece take there (both slowed down by the other)."""
+    """The priced cuts of an axis: places, and what the GPU's and the CPU's piece take there: microseconds, slow-down, estimated or not."""
 
     axis: SplitAxis
     at: np.ndarray
     gpu: np.ndarray
     cpu: np.ndarray
 
+    @cached_property
+    def beside(self) -> tuple[np.ndarray, np.ndarray]:
+        """Microseconds of both pieces, each slowed down by the other."""
+        return self.gpu[0] * self.gpu[1], self.cpu[0] * self.cpu[1]
+
     def between(self, at: int) -> tuple[float, float]:
         """Microseconds of the pieces of a cut, between priced ones interpolated."""
-        return float(np.interp(at, self.at, self.gpu)), float(np.interp(at, self.at, self.cpu))
+        gpu, cpu = self.beside
+        return float(np.interp(at, self.at, gpu)), float(np.interp(at, self.at, cpu))
 
 
 @dataclass
@@ -136,32 +142,31 @@ class Offers:
     _reads: dict[tuple[Node, Region], tuple[tuple[Value, Region], ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        wanted, free = [], {}
+        wanted, asks, grids = [], [], []  # type: ignore[var-annotated]
         for node, only in self.nodes:
             if only is not None:
                 wanted += [(node, d, [r]) for d, r in pieces(node, only)]
                 continue
-            whole = Region.whole(node.output.shape)
-            wanted += [(node, HOST, [whole]), (node, "gpu", [whole])]
             like = self.cost.like(node)
-            if like in free:
+            if like in self._grids:
                 continue
-            free[like] = node, [(axis, places(axis)) for axis in op_for(node).split_axes(node)[:AXES] if axis.extent > axis.multiple]
-            for axis, cuts in free[like][1]:
-                wanted.append((node, "gpu", [whole.replace(axis.dim, (0, at)) for at in cuts]))
-                wanted.append((node, HOST, [whole.replace(axis.dim, (at, axis.extent)) for at in cuts]))
+            axes = [a for a in self.cost.op(node).split_axes(node)[:AXES] if a.extent > a.multiple]
+            found = self._grids[like] = [(a, np.array(cuts)) for a in axes if (cuts := places(a))]  # type: ignore[assignment]
+            whole = np.zeros((1, len(node.output.shape)), np.int64), np.array([node.output.shape], np.int64)
+            parts = [two_sides(node, axis, cuts) for axis, cuts in found]
+            asks += [(node, "gpu", [whole, *(first for first, _ in parts)]), (node, HOST, [whole, *(second for _, second in parts)])]
+            grids.append((node, like, found))
         self.cost.prepare(wanted)
-        for like, (node, axes) in free.items():
-            self._grids[like] = [self._grid(node, axis, cuts) for axis, cuts in axes if cuts]
-
-    def _grid(self, node: Node, axis: SplitAxis, cuts: list[int]) -> _Grid:
-        cost, whole = self.cost, Region.whole(node.output.shape)
-
-        def price(unit: str, region: Region) -> float:
-            return cost.kernel(node, region, unit).us * cost.busy(node, region, unit)
-
-        return _Grid(axis, np.array(cuts), np.array([price("gpu", whole.replace(axis.dim, (0, at))) for at in cuts]),
-                     np.array([price(HOST, whole.replace(axis.dim, (at, axis.extent))) for at in cuts]))
+        prices = [np.stack(answer).astype(float) for answer in self.cost.price(asks)]
+        for number, (node, like, found) in enumerate(grids):
+            ends = np.cumsum([1, *(len(cuts) for _, cuts in found)])[:-1]
+            whole = Region.whole(node.output.shape)
+            sides = []
+            for unit, answer in zip(("gpu", HOST), prices[2 * number:2 * number + 2]):
+                first, *rest = np.split(answer, ends, axis=1)
+                self.cost.keep(node, unit, whole, *first[:, 0].tolist())
+                sides.append(rest)
+            self._grids[like] = [_Grid(axis, cuts, gpu, cpu) for (axis, cuts), gpu, cpu in zip(found, *sides)]
 
     def of(self, node: Node, only: Partition | None, state: _State) -> Iterator[Option]:
         """The options of a node after that beginning."""
@@ -178,7 +183,7 @@ class Offers:
 
     def _only(self, node: Node, only: Partition) -> Option:
         parts = pieces(node, only)
-        view = node.is_static and op_for(node).is_view and node.output is not None
+        view = node.is_static and self.cost.op(node).is_view and node.output is not None
         us = {d: self.cost.kernel(node, r, d).us for d, r in parts}
         if view:
             return Option(only, tuple(parts), None, None, (), True)
@@ -193,14 +198,20 @@ class Offers:
                          self._read(node, parts))
         launch = self.cost.profile.gpu.launch_us
         for grid in self._grids[self.cost.like(node)]:
-            for index in np.argsort(np.maximum(launch + grid.gpu, launch + grid.cpu), kind="stable")[:OFFERED]:
+            for index in np.argsort(launch + np.maximum(*grid.beside), kind="stable")[:OFFERED]:
                 yield self._cut(node, grid, int(grid.at[index]))
 
     def _cut(self, node: Node, grid: _Grid, at: int) -> Option:
         partition = cut(node, grid.axis, (0, at, grid.axis.extent), ("gpu", HOST))
         whole = Region.whole(node.output.shape)
         parts = (("gpu", whole.replace(grid.axis.dim, (0, at))), (HOST, whole.replace(grid.axis.dim, (at, grid.axis.extent))))
-        gpu_us, cpu_us = grid.between(at)
+        found = int(np.searchsorted(grid.at, at))
+        if found < len(grid.at) and grid.at[found] == at:
+            gpu_us, cpu_us = (float(side[found]) for side in grid.beside)
+            for (unit, region), side in zip(parts, (grid.gpu, grid.cpu)):
+                self.cost.keep(node, unit, region, *side[:, found].tolist())
+        else:
+            gpu_us, cpu_us = grid.between(at)
         return Option(partition, parts, gpu_us, cpu_us, self._read(node, parts))
 
     def _read(self, node: Node, parts: Sequence[tuple[str, Region]]) -> tuple[tuple[Value, Region], ...]:
@@ -229,6 +240,15 @@ class Offers:
                 for at in dict.fromkeys((same, same + halo)):
                     if 0 < at < axis.extent and at % axis.multiple == 0:
                         yield grid, at
+
+
+def two_sides(node: Node, axis: SplitAxis, cuts: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    """(starts, stops) of what lies before each cut, and of what lies behind it."""
+    zero = np.zeros((len(cuts), len(node.output.shape)), np.int64)
+    whole = zero + np.array(node.output.shape)
+    before, behind = whole.copy(), zero.copy()
+    before[:, axis.dim] = behind[:, axis.dim] = cuts
+    return (zero, before), (behind, whole)
 
 
 def places(axis: SplitAxis) -> list[int]:

@@ -2,21 +2,80 @@
 // (which such devices keep in cache), then runs over every output channel. No pass over memory but the operands' own.
 //
 // Weights are packed [group][channel tile][depth][MR], depth = (input channel, kernel row, kernel column), zero beyond the last channel.
-// A strip holds one input channel's rows with their padding, columns sorted by phase of the stride, so that copies are contiguous.
+// A strip holds one input channel's rows with their padding (strip.clh). Where the panel would outgrow the cache, `unit` input channels
+// are taken at a time, and the sums wait in `sums` [channel tile][MR][NR] meanwhile.
 
 #ifdef RESIDUAL
 #define RESIDUAL_ARGS , __global const T *restrict r, int r_off, int8 rs
 #define RESIDUAL_RUN (rs.s4 == 1 && (rs.s3 == OW || OH == 1))
+#define RESIDUAL_VECTOR(i, j) + VLOAD(j, r + (m + i) * rs.s1 + first)
 #else
 #define RESIDUAL_ARGS
 #define RESIDUAL_RUN 1
+#define RESIDUAL_VECTOR(i, j)
 #endif
+#ifdef BIAS
+#define BIAS_OF(i) shift[(m + i) * bias_stride]
+#else
+#define BIAS_OF(i) 0
+#endif
+
+#define TILE(V) {                                                                                      \
+  VEC acc[MR][V];                                                                                      \
+  if (c0 == 0) { TILE_CLEAR(acc, V) }                                                                  \
+  else { FOR_TILE(V) acc[i][j] = VLOAD(j, sums + (m + i) * NR); }                                      \
+  TILE_RUN(acc, V, weights, 1, MR, panel, NR, steps)                                                   \
+  if (c0 + channels < in_channels) { FOR_TILE(V) VSTORE(acc[i][j], j, sums + (m + i) * NR); }          \
+  else if (run && lanes == V * VW && m + MR <= out_channels) {                                         \
+    FOR_TILE(V) {                                                                                      \
+      const VEC v = acc[i][j] + BIAS_OF(i) RESIDUAL_VECTOR(i, j);                                      \
+      VSTORE(ACTIVATE(VEC, v), j, y + (m + i) * ys.s1 + first);                                        \
+    }                                                                                                  \
+  } else {                                                                                             \
+    T edge[MR * V * VW];                                                                               \
+    FOR_TILE(V) VSTORE(acc[i][j], i * V + j, edge);                                                    \
+    PLAIN_LOOP for (int i = 0; i < MR && m + i < out_channels; i++)                                               \
+      PLAIN_LOOP for (int j = 0; j < V; j++) {                                                                    \
+        const VEC sum = VLOAD(i * V + j, edge) + BIAS_OF(i);                                           \
+        if (run && (j + 1) * VW <= lanes) {                                                            \
+          const VEC v = sum RESIDUAL_VECTOR(i, j);                                                     \
+          VSTORE(ACTIVATE(VEC, v), j, y + (m + i) * ys.s1 + first);                                    \
+        } else STORE_LANES                                                                             \
+      }                                                                                                \
+  }                                                                                                    \
+}
+
+#ifdef RESIDUAL
+#define ADD_LANES                                                                                      \
+  T more[VW];                                                                                          \
+  VSTORE((VEC)(0), 0, more);                                                                           \
+  PLAIN_LOOP for (int l = 0; l < some; l++) {                                                                     \
+    const int p = first + j * VW + l, oh = p / OW;                                                     \
+    more[l] = r[(m + i) * rs.s1 + oh * rs.s3 + (p - oh * OW) * rs.s4];                                 \
+  }                                                                                                    \
+  const VEC v = sum + VLOAD(0, more);
+#else
+#define ADD_LANES const VEC v = sum;
+#endif
+
+#define STORE_LANES {                                                                                  \
+  const int some = clamp(lanes - j * VW, 0, VW);                                                            \
+  ADD_LANES                                                                                            \
+  T lane[VW];                                                                                          \
+  VSTORE(ACTIVATE(VEC, v), 0, lane);                                                                   \
+  __global T *to = y + (m + i) * ys.s1;                                                                \
+  if (run) PLAIN_LOOP for (int l = 0; l < some; l++) to[first + j * VW + l] = lane[l];                            \
+  else PLAIN_LOOP for (int l = 0; l < some; l++) {                                                                \
+    const int p = first + j * VW + l, oh = p / OW;                                                     \
+    to[oh * ys.s3 + (p - oh * OW) * ys.s4] = lane[l];                                                  \
+  }                                                                                                    \
+}
 
 __attribute__((reqd_work_group_size(1, 1, 1)))
 __kernel void conv_panel(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off,
                          __global T *restrict y, int y_off, int8 ys,
                          int groups, int in_channels, int out_channels, int8 in, int8 out, int8 size, int8 stride, int8 dilation, int8 pad,
-                         __local T *restrict panel, __local T *restrict strip
+                         int unit, __local T *restrict panel, __local T *restrict strip, __local T *restrict sums
 #ifdef BIAS
                          , __global const T *restrict bias, int bias_off, int bias_stride
 #endif
@@ -24,86 +83,70 @@ __kernel void conv_panel(__global const T *restrict x, int x_off, int8 xs, __glo
   const int H = in.s1, W = in.s2, OH = out.s1, OW = out.s2, KH = size.s1, KW = size.s2, x_row = xs.s3;
   const int SH = stride.s1, SW = stride.s2, DH = dilation.s1, DW = dilation.s2, PT = pad.s1, PL = pad.s2;
   const int pixels = OH * OW, depth = in_channels * KH * KW;
-  const int first = get_global_id(0) * NR, lanes = min(NR, pixels - first);
+  const int first = get_global_id(0) * NR, lanes = min(NR, pixels - first), vectors = (lanes + VW - 1) / VW;
   const int batch = get_global_id(1) / groups, group = get_global_id(1) % groups;
   const int top = first / OW, bottom = (first + lanes - 1) / OW;
   const int left = top == bottom ? first - top * OW : 0, right = top == bottom ? left + lanes : OW;
   const int column = left * SW - PL, row = top * SH - PT;
-  const int phase = ((right - left - 1) * SW + (KW - 1) * DW) / SW + 1 + VW, strip_row = phase * SW;
-  const int strip_rows = (bottom - top) * SH + (KH - 1) * DH + 1;
-  const int direct = top == bottom && SW == 1 && lanes == NR && column >= 0 && column + NR - 1 + (KW - 1) * DW < W;
+  const int pitch = ((right - left - 1) * SW + (KW - 1) * DW) / SW + 1, phase = pitch + VW, strip_row = phase * SW;
+  const int strip_rows = (bottom - top) * SH + (KH - 1) * DH + 1, tall = (KH - 1) * DH + 1;
+  const int direct = top == bottom && SW == 1 && column >= 0 && column + lanes - 1 + (KW - 1) * DW < W;
+  const int dense = x_row == W ? H * W : 0;
 
   x += x_off + batch * xs.s0 + group * in_channels * xs.s1;
-  __local T *to = panel;
-  for (int c = 0; c < in_channels; c++, x += xs.s1) {
-    if (direct) {
-      for (int kh = 0; kh < KH; kh++) {
-        const int h = row + kh * DH, inside = h >= 0 && h < H;
-        for (int kw = 0; kw < KW; kw++, to += NR)
-          for (int j = 0; j < NV; j++) VSTORE(inside ? VLOAD(j, x + h * x_row + column + kw * DW) : (VEC)(0), j, to);
-      }
-      continue;
-    }
-    for (int s = 0; s < strip_rows; s++) {
-      const int h = row + s;
-      for (int p = 0; p < SW; p++) {
-        __local T *cells = strip + s * strip_row + p * phase;
-        const int at = column + p;
-        const int begin = h < 0 || h >= H ? phase : at >= 0 ? 0 : min(phase, (SW - 1 - at) / SW);
-        const int end = h < 0 || h >= H ? phase : clamp((W - at + SW - 1) / SW, begin, phase);
-        __global const T *from = x + h * x_row + at;
-        for (int i = 0; i < begin; i++) cells[i] = 0;
-        for (int i = begin; i < end; i++) cells[i] = from[i * SW];
-        for (int i = end; i < phase; i++) cells[i] = 0;
-      }
-    }
-    for (int kh = 0; kh < KH; kh++)
-      for (int kw = 0; kw < KW; kw++, to += NR) {
-        __local const T *tap = strip + kh * DH * strip_row + kw * DW % SW * phase + kw * DW / SW;
-        for (int o = top; o <= bottom; o++, tap += SH * strip_row) {
-          const int begin = max(0, o * OW - first), end = min(lanes, (o + 1) * OW - first);
-          __local const T *from = tap + first + begin - o * OW - left;
-          for (int l = begin; l < end; l += VW, from += VW) VSTORE(VLOAD(0, from), 0, to + l);  // spills into the step written next
-        }
-      }
-  }
-
   w += w_off + group * ((out_channels + MR - 1) / MR * MR) * depth;
   y += y_off + batch * ys.s0 + group * out_channels * ys.s1;
+#ifdef BIAS
+  __global const T *shift = bias + bias_off + group * out_channels * bias_stride;
+#endif
 #ifdef RESIDUAL
   r += r_off + batch * rs.s0 + group * out_channels * rs.s1;
 #endif
   const int run = ys.s4 == 1 && (ys.s3 == OW || OH == 1) && RESIDUAL_RUN;  // one run of memory
-  for (int m = 0; m < out_channels; m += MR, w += MR * depth) {
-    VEC acc[MR][NV];
-    TILE_CLEAR(acc)
-    TILE_RUN(acc, w, 1, MR, panel, NR, depth)
-    for (int i = 0; i < MR && m + i < out_channels; i++) {
-#ifdef BIAS
-      const T shift = bias[bias_off + (group * out_channels + m + i) * bias_stride];
-#else
-      const T shift = 0;
-#endif
-      for (int j = 0; j < NV; j++) {
-        VEC v = acc[i][j] + shift;
-        if (run && (j + 1) * VW <= lanes) {
-#ifdef RESIDUAL
-          v += VLOAD(j, r + (m + i) * rs.s1 + first);
-#endif
-          VSTORE(ACTIVATE(VEC, v), j, y + (m + i) * ys.s1 + first);
-          continue;
+  PLAIN_LOOP for (int c0 = 0; c0 < in_channels; c0 += unit) {
+    const int channels = min(unit, in_channels - c0), steps = channels * KH * KW;
+    __local T *to = panel;
+    PLAIN_LOOP for (int c = 0; c < channels; c++, x += xs.s1) {
+      if (direct) {
+        PLAIN_LOOP for (int kh = 0; kh < KH; kh++) {
+          const int h = row + kh * DH;
+          if (h < 0 || h >= H) {
+            PLAIN_LOOP for (int kw = 0; kw < KW; kw++, to += NR) fill_run(to, 0, lanes, 0);
+            continue;
+          }
+          PLAIN_LOOP for (int kw = 0; kw < KW; kw++, to += NR) {
+            __global const T *from = x + h * x_row + column + kw * DW;
+            int l = 0;
+            for (; l + VW <= lanes; l += VW) VSTORE(VLOAD(0, from + l), 0, to + l);
+            if (l < lanes) fill_run(to, l, lanes, 0);
+            PLAIN_LOOP for (; l < lanes; l++) to[l] = from[l];
+          }
         }
-        T lane[VW];
-        VSTORE(v, 0, lane);
-        for (int l = 0; l < VW && j * VW + l < lanes; l++) {
-          const int p = first + j * VW + l, oh = p / OW, ow = p - oh * OW;
-          T one = lane[l];
-#ifdef RESIDUAL
-          one += r[(m + i) * rs.s1 + oh * rs.s3 + ow * rs.s4];
-#endif
-          y[(m + i) * ys.s1 + oh * ys.s3 + ow * ys.s4] = ACTIVATE(T, one);
+        continue;
+      }
+      PLAIN_LOOP for (int s = 0, part = 0; s < strip_rows; s++, part = part + 1 == SH ? 0 : part + 1) {
+        const int h = row + s;
+        __local T *cells = strip + s * strip_row;
+        if (part >= tall) continue;  // no tap meets this row
+        if (h >= 0 && h < H) fill_row(x + h * x_row, W, dense ? dense - h * x_row : W, column, SW, pitch, phase, 0, cells);
+        else PLAIN_LOOP for (int p = 0; p < SW; p++) fill_run(cells + p * phase, 0, pitch, 0);
+      }
+      PLAIN_LOOP for (int kh = 0; kh < KH; kh++) {
+        __local const T *tap = strip + kh * DH * strip_row + first - top * OW - left;
+        PLAIN_LOOP for (int kw = 0, part = 0, cell = 0; kw < KW; kw++, to += NR) {
+          __local const T *from = tap + part * phase + cell;
+          int begin = 0, end = min(lanes, (top + 1) * OW - first);
+          PLAIN_LOOP for (int o = top; o <= bottom; o++, from += SH * strip_row - OW) {
+            PLAIN_LOOP for (int l = begin; l < end; l += VW) VSTORE(VLOAD(0, from + l), 0, to + l);  // spills into the step written next
+            begin = end, end = min(lanes, end + OW);
+          }
+          PLAIN_LOOP for (part += DW; part >= SW; part -= SW) cell++;
         }
       }
+    }
+    __global const T *weights = w + c0 * KH * KW * MR;
+    PLAIN_LOOP for (int m = 0; m < out_channels; m += MR, weights += MR * depth) {
+      EACH_WIDTH(vectors, TILE)
     }
   }
 }

@@ -37,6 +37,13 @@
   o[2] = (m1 + m2) + 4 * (m3 + m4);                  \
   o[3] = (m1 - m2) + 8 * (m3 - m4) + m5;
 
+#define PRODUCTS(V) {                                                                       \
+  VEC acc[MR][V];                                                                           \
+  TILE_CLEAR(acc, V)                                                                        \
+  TILE_RUN(acc, V, weights, 1, MR, freq + point * in_channels * NR, NR, in_channels)        \
+  FOR_TILE(V) VSTORE(acc[i][j], j, points + (point * MR + i) * NR);                         \
+}
+
 __attribute__((reqd_work_group_size(1, 1, 1)))
 __kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off,
                             __global T *restrict y, int y_off, int8 ys,
@@ -66,8 +73,8 @@ __kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __
 #ifdef RESIDUAL
   r += r_off + batch * rs.s0 + group * out_channels * rs.s1;
 #endif
-  for (int panel = panel_begin; panel < panel_end; panel++) {
-  const int first = panel * NR, lanes = min(NR, tiles - first);
+  PLAIN_LOOP for (int panel = panel_begin; panel < panel_end; panel++) {
+  const int first = panel * NR, lanes = min(NR, tiles - first), vectors = (lanes + VW - 1) / VW;
   const int top = first / across, bottom = (first + lanes - 1) / across;
   const int left = top == bottom ? first - top * across : 0, right = top == bottom ? left + lanes : across;
   const int phase = right - left + 1 + VW, strip_row = 4 * phase, strip_rows = (bottom - top) * 4 + 6;
@@ -79,18 +86,19 @@ __kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __
   __global T *freq = freqs + freqs_off + (get_global_id(1) * panels + panel) * 36 * in_channels * NR;
 #endif
 #if STAGE != 2
-  for (int c = 0; c < in_channels; c++, x += xs.s1) {
-    for (int s = 0; s < strip_rows; s++) {
+  PLAIN_LOOP for (int c = 0; c < in_channels; c++, x += xs.s1) {
+    PLAIN_LOOP for (int s = 0; s < strip_rows; s++) {
       const int h = row + s;
       __local T *cells = strip + s * strip_row;
       if (h < 0 || h >= H) {
-        for (int p = 0; p < 4; p++) for (int i = 0; i < used; i++) cells[p * phase + i] = 0;
+        PLAIN_LOOP for (int p = 0; p < 4; p++)
+          PLAIN_LOOP for (int i = 0; i < used; i += VW) VSTORE((VEC)(0), 0, cells + p * phase + i);
         continue;
       }
       __global const T *from = x + h * xs.s3 + column;
       int i = 0;
-      for (; i < min(inner, used); i++)
-        for (int p = 0; p < 4; p++) cells[p * phase + i] = column + 4 * i + p >= 0 && column + 4 * i + p < W ? from[4 * i + p] : 0;
+      PLAIN_LOOP for (; i < min(inner, used); i++)
+        PLAIN_LOOP for (int p = 0; p < 4; p++) cells[p * phase + i] = column + 4 * i + p >= 0 && column + 4 * i + p < W ? from[4 * i + p] : 0;
       for (; i + 4 <= inner_end; i += 4) {
         const CAT(T, 16) v = vload16(0, from + 4 * i);
         vstore4(v.s048c, 0, cells + i);
@@ -98,20 +106,20 @@ __kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __
         vstore4(v.s26ae, 0, cells + 2 * phase + i);
         vstore4(v.s37bf, 0, cells + 3 * phase + i);
       }
-      for (; i < used; i++)
-        for (int p = 0; p < 4; p++) cells[p * phase + i] = column + 4 * i + p < W ? from[4 * i + p] : 0;
+      PLAIN_LOOP for (; i < used; i++)
+        PLAIN_LOOP for (int p = 0; p < 4; p++) cells[p * phase + i] = column + 4 * i + p < W ? from[4 * i + p] : 0;
     }
     __local T *window = points, *to = window;  // free until the products are made
-    for (int kh = 0; kh < 6; kh++)
-      for (int kw = 0; kw < 6; kw++, to += NR) {
+    PLAIN_LOOP for (int kh = 0; kh < 6; kh++)
+      PLAIN_LOOP for (int kw = 0; kw < 6; kw++, to += NR) {
         __local const T *tap = strip + kh * strip_row + kw % 4 * phase + kw / 4;
-        for (int o = top; o <= bottom; o++, tap += 4 * strip_row) {
+        PLAIN_LOOP for (int o = top; o <= bottom; o++, tap += 4 * strip_row) {
           const int begin = max(0, o * across - first), end = min(lanes, (o + 1) * across - first);
           __local const T *at = tap + first + begin - o * across - left;
-          for (int l = begin; l < end; l += VW, at += VW) VSTORE(VLOAD(0, at), 0, to + l);  // spills into the vector written next
+          PLAIN_LOOP for (int l = begin; l < end; l += VW, at += VW) VSTORE(VLOAD(0, at), 0, to + l);  // spills into the vector written next
         }
       }
-    for (int j = 0; j < NV; j++) {
+    PLAIN_LOOP for (int j = 0; j < vectors; j++) {
       VEC half_way[6][6], o[6];
       _Pragma("unroll") for (int k = 0; k < 6; k++) {
         __local const T *d = window + k * NR + j * VW;
@@ -128,22 +136,18 @@ __kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __
 #endif
 #if STAGE != 1
   __global const T *weights = w + tile_begin * 36 * MR * in_channels;
-  for (int tile = tile_begin; tile < tile_end; tile++) {
+  PLAIN_LOOP for (int tile = tile_begin; tile < tile_end; tile++) {
     const int m = tile * MR;
-    for (int point = 0; point < 36; point++, weights += MR * in_channels) {
-      VEC acc[MR][NV];
-      TILE_CLEAR(acc)
-      TILE_RUN(acc, weights, 1, MR, freq + point * in_channels * NR, NR, in_channels)
-      _Pragma("unroll") for (int i = 0; i < MR; i++)
-      _Pragma("unroll") for (int j = 0; j < NV; j++) VSTORE(acc[i][j], j, points + (point * MR + i) * NR);
+    PLAIN_LOOP for (int point = 0; point < 36; point++, weights += MR * in_channels) {
+      EACH_WIDTH(vectors, PRODUCTS)
     }
-    for (int i = 0; i < MR && m + i < out_channels; i++) {
+    PLAIN_LOOP for (int i = 0; i < MR && m + i < out_channels; i++) {
 #ifdef BIAS
       const VEC shift = (VEC)(bias[bias_off + (group * out_channels + m + i) * bias_stride]);
 #else
       const VEC shift = (VEC)(0);
 #endif
-      for (int j = 0; j < NV; j++) {
+      PLAIN_LOOP for (int j = 0; j < vectors; j++) {
         VEC half_way[4][6], o[4];
         _Pragma("unroll") for (int k = 0; k < 6; k++) {
           __local const T *d = points + (k * MR + i) * NR + j * VW;
@@ -169,20 +173,23 @@ __kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __
           }
         }
       }
-      for (int o = top; o <= bottom; o++) {
+      PLAIN_LOOP for (int o = top; o <= bottom; o++) {
         const int begin = max(0, o * across - first), end = min(lanes, (o + 1) * across - first);
         const int from_column = (first + begin - o * across) * 4, count = min((end - begin) * 4, OW - from_column);
-        for (int n = 0; n < min(4, OH - o * 4); n++) {
+        PLAIN_LOOP for (int n = 0; n < min(4, OH - o * 4); n++) {
           __local const T *from = line + (n * NR + begin) * 4;
           __global T *to = y + (m + i) * ys.s1 + (o * 4 + n) * ys.s3 + from_column;
 #ifdef RESIDUAL
           __global const T *more = r + (m + i) * rs.s1 + (o * 4 + n) * rs.s3 + from_column;
-          for (int k = 0; k < count; k++) {
+          PLAIN_LOOP for (int k = 0; k < count; k++) {
             const T v = from[k] + more[k];
             to[k] = ACTIVATE(T, v);
           }
 #else
-          for (int k = 0; k < count; k++) to[k] = from[k];
+          int k = 0;
+          PLAIN_LOOP for (; k + VW <= count; k += VW) VSTORE(VLOAD(0, from + k), 0, to + k);
+          PLAIN_LOOP for (; k + 4 <= count; k += 4) vstore4(vload4(0, from + k), 0, to + k);
+          PLAIN_LOOP for (; k < count; k++) to[k] = from[k];
 #endif
         }
       }

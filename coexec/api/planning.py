@@ -1,0 +1,107 @@
+"""Profiles and plans: measure this machine, plan for it or for a board that is not there."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from ..devices.base import Device
+from ..devices.registry import find_devices, session_threads
+from ..errors import CoexecError, UsageError, suggest
+from ..graph.ir import Graph
+from ..partition.plan import Plan, on_one_device
+from ..partition.strategies.base import parse_strategy
+from ..profiles import DeviceProfile, default_profile_path, load_profile, save_profile
+from .models import Shapes, bind, default_shapes, load
+
+log = logging.getLogger("coexec")
+
+
+def resolve_profile(profile: DeviceProfile | str | None) -> DeviceProfile | None:
+    """The profile itself, or the one a path names. Raises ProfileMismatch."""
+    return profile if profile is None or isinstance(profile, DeviceProfile) else load_profile(profile)
+
+
+def plan(source: Any, *, profile: DeviceProfile | str | None = None, strategy: str = "coexec", shapes: Shapes | None = None,
+         force: Mapping[str, str] | None = None, devices: Mapping[str, Device] | None = None) -> Plan:
+    """A plan for a model. Without a profile, this machine's is used (made quickly if there is none); with one, no device is touched.
+
+    Raises ModelError, ProfileMismatch, NoDevice (strategy `gpu` without a GPU), UsageError.
+    """
+    graph = load(source)
+    return plan_prepared(bind(graph, default_shapes(graph, shapes)), profile=profile, strategy=strategy, force=force, devices=devices)
+
+
+def plan_prepared(graph: Graph, *, profile: DeviceProfile | str | None = None, strategy: str = "coexec",
+                  force: Mapping[str, str] | None = None, devices: Mapping[str, Device] | None = None) -> Plan:
+    """`plan` for a graph that `bind` has prepared already."""
+    partitioner = parse_strategy(strategy)
+    found = resolve_profile(profile)
+    if found is None and devices is None:
+        devices = find_devices(need_gpu=partitioner.needs_gpu)
+    if found is None and partitioner.needs_profile:
+        found = cached_profile(devices=devices)
+    gpu = (devices or {}).get("gpu")
+    supports = None if devices is None or not partitioner.uses_gpu else (gpu.declines if gpu is not None else lambda node: "there is no GPU")
+    started = time.perf_counter()
+    made = partitioner.plan(graph, found, supports)
+    made = _forced(graph, made, force or {}, supports)
+    return replace(made, planning_ms=(time.perf_counter() - started) * 1e3, shapes={v.name: v.shape for v in graph.inputs if v.type.is_static})
+
+
+def _forced(graph: Graph, made: Plan, force: Mapping[str, str], supports: Callable | None) -> Plan:
+    names = {n.name for n in graph.nodes}
+    changed = {}
+    for name, device in force.items():
+        if name not in names:
+            raise UsageError(f"cannot force node '{name}': the prepared model has none such", hint=suggest(name, names))
+        if device not in ("cpu", "gpu"):
+            raise UsageError(f"cannot force node '{name}'", found=repr(device), expected="cpu or gpu")
+        reason = supports(graph.node(name)) if device == "gpu" and supports is not None else None
+        if reason:
+            raise UsageError(f"cannot force node '{name}' to the gpu", found=reason)
+        changed[name] = on_one_device(graph.node(name), device, note="forced")
+    if not changed:
+        return made
+    return replace(made, partitions=tuple(changed.get(p.name, p) for p in made.partitions))
+
+
+#: Seconds that measuring takes by default, quick and full.
+QUICK_S, FULL_S = 45.0, 1140.0
+
+
+def profile_device(*, quick: bool = True, time_budget_s: float | None = None, threads: int = 0, gpu: str = "",
+                   progress: Callable | None = None, table: Any = None, resume: bool = False) -> tuple[DeviceProfile, list]:
+    """Measures this machine. Returns the profile and the raw measurements. Raises NoDevice where `gpu` names none.
+
+    Every row is appended to the CSV file `table` as it is measured; with `resume`, after the rows that are there already.
+    """
+    from ..profiling.run import profile_devices
+
+    devices = find_devices(gpu)
+    budget = time_budget_s if time_budget_s is not None else (QUICK_S if quick else FULL_S)
+    return profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=budget, threads=session_threads(devices, threads),
+                           progress=progress, table=table, resume=resume)
+
+
+def cached_profile(progress: Callable | None = None, devices: Mapping[str, Device] | None = None) -> DeviceProfile:
+    """This machine's profile from the cache; measured quickly, and kept, where there is none that fits."""
+    devices = devices or find_devices()
+    path = default_profile_path({name: device.facts for name, device in devices.items()})
+    if path.exists():
+        try:
+            return load_profile(path)
+        except CoexecError:
+            pass  # written by another version, or damaged: measured anew below
+    from ..profiling.run import profile_devices
+
+    made, _ = profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=QUICK_S, threads=session_threads(dict(devices)), progress=progress)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_profile(made, path)
+    except OSError:
+        log.warning("[%s] the profile cannot be kept in the cache; set COEXEC_CACHE_DIR to a writable folder", path)
+    return made

@@ -1,0 +1,224 @@
+"""InferenceSession: a model prepared to run, in the shape of ONNX Runtime's."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .. import settings
+from ..devices.registry import find_devices, session_threads
+from ..errors import FallbackForbidden, UsageError, suggest
+from ..graph.ir import Graph, Value
+from ..graph.passes import deciding_inputs
+from ..partition.plan import Plan
+from ..partition.strategies.base import parse_strategy
+from ..profiles import DeviceProfile
+from ..runtime.check import NodeError, run_checked
+from ..runtime.executor import PreparedRun
+from ..runtime.feeds import check_feeds
+from .models import Shapes, bind, load
+from .planning import cached_profile, plan_prepared, resolve_profile
+
+#: Prepared input shapes that one session keeps; the least recently used goes first.
+KEPT_SHAPES = 4
+#: A session specialises itself on the values of inputs that decide shapes until it has seen this many; then they stay dynamic.
+SPECIALISED_VALUES = 16
+
+
+@dataclass
+class SessionOptions:
+    """How a session runs. `intra_op_num_threads` 0: every core less those of an emulated GPU.
+
+    strict: fail where a node cannot run where the plan puts it, instead of moving it to the CPU.
+    check: compare every node with the unsplit reference, in every run.
+    force: node name -> device, against the strategy's choice.
+    shapes: input name -> shape, for models with symbolic dimensions; else the first run decides.
+    gpu: the OpenCL device, PLATFORM:DEVICE, or `none`.
+    """
+
+    intra_op_num_threads: int = 0
+    strict: bool = False
+    check: bool = False
+    force: Mapping[str, str] = field(default_factory=dict)
+    shapes: Shapes = field(default_factory=dict)
+    gpu: str = ""
+
+
+@dataclass(frozen=True)
+class NodeArg:
+    """An input or output as ONNX Runtime shows it: `shape` holds names or None where a dimension is open, `type` like `tensor(float)`."""
+
+    name: str
+    shape: list[int | str | None] | None
+    type: str
+
+
+_ONNX_NAMES = {"float32": "float", "float64": "double", "object": "string"}
+
+
+def _argument(value: Value) -> NodeArg:
+    dtype = value.type.dtype
+    kind = "opaque" if dtype is None else f"tensor({_ONNX_NAMES.get(dtype.name, dtype.name)})"
+    return NodeArg(value.name, None if value.type.shape is None else list(value.type.shape), kind)
+
+
+class InferenceSession:
+    """A model prepared to run; the interface of onnxruntime.InferenceSession.
+
+    source: path, bytes, onnx.ModelProto or Graph. device_profile: a DeviceProfile or its path; default: this machine's.
+    strategy: `cpu`, `gpu`, `fixed:gpu=0.5`, `flops`, `coexec` ...; plan: a Plan (or its path) to replay instead.
+    One thread at a time runs a session; others wait their turn. Raises ModelError, NoDevice, PlanMismatch, UsageError.
+    """
+
+    def __init__(self, source: Any, sess_options: SessionOptions | None = None, *, device_profile: DeviceProfile | str | None = None,
+                 strategy: str = "coexec", plan: Plan | str | None = None):
+        self.options = sess_options or SessionOptions()
+        self.strategy = strategy
+        self._model = load(source)
+        self._given_plan = Plan.load(plan) if plan is not None and not isinstance(plan, Plan) else plan
+        self._partitioner = None if self._given_plan is not None else parse_strategy(strategy)
+        self._profile = resolve_profile(device_profile)
+        self._lock = threading.RLock()
+        self._prepared: OrderedDict[tuple, PreparedRun] = OrderedDict()
+        self._current: PreparedRun | None = None
+        self._closed = False
+        need_gpu = "gpu" in self._given_plan.devices if self._given_plan is not None else self._partitioner.needs_gpu
+        only_cpu = self._partitioner is not None and not self._partitioner.uses_gpu
+        self.devices = find_devices("none" if only_cpu and not self.options.force else self.options.gpu, need_gpu)
+        bound = bind(self._model, {**self._open_shapes(), **self.options.shapes})
+        self._deciding = deciding_inputs(bound)
+        self._values_seen = 0
+        if not self._deciding and all(v.type.is_static or v.type.dtype is None or v.type.dtype == object for v in bound.inputs):
+            self._prepare(bound, self._key({v.name: v.type.shape for v in bound.inputs}, {}))
+
+    def _open_shapes(self) -> Shapes:
+        """A given plan's shapes, for the inputs that the model leaves open."""
+        given = self._given_plan.shapes if self._given_plan is not None else {}
+        return {v.name: given[v.name] for v in self._model.inputs if v.name in given and not v.type.is_static}
+
+    @staticmethod
+    def _key(shapes: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> tuple:
+        return tuple(shapes.values()), tuple((n, a.tobytes()) for n, a in values.items())
+
+    def _prepare(self, graph: Graph, key: tuple) -> PreparedRun:
+        if self._given_plan is not None:
+            made = self._given_plan
+        else:
+            made = self._planned(graph)
+        fallen = [(p.name, p.note) for p in made.partitions if p.note.startswith(("fallback:", "gpu:"))]
+        if self.options.strict and fallen:
+            raise FallbackForbidden(fallen, where=graph.name)
+        threads = session_threads(self.devices, self.options.intra_op_num_threads, "gpu" in made.devices)
+        prepared = PreparedRun(graph, made, self.devices, threads, self.options.strict)
+        self._prepared[key] = self._current = prepared
+        while len(self._prepared) > KEPT_SHAPES:
+            self._prepared.popitem(last=False)[1].close()
+        return prepared
+
+    def _planned(self, graph: Graph) -> Plan:
+        partitioner = self._partitioner
+        if self._profile is None and partitioner.needs_profile:
+            self._profile = cached_profile(devices=self.devices)
+        return plan_prepared(graph, profile=self._profile, strategy=self.strategy, force=self.options.force, devices=self.devices)
+
+    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None) -> list[Any]:
+        """The outputs, all or those named, for a dict of arrays. Raises InputError, UsageError, DeviceError, NumericMismatch."""
+        names = [v.name for v in self._model.outputs] if output_names is None else list(output_names)
+        for name in names:
+            if all(name != v.name for v in self._model.outputs):
+                raise UsageError(f"the model has no output '{name}'", hint=suggest(name, [v.name for v in self._model.outputs]))
+        feeds = check_feeds(self._model.inputs, input_feed)
+        with self._lock:
+            if self._closed:
+                raise UsageError("the session is closed", hint="make a new one")
+            prepared = self._for(feeds)
+            checked = self.options.check or settings.get("check")
+            results = run_checked(prepared, feeds) if checked else prepared.run(feeds)
+        return [results[n] for n in names]
+
+    def _for(self, feeds: Mapping[str, Any]) -> PreparedRun:
+        current = self._current
+        if current is not None and not self._deciding and all(
+                v.type.shape is None or v.type.shape == np.shape(feeds[v.name]) for v in current.graph.inputs):
+            return current
+        shapes = {v.name: None if v.type.dtype is None else np.shape(feeds[v.name]) for v in self._model.inputs}
+        values = {n: feeds[n] for n in self._deciding}
+        key = self._key(shapes, values)
+        if key in self._prepared:
+            self._prepared.move_to_end(key)
+            self._current = self._prepared[key]
+            return self._current
+        if values:
+            self._values_seen += 1
+            if self._values_seen > SPECIALISED_VALUES:
+                self._deciding, values = (), {}
+                key = self._key(shapes, values)
+        return self._prepare(bind(self._model, {k: s for k, s in shapes.items() if s is not None}, values), key)
+
+    def run_checked(self, input_feed: Mapping[str, Any], rtol: float = 1e-3, atol: float = 1e-5, stop: bool = True,
+                    report: Callable[[NodeError], None] | None = None) -> dict[str, Any]:
+        """Outputs by name, every node compared with the unsplit reference on the way. Raises NumericMismatch where `stop`."""
+        feeds = check_feeds(self._model.inputs, input_feed)
+        with self._lock:
+            return run_checked(self._for(feeds), feeds, rtol, atol, stop, report)
+
+    def get_inputs(self) -> list[NodeArg]:
+        """The model's inputs: name, shape, type."""
+        return [_argument(v) for v in self._model.inputs]
+
+    def get_outputs(self) -> list[NodeArg]:
+        """The model's outputs: name, shape (as far as known), type."""
+        typed = self._current.graph.outputs if self._current is not None else self._model.outputs
+        return [_argument(v) for v in typed]
+
+    @property
+    def _ready(self) -> PreparedRun:
+        if self._current is None:
+            raise UsageError("the session is not prepared yet: the model has open dimensions", found=[str(v) for v in self._model.inputs],
+                             hint="run it once, or give SessionOptions.shapes")
+        return self._current
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that runs. Raises UsageError before the first run of a model with open dimensions."""
+        return self._ready.plan
+
+    @property
+    def graph(self) -> Graph:
+        """The prepared graph: types inferred, constants folded, operators fused."""
+        return self._ready.graph
+
+    @property
+    def profile(self) -> DeviceProfile | None:
+        """The profile the plan was made from; None where the strategy needs none."""
+        return self._profile
+
+    @property
+    def threads(self) -> int:
+        """CPU threads in use."""
+        return self._ready.threads
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Bytes of activation memory, planned for all values together."""
+        return self._ready.memory.nbytes
+
+    def close(self) -> None:
+        """Frees kernels and memory; a closed session cannot run."""
+        with self._lock:
+            self._closed = True
+            for prepared in self._prepared.values():
+                prepared.close()
+            self._prepared.clear()
+            self._current = None
+
+    def __enter__(self) -> InferenceSession:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
