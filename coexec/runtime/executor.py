@@ -17,7 +17,7 @@ from ..ops.fallback import is_fallback
 from ..partition.plan import Plan, on_one_device
 from ..regions import Region
 from .memory import MemoryPlan, plan_memory
-from .schedule import HOST, Alias, Dynamic, Flush, Move, Start, Step, Wait, schedule
+from .schedule import HOST, Alias, Dynamic, Flush, Join, Move, Start, Step, Wait, schedule
 
 log = logging.getLogger("coexec")
 
@@ -105,6 +105,8 @@ class PreparedRun:
                     return None
                 data, target = source.data.reshape(view.shape), view.array
                 return lambda: np.copyto(target, data)
+            case Join():
+                return None
             case Dynamic(node=node):
                 return lambda: self._dynamic(node)
         raise AssertionError(step)

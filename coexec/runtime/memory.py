@@ -1,4 +1,7 @@
-"""Where every activation lives: one arena, planned from the schedule's lifetimes. Views share memory with what they view."""
+"""Where every activation lives: one arena, planned from the schedule's lifetimes.
+
+A view shares memory with what it views, and the inputs of a joined Concat lie in its output.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..graph.ir import Graph, Value
-from .schedule import Alias, Dynamic, Move, Start, Step, Wait
+from ..partition.joins import places
+from ..regions import Region
+from .schedule import Alias, Dynamic, Join, Move, Start, Step, Wait
 
 #: Cache lines are 64 bytes on the boards we know; OpenCL's largest vector needs 128.
 ALIGNMENT_BYTES = 128
@@ -22,7 +27,9 @@ class MemoryPlan:
 
 @dataclass
 class _Life:
-    values: list[Value]
+    """One piece of memory: the values in it with their offsets (bytes), and the first and last step that touches it."""
+
+    values: list[tuple[Value, int]]
     nbytes: int
     first: int
     last: int
@@ -47,12 +54,14 @@ def plan_memory(graph: Graph, steps: Sequence[Step]) -> MemoryPlan:
             offset = max(offset, stop)
         placed.append((offset, life))
         total = max(total, offset + life.nbytes)
-        offsets.update(dict.fromkeys(life.values, offset))
+        offsets.update((value, offset + inside) for value, inside in life.values)
     return MemoryPlan(offsets, total)
 
 
 def _lifetimes(graph: Graph, steps: Sequence[Step]) -> list[_Life]:
     lives: dict[Value, _Life] = {}
+    inside = _joined_offsets(steps)
+    held: dict[Value, int] = {}
     pending: dict[str, list[tuple[int, _Life]]] = {}
 
     def touch(value: Value | None, at: int) -> _Life | None:
@@ -60,8 +69,15 @@ def _lifetimes(graph: Graph, steps: Sequence[Step]) -> list[_Life]:
             return None
         life = lives.get(value)
         if life is None:
-            size = -(-max(1, value.type.nbytes) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-            life = lives[value] = _Life([value], size, at, at)
+            root, offset = inside.get(value, (value, 0))
+            life = lives.get(root)
+            if life is None:
+                size = -(-max(1, root.type.nbytes) // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+                life = lives[root] = _Life([(root, 0)], size, at, at)
+                held[root] = 0
+            if value is not root:
+                lives[value], held[value] = life, offset
+                life.values.append((value, offset))
         life.last = max(life.last, at)
         return life
 
@@ -81,8 +97,11 @@ def _lifetimes(graph: Graph, steps: Sequence[Step]) -> list[_Life]:
                 if source is None:
                     touch(node.output, at)
                 else:
-                    source.values.append(node.output)
+                    held[node.output] = held[node.inputs[0]]
+                    source.values.append((node.output, held[node.output]))
                     lives[node.output] = source
+            case Join(node=node):
+                touch(node.output, at)
             case Move(value=value, device=device, index=index):
                 life = touch(value, at)
                 if index >= 0 and life is not None:
@@ -98,3 +117,24 @@ def _lifetimes(graph: Graph, steps: Sequence[Step]) -> list[_Life]:
     for value in graph.outputs:
         touch(value, len(steps))
     return list({id(life): life for life in lives.values()}.values())
+
+
+def _joined_offsets(steps: Sequence[Step]) -> dict[Value, tuple[Value, int]]:
+    """Each value that lies inside another: (the outermost one, its offset there in bytes)."""
+    direct: dict[Value, tuple[Value, int]] = {}
+    for step in steps:
+        if isinstance(step, Join):
+            whole = Region.whole(step.node.output.shape)
+            for value, place in places(step.node).items():
+                behind = 0
+                for mine, all_of in zip(place, whole):
+                    behind = behind * all_of.size + mine.start
+                direct[value] = (step.node.output, behind * value.dtype.itemsize)
+    found = {}
+    for value in direct:
+        outer, offset = direct[value]
+        while outer in direct:
+            outer, more = direct[outer]
+            offset += more
+        found[value] = (outer, offset)
+    return found

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ..graph.ir import Graph, Node, Value
 from ..ops import op_for
 from ..ops.fallback import is_fallback
+from ..partition.joins import joined, places, shifted
 from ..partition.plan import Plan, pieces
 from ..regions import Region, subtract
 
@@ -32,6 +33,13 @@ class Start:
 @dataclass(frozen=True, eq=False)
 class Alias:
     """A view: the output is the input's memory under another shape. No work."""
+
+    node: Node
+
+
+@dataclass(frozen=True, eq=False)
+class Join:
+    """A Concat whose inputs were written into its output's memory. No work."""
 
     node: Node
 
@@ -72,7 +80,7 @@ class Move:
     index: int = -1
 
 
-Step = Start | Alias | Dynamic | Wait | Flush | Move
+Step = Start | Alias | Join | Dynamic | Wait | Flush | Move
 
 
 @dataclass
@@ -97,6 +105,7 @@ class _Scheduler:
         self.started: dict[str, int] = {d: 0 for d in asynchronous}
         self.waited: dict[str, int] = {d: 0 for d in asynchronous}
         self.unflushed: set[str] = set()
+        self.joined = joined(graph)
 
     def steps(self) -> list[Step]:
         for value in self.graph.inputs:
@@ -124,6 +133,9 @@ class _Scheduler:
             return
         if self.is_alias(node):
             self._alias(node)
+            return
+        if node in self.joined:
+            self._join(node)
             return
         op = op_for(node)
         todo = pieces(node, self.plan[node.name])
@@ -163,6 +175,16 @@ class _Scheduler:
         if HOST not in sides:
             last = max(i for _, d, i in known.writers if d in sides)
             self._knowledge(target).writers = [(whole_out, sides[0], last)]
+
+    def _join(self, node: Node) -> None:
+        """What is known of each input is known of its place in the output."""
+        self.out.append(Join(node))
+        target = self._knowledge(node.output)
+        for value, place in places(node).items():
+            known = self._knowledge(value)
+            for side, regions in known.seen.items():
+                target.seen.setdefault(side, []).extend(shifted(r, place) for r in regions)
+            target.writers.extend((shifted(r, place), device, index) for r, device, index in known.writers)
 
     def _knowledge(self, value: Value) -> _Knowledge:
         return self.known.setdefault(value, _Knowledge())

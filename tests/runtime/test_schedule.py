@@ -99,3 +99,28 @@ def test_memory_of_a_gpu_piece_is_kept_until_it_was_waited_for():
     on_gpu = overlaps(graph, schedule(graph, plan_of(graph, *["gpu"] * 4)))
     assert frozenset(("t0", "t2")) in on_cpu
     assert not on_gpu  # one wait at the end: nothing is known to be over before it
+
+
+def dense(batch=1):
+    """x -> a, b; then concat(a, b), concat(concat, c) as in DenseNet."""
+    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [batch, 3, 4, 4]) for n in ("x",)]
+    nodes = [helper.make_node("Relu", ["x"], ["a"], name="a"), helper.make_node("Abs", ["x"], ["b"], name="b"),
+             helper.make_node("Concat", ["a", "b"], ["ab"], name="ab", axis=1), helper.make_node("Neg", ["ab"], ["c"], name="c"),
+             helper.make_node("Concat", ["ab", "c"], ["abc"], name="abc", axis=1), helper.make_node("Exp", ["abc"], ["y"], name="y")]
+    out = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 12, 4, 4])]
+    return prepare(load_model(helper.make_model(helper.make_graph(nodes, "dense", info, out))))
+
+
+def test_concatenations_of_one_image_cost_nothing():
+    graph = dense()
+    half = ("height", (0, 2, 4))
+    steps = schedule(graph, plan_of(graph, half, half, "cpu", half, "cpu", half))
+    assert told(steps) == ["gpu:a", "flush", "cpu:a", "gpu:b", "flush", "cpu:b", "gpu:c", "flush", "cpu:c", "gpu:y", "flush", "cpu:y", "wait 4"]
+    offsets = {v.name: at for v, at in plan_memory(graph, steps).offsets.items()}
+    assert offsets["a"] == offsets["ab"] == offsets["abc"]
+    assert offsets["b"] == offsets["a"] + 3 * 16 * 4 and offsets["c"] == offsets["a"] + 6 * 16 * 4
+
+
+def test_concatenations_of_a_batch_are_copies():
+    graph = dense(batch=2)
+    assert "cpu:ab" in told(schedule(graph, plan_of(graph, *["cpu"] * 6)))
