@@ -62,8 +62,8 @@ def define(name: str, default: Any, parse: Callable[[str], Any], meaning: str) -
     SETTINGS[name] = Setting(name, default, parse, meaning)
 
 
-define("debug", 0, _count, "1 devices, model and totals; 2 a line per node; 3 why the strategy chose it; 4 kernel source and build "
-       "log; 5 tensors. Any value above 0 also lets tracebacks through.")
+define("debug", 0, _count, "1 a line per prepared model: nodes, pieces, waits, memory, devices; 2 also its plan, a line per node; 4 also kernel "
+       "source and build log. Any value above 0 lets tracebacks through.")
 define("check", False, _flag, "1 recomputes every node unsplit after it ran and stops at the first that differs (like `run --check`).")
 define("cache_dir", None, Path, "Where profiles, tuning results and program binaries are kept. Default: $XDG_CACHE_HOME/coexec or ~/.cache/coexec.")
 define("threads", 0, _count, "CPU threads of a session. 0: every core this process may use, less those an emulated GPU needs.")

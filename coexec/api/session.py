@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from ..profiles import DeviceProfile
 from ..runtime.check import NodeError, run_checked
 from ..runtime.executor import PreparedRun
 from ..runtime.feeds import check_feeds
+from ..runtime.schedule import Wait
 from .models import Shapes, bind, load
 from .planning import cached_profile, plan_prepared, resolve_profile
 
@@ -116,9 +118,21 @@ class InferenceSession:
         threads = session_threads(self.devices, self.options.intra_op_num_threads, "gpu" in made.devices)
         prepared = PreparedRun(graph, made, self.devices, threads, self.options.strict)
         self._prepared[key] = self._current = prepared
+        self._tell(prepared)
         while len(self._prepared) > KEPT_SHAPES:
             self._prepared.popitem(last=False)[1].close()
         return prepared
+
+    def _tell(self, prepared: PreparedRun) -> None:
+        """The first rungs of COEXEC_DEBUG, on stderr."""
+        level = settings.get("debug")
+        if level >= 1:
+            devices = ", ".join(f"{name}: {device.facts.name}" for name, device in self.devices.items())
+            waits = sum(isinstance(step, Wait) for step in prepared.steps)
+            print(f"coexec: {prepared.graph.name}: {len(prepared.graph.nodes)} nodes, {len(prepared.kernels)} pieces, {waits} waits, "
+                  f"{prepared.memory.nbytes / 1e6:.1f} MB of activations, {prepared.threads} CPU thread(s); {devices}", file=sys.stderr)
+        if level >= 2:
+            print(prepared.plan, file=sys.stderr)
 
     def _planned(self, graph: Graph) -> Plan:
         partitioner = self._partitioner
