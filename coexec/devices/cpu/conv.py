@@ -14,6 +14,7 @@ from ...regions import Region
 from .build import Piece, Program, builds, cut_evenly, shares_out
 from .conv_depthwise import depthwise
 from .conv_few import few
+from .conv_shallow import shallow
 from .conv_small import small
 from .jit import flat, inlined, kernel, rows_contiguous, strides
 from .panels import NO_FLOATS, Tail, block_depth, group_end, multiply_rows, pack_bias, pack_rows, round_up, strip_vectors, tail_of
@@ -68,12 +69,12 @@ def convolution(piece: Piece) -> Convolution | None:
 
 @builds("Conv")
 def conv(piece: Piece) -> Program | None:
-    """Depthwise, Winograd or implicit matrix product, whichever the piece allows first."""
+    """Depthwise, Winograd, few or shallow channels, a small map, or an implicit matrix product: whichever the piece allows first."""
     case = convolution(piece)
     if case is None:
         return None
-    return depthwise(piece, case) or (winograd(piece, case) if piece.options.winograd else None) or few(piece, case) or small(
-        piece, case) or implicit(piece, case)
+    return depthwise(piece, case) or (winograd(piece, case) if piece.options.winograd else None) or few(piece, case) or shallow(
+        piece, case) or small(piece, case) or implicit(piece, case)
 
 
 @shares_out("Conv")
@@ -242,6 +243,6 @@ def conv_panels(x, a, bias, y, res, scratch, runs, g, kind, alpha, beta, low, hi
                                         to += width
                         multiply_rows(vectors, a, a_group + c0 * taps * padded, depth, scratch, b_at, rows, y, y_at + start, y_channel,
                                       columns, bias, group * padded, 0, 1 if c0 else 0, 1 if c0 + channels == ic else 0,
-                                      res, r_at + start, r_channel, kind, alpha, beta, low, high)
+                                      res, r_at + start, r_channel, kind, alpha, beta, low, high, 0)
                         start += width
                 group_start = group_stop

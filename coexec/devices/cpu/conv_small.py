@@ -15,16 +15,16 @@ from .build import Piece, Program
 from .jit import flat, helper, inlined, kernel, strides
 from .matmul import pack_strips
 from .panels import DEPTH, NO_FLOATS, group_end, round_up, strip_vectors
-from .simd import LANES, PANEL, ROWS, clamp, load, load_inside, multiply_tile, prefetch, store, store_first, turn
+from .simd import LANES, PANEL, ROWS, clamp, load, load_inside, multiply_tile, splat, store, store_first, turn
 
 if TYPE_CHECKING:
     from .conv import Convolution
 
 #: Maps of more pixels than this are done the other way round; and what the sums of a group of strips may take (bytes).
 MOST_PIXELS, SUMS_BYTES = 256, 256 * 1024
-SHORT, LINE = ROWS - 1, 16
-#: How much fewer multiply-adds (padding counted in) there must be.
-GAIN = 0.96
+SHORT = ROWS - 1
+#: How many multiply-adds (padding counted in) there may be for one of the other way, which reads the weights once per strip of pixels.
+GAIN = 1.05
 
 
 def tile_rows(pixels: int) -> int:
@@ -66,7 +66,8 @@ def small(piece: Piece, case: Convolution) -> Program | None:
     starts = np.cumsum([0, LANES * LANES, round_up(tiles * k * ROWS + 2 * LANES, LANES), sums])
     res = (-1,) * 2 if case.residual is None else strides(case.residual)[:2]
     geometry = np.array([n, ic, taps, oc, pixels, tiles, strips, side_by_side, *starts[:3], strides(case.x)[0], x_channel,
-                         *strides(case.y)[:2], *res, rows], np.int64)
+                         *strides(case.y)[:2], *res, rows,
+                         not side_by_side and ow % rows == 0 and sw <= 2, x_row, h, w, kw, ow, sh, sw, dh, dw, top, left], np.int64)
     arrays = (flat(case.x), b, bias, flat(case.y), NO_FLOATS if case.residual is None else flat(case.residual), at.reshape(-1))
 
     def bind(scratch: np.ndarray):
@@ -77,7 +78,7 @@ def small(piece: Piece, case: Convolution) -> Program | None:
 
 @inlined
 def pack_pixels(s, to, x, x_at, x_channel, at, rows, tiles, ic, taps, side_by_side):
-    """Panels of `rows` pixels, ROWS apart: tile after tile, all of k."""
+    """Panels of `rows` pixels, ROWS apart, tile after tile, all of k: from tables of where each pixel's element lies."""
     size = x.size
     pixels = tiles * rows
     for tile in range(tiles):
@@ -100,34 +101,52 @@ def pack_pixels(s, to, x, x_at, x_channel, at, rows, tiles, ic, taps, side_by_si
                     to += ROWS
 
 
+@inlined
+def pack_runs(s, to, x, x_at, x_channel, x_row, h, w, kw, rows, tiles, ic, taps, ow, stride_y, stride_x, gap_y, gap_x, top, left):
+    """The same where every tile is a run of one output row: vectors at a time, stride_x 1 or 2."""
+    for tile in range(tiles):
+        first_row, first_column = tile * rows // ow * stride_y - top, tile * rows % ow * stride_x - left
+        for c in range(ic):
+            source = x_at + c * x_channel
+            for tap in range(taps):
+                row, column = first_row + tap // kw * gap_y, first_column + tap % kw * gap_x
+                for v in range(0, ROWS, LANES):
+                    here = column + v * stride_x
+                    if row < 0 or row >= h:
+                        store(s, to + v, splat(np.float32(0)))
+                    elif stride_x == 1:
+                        store(s, to + v, load_inside(x, source + row * x_row + here, 1, -here, w - here))
+                    else:
+                        store(s, to + v, load_inside(x, source + row * x_row + here, 2, -here, w - here))
+                to += ROWS
+
+
 @helper
 def multiply_pixels(rows, vectors, a, a_at, a_step, b, b_at, depth, s, t_at, tiles, width, bias, bias_at, more, last, soon):
     """Every tile of pixels against one strip of one block of k; b[soon] begins the next one, which few tiles give little time to come."""
     free = np.float32(np.inf)
-    share = depth * width // tiles + LINE
     for tile in range(tiles):
         at, to = a_at + tile * a_step, t_at + tile * rows * width
-        for q in range(0, share, LINE):
-            prefetch(b, soon + tile * share + q)
+        near = soon + min(tile, vectors - 1) * depth * LANES
         if rows == ROWS:
             if vectors == 3:
                 multiply_tile(ROWS, 3, a, at, b, b_at, depth, s, to, width, bias, bias_at, 1, more, last, bias, 0, -1,
-                              -free, free, rows, LANES)
+                              -free, free, rows, LANES, b, near, 0)
             elif vectors == 2:
                 multiply_tile(ROWS, 2, a, at, b, b_at, depth, s, to, width, bias, bias_at, 1, more, last, bias, 0, -1,
-                              -free, free, rows, LANES)
+                              -free, free, rows, LANES, b, near, 0)
             else:
                 multiply_tile(ROWS, 1, a, at, b, b_at, depth, s, to, width, bias, bias_at, 1, more, last, bias, 0, -1,
-                              -free, free, rows, LANES)
+                              -free, free, rows, LANES, b, near, 0)
         elif vectors == 3:
             multiply_tile(SHORT, 3, a, at, b, b_at, depth, s, to, width, bias, bias_at, 1, more, last, bias, 0, -1,
-                              -free, free, rows, LANES)
+                              -free, free, rows, LANES, b, near, 0)
         elif vectors == 2:
             multiply_tile(SHORT, 2, a, at, b, b_at, depth, s, to, width, bias, bias_at, 1, more, last, bias, 0, -1,
-                              -free, free, rows, LANES)
+                              -free, free, rows, LANES, b, near, 0)
         else:
             multiply_tile(SHORT, 1, a, at, b, b_at, depth, s, to, width, bias, bias_at, 1, more, last, bias, 0, -1,
-                              -free, free, rows, LANES)
+                              -free, free, rows, LANES, b, near, 0)
 
 
 @inlined
@@ -161,7 +180,11 @@ def conv_pixels(x, b, bias, y, res, at, s, g, kind, alpha, beta, low, high):
     rows = g[17]
     k = ic * taps
     for batch in range(n):
-        pack_pixels(s, a_at, x, batch * x_batch, x_channel, at, rows, tiles, ic, taps, side_by_side)
+        if g[18]:
+            pack_runs(s, a_at, x, batch * x_batch, x_channel, g[19], g[20], g[21], g[22], rows, tiles, ic, taps, g[23], g[24], g[25], g[26],
+                      g[27], g[28], g[29])
+        else:
+            pack_pixels(s, a_at, x, batch * x_batch, x_channel, at, rows, tiles, ic, taps, side_by_side)
         group = 0
         while group < oc:
             stop = group_end(group, oc, strips)

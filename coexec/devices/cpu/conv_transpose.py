@@ -40,7 +40,7 @@ def conv_transpose(piece: Piece) -> Program | None:
         sizes, steps, spread, begins = [1, *sizes], [1, *steps], [1, *spread], [0, *begins]
         out, mine = [type(out[0])(0, 1), *out], [type(out[0])(0, 1), *mine]
     axes = [_phases(*a) for a in zip(out, mine, sizes, steps, spread, begins)]
-    (n, ic, h, width), (oc, oh, ow) = x.shape, y.shape[1:]
+    (n, ic, h, width), oc, ow = x.shape, y.shape[1], y.shape[3]
     across = max(count for *_, count in axes[1])
     band = max(1, min(max(count for *_, count in axes[0]), BAND_BYTES // (4 * len(axes[0]) * len(axes[1]) * oc * across)))
     bias = None if piece.absent(2) else piece.inputs[2]

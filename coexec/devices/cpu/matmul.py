@@ -72,7 +72,7 @@ def product(piece: Piece, a: np.ndarray, b: np.ndarray, extra: np.ndarray | None
         b_pack = piece.packed.get(piece.values[1], ("strips", piece.regions[1], alpha), lambda: pack_strips(b * np.float32(alpha)))
     rows = round_up(m, ROWS)
     strips = 1 if k <= DEPTH else max(1, min(16, SUMS_BYTES // (rows * PANEL * 4)))
-    offsets = np.stack([_offsets(v, stack) for v in (a, b, y, extra, first)], axis=1).reshape(-1)
+    offsets = np.stack([matrix_offsets(v, stack) for v in (a, b, y, extra, first)], axis=1).reshape(-1)
     sizes = [0 if a_fixed else rows * k + ROWS * LANES, 0 if b_fixed else DEPTH * PANEL]
     starts = np.cumsum([0, *(round_up(s, LANES) for s in sizes)])
     geometry = np.array([offsets.size // 5, m, n, k, a_fixed, b_fixed, *_matrix_strides(a), *_matrix_strides(b), _matrix_strides(y)[0],
@@ -108,7 +108,7 @@ def _matrix_strides(view: np.ndarray) -> tuple[int, int]:
     return view.strides[-2] // 4, view.strides[-1] // 4
 
 
-def _offsets(view: np.ndarray | None, stack: tuple[int, ...]) -> np.ndarray:
+def matrix_offsets(view: np.ndarray | None, stack: tuple[int, ...]) -> np.ndarray:
     """Where each matrix of the stack begins, in elements."""
     count = int(np.prod(stack, dtype=np.int64))
     if view is None:
@@ -186,15 +186,15 @@ def matmul_panels(a, b, bias, y, extra, start_with, s, offsets, g, kind, alpha, 
                     more = 1 if k0 or f_row >= 0 else 0
                     if a_fixed == 0 and b_fixed == 0:
                         multiply_rows(vectors, s, a_at + k0 * padded, depth, s, b_at, m, y, y_at + start, y_row, columns,
-                                      bias, start, 1, more, last, extra, e_at + start, e_row, kind, alpha, beta, low, high)
+                                      bias, start, 1, more, last, extra, e_at + start, e_row, kind, alpha, beta, low, high, 0)
                     elif a_fixed == 0:
                         multiply_rows(vectors, s, a_at + k0 * padded, depth, b, start * k + k0 * width, m, y, y_at + start, y_row, columns,
-                                      bias, start, 1, more, last, extra, e_at + start, e_row, kind, alpha, beta, low, high)
+                                      bias, start, 1, more, last, extra, e_at + start, e_row, kind, alpha, beta, low, high, 0)
                     elif b_fixed == 0:
                         multiply_rows(vectors, a, k0 * padded, depth, s, b_at, m, y, y_at + start, y_row, columns,
-                                      bias, start, 1, more, last, extra, e_at + start, e_row, kind, alpha, beta, low, high)
+                                      bias, start, 1, more, last, extra, e_at + start, e_row, kind, alpha, beta, low, high, 0)
                     else:
                         multiply_rows(vectors, a, k0 * padded, depth, b, start * k + k0 * width, m, y, y_at + start, y_row, columns,
-                                      bias, start, 1, more, last, extra, e_at + start, e_row, kind, alpha, beta, low, high)
+                                      bias, start, 1, more, last, extra, e_at + start, e_row, kind, alpha, beta, low, high, 0)
                     start += width
             group = stop

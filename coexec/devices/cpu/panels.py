@@ -90,8 +90,11 @@ def group_end(start, columns, strips):
 
 @helper
 def multiply_rows(vectors, a, a_at, depth, b, b_at, m, c, c_at, c_row, columns, bias, bias_at, by_column, accumulate, last,
-                  res, res_at, res_row, kind, alpha, beta, low, high):
-    """One strip of one block of k: every row of A against it; the tail where the block is the last. res_row < 0: no residual."""
+                  res, res_at, res_row, kind, alpha, beta, low, high, shifts):
+    """One strip of one block of k: every row of A against it; the tail where the block is the last. res_row < 0: no residual.
+
+    b is packed where `shifts` is 0, else an array as multiply_tile takes it.
+    """
     left_over = columns - (vectors - 1) * LANES
     bias_step = 0 if by_column else 1
     for row in range(0, m, ROWS):
@@ -101,32 +104,32 @@ def multiply_rows(vectors, a, a_at, depth, b, b_at, m, c, c_at, c_row, columns, 
         if left == 1:
             if vectors == 3:
                 multiply_tile(1, 3, a, at, b, b_at, depth, c, to, c_row, bias, b_a, by_column, accumulate, last, res, r_at, res_row,
-                              low, high, 1, left_over)
+                              low, high, 1, left_over, b, 0, shifts)
             elif vectors == 2:
                 multiply_tile(1, 2, a, at, b, b_at, depth, c, to, c_row, bias, b_a, by_column, accumulate, last, res, r_at, res_row,
-                              low, high, 1, left_over)
+                              low, high, 1, left_over, b, 0, shifts)
             else:
                 multiply_tile(1, 1, a, at, b, b_at, depth, c, to, c_row, bias, b_a, by_column, accumulate, last, res, r_at, res_row,
-                              low, high, 1, left_over)
+                              low, high, 1, left_over, b, 0, shifts)
         elif left <= HALF:
             if vectors == 3:
                 multiply_tile(HALF, 3, a, at, b, b_at, depth, c, to, c_row, bias, b_a, by_column, accumulate, last, res, r_at, res_row,
-                              low, high, left, left_over)
+                              low, high, left, left_over, b, 0, shifts)
             elif vectors == 2:
                 multiply_tile(HALF, 2, a, at, b, b_at, depth, c, to, c_row, bias, b_a, by_column, accumulate, last, res, r_at, res_row,
-                              low, high, left, left_over)
+                              low, high, left, left_over, b, 0, shifts)
             else:
                 multiply_tile(HALF, 1, a, at, b, b_at, depth, c, to, c_row, bias, b_a, by_column, accumulate, last, res, r_at, res_row,
-                              low, high, left, left_over)
+                              low, high, left, left_over, b, 0, shifts)
         elif vectors == 3:
             multiply_tile(ROWS, 3, a, at, b, b_at, depth, c, to, c_row, bias, b_a, by_column, accumulate, last, res, r_at, res_row,
-                          low, high, left, left_over)
+                          low, high, left, left_over, b, 0, shifts)
         elif vectors == 2:
             multiply_tile(ROWS, 2, a, at, b, b_at, depth, c, to, c_row, bias, b_a, by_column, accumulate, last, res, r_at, res_row,
-                          low, high, left, left_over)
+                          low, high, left, left_over, b, 0, shifts)
         else:
             multiply_tile(ROWS, 1, a, at, b, b_at, depth, c, to, c_row, bias, b_a, by_column, accumulate, last, res, r_at, res_row,
-                          low, high, left, left_over)
+                          low, high, left, left_over, b, 0, shifts)
         if last and kind != 0:
             for r in range(min(left, ROWS)):
                 activate(c, to + r * c_row, columns, c, to + r * c_row, kind, alpha, beta)

@@ -14,7 +14,7 @@ from .elementwise import put
 from .jit import flat, inlined, kernel, rows_contiguous, strides
 from .panels import round_up
 from .rows import as_rows
-from .simd import LANES, load, pick_less, pick_number, splat, store
+from .simd import LANES, keep, load, load_inside, load_strided, pick_less, pick_number, splat, store
 
 
 @builds("MaxPool", "AveragePool")
@@ -43,7 +43,10 @@ def pool(piece: Piece) -> Program | None:
         counts = [np.maximum(d, 1) for d in average_divisors(node, out)]
         by_column[:ow] = 1 / counts[-1]
         by_row[:] = 1 / counts[0] if y.ndim == len(counts) + 2 else 1
-    geometry = np.array([n, c, h, w, sh, sw, top, left, oh, ow, rows, pitch, *strides(x)[:3], *strides(y)[:3]], np.int64)
+    geometry = np.array([n, c, h, w, sh, sw, top, left, oh, ow, rows, pitch, *strides(x)[:3], *strides(y)[:3], kh], np.int64)
+    if not average and (kh, sh) in ((3, 1), (3, 2), (2, 2)) and (kw, sw, dh, dw) == (kh, sh, 1, 1):
+        run = partial(max_strips, flat(x), flat(y), geometry)
+        return Program(f"f32_maxpool_{kh}x{kw}s{sw}", lambda scratch: run)
     arrays = flat(x), flat(y), by_row, by_column, offsets
 
     def bind(scratch: np.ndarray):
@@ -78,6 +81,57 @@ def pool_planes(x, y, by_row, by_column, offsets, plane, g, average):
                         other = load(plane, at + offsets[t])
                         value = pick_number(other, pick_less(value, other, other, value))
                 put(y, y_plane + row * y_row + j, value, ow - j)
+
+
+@inlined
+def greater(a, b):
+    """The greater of each pair; NaN where there is one."""
+    return pick_number(b, pick_less(a, b, b, a))
+
+
+@inlined
+def outside(first, stop, step, phase):
+    """0 for lanes whose element phase + lane * step lies from `first` up to `stop`, -infinity for the others."""
+    low, high = (first - phase + step - 1) // step, (stop - phase + step - 1) // step
+    below = splat(np.float32(-np.inf))
+    return keep(below, 0, low) + keep(below, high, LANES)
+
+
+@inlined
+def row_maximum(x, at, column, w, size, stride, edge, m0, m1, m2):
+    """The largest of `size` neighbours of a row, from `column` on, `stride` apart."""
+    at += column
+    if edge:
+        if stride == 1:
+            return greater(greater(load_inside(x, at, 1, -column, w - column) + m0, load_inside(x, at + 1, 1, -column - 1, w - column - 1)
+                                   + m1), load_inside(x, at + 2, 1, -column - 2, w - column - 2) + m2)
+        found = greater(load_inside(x, at, 2, -column, w - column) + m0, load_inside(x, at + 1, 2, -column - 1, w - column - 1) + m1)
+        return found if size == 2 else greater(found, load_inside(x, at + 2, 2, -column - 2, w - column - 2) + m2)
+    if stride == 1:
+        return greater(greater(load(x, at), load(x, at + 1)), load(x, at + 2))
+    found = greater(load_strided(x, at, 2, 0), load_strided(x, at, 2, 1))
+    return found if size == 2 else greater(found, load_strided(x, at + 2, 2, 0))
+
+
+@kernel
+def max_strips(x, y, g):
+    n, channels, h, w, stride, top, left, oh, ow = g[0], g[1], g[2], g[3], g[4], g[6], g[7], g[8], g[9]
+    x_batch, x_channel, x_row, y_batch, y_channel, y_row, size = g[12], g[13], g[14], g[15], g[16], g[17], g[18]
+    least = splat(np.float32(-np.inf))
+    for image in range(n * channels):
+        x_plane = image // channels * x_batch + image % channels * x_channel
+        y_plane = image // channels * y_batch + image % channels * y_channel
+        for j in range(0, ow, LANES):
+            start = ow - LANES if j + LANES > ow and ow >= LANES else j  # overlapping beats a partial vector
+            c = start * stride - left
+            edge = c < 0 or c + stride * LANES + size > w
+            m0, m1, m2 = outside(-c, w - c, stride, 0), outside(-c, w - c, stride, 1), outside(-c, w - c, stride, 2)
+            for row in range(oh):
+                found = least
+                for r in range(row * stride - top, row * stride - top + size):
+                    if 0 <= r < h:
+                        found = greater(found, row_maximum(x, x_plane + r * x_row, c, w, size, stride, edge, m0, m1, m2))
+                put(y, y_plane + row * y_row + start, found, ow - start)
 
 
 #: Partial sums of a row.

@@ -29,6 +29,8 @@ def _shape() -> tuple[int, int]:
 LANES, ROWS = _shape()
 PANEL_VECTORS = 3
 PANEL = LANES * PANEL_VECTORS
+#: How many rows of b a product with one row of a asks for in advance.
+AHEAD = 64
 
 
 class F32Vector(types.Type):
@@ -85,16 +87,11 @@ def store(typingctx, array, index, value):
     return types.void(array, types.int64, vector), codegen
 
 
-@intrinsic
-def prefetch(typingctx, array, index):
-    """Asks for the cache line of array[index], which need not exist, to be brought near."""
-    def codegen(context, builder, signature, args):
-        at = _pointer(context, builder, signature.args[0], args[0], args[1], ir.IntType(8))
-        kind = ir.FunctionType(ir.VoidType(), [at.type, _I32, _I32, _I32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [at, ir.Constant(_I32, 0), ir.Constant(_I32, 2), ir.Constant(_I32, 1)])
-        return context.get_dummy_value()
-    return types.void(array, types.int64), codegen
+def _prefetch(builder, pointer):
+    pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [pointer, ir.Constant(_I32, 0), ir.Constant(_I32, 2), ir.Constant(_I32, 1)])
 
 
 @intrinsic
@@ -381,7 +378,7 @@ def turn(typingctx, to, at, array, index, row):
 
 @intrinsic
 def multiply_tile(typingctx, rows, vectors, a, a_at, b, b_at, depth, c, c_at, c_row, bias, bias_at, by_column, accumulate, last,
-                  res, res_at, res_row, low, high, rows_left, columns_left):
+                  res, res_at, res_row, low, high, rows_left, columns_left, coming, soon, shifts):
     """A tile of a matrix product: `rows` rows (at most ROWS), `vectors` vectors wide, both literal; depth is at least 1.
 
     a: depth x ROWS, b: depth x (vectors * LANES), both packed; row r of the tile is c[c_at + r * c_row ...]. Sums run over k in order,
@@ -395,7 +392,7 @@ def multiply_tile(typingctx, rows, vectors, a, a_at, b, b_at, depth, c, c_at, c_
 
     def codegen(context, builder, signature, args):
         (_, _, a, a_at, b, b_at, depth, c, c_at, c_row, bias, bias_at, by_column, accumulate, last, res, res_at, res_row, low, high,
-         rows_left, columns_left) = args
+         rows_left, columns_left, coming, soon, shifts) = args
         kind = signature.args
         number = lambda n: ir.Constant(_I64, n)  # noqa: E731
         block = lambda name: builder.append_basic_block(f"tile.{name}")  # noqa: E731
@@ -405,6 +402,10 @@ def multiply_tile(typingctx, rows, vectors, a, a_at, b, b_at, depth, c, c_at, c_
         c0 = _pointer(context, builder, kind[7], c, c_at, _F32)
         bias0 = _pointer(context, builder, kind[10], bias, bias_at, _F32)
         res0 = _pointer(context, builder, kind[15], res, res_at, _F32)
+        if isinstance(kind[24], types.Array):
+            b1st = builder.bitcast(b0, _F32.as_pointer())
+            shift0 = _pointer(context, builder, kind[24], shifts, number(0), _I64)
+        soon0 = _pointer(context, builder, kind[22], coming, soon, _F32)
         fused = _fma(builder)
         tiles = [(r, v) for r in range(tall) for v in range(wide)]
         final = builder.sub(rows_left, number(1))
@@ -452,11 +453,18 @@ def multiply_tile(typingctx, rows, vectors, a, a_at, b, b_at, depth, c, c_at, c_
         k = builder.phi(_I64)
         ap, bp = builder.phi(a0.type), builder.phi(b0.type)
         sums = [builder.phi(_VEC) for _ in tiles]
-        columns = [_load(builder, builder.gep(bp, [number(v)])) for v in range(wide)]
+        shifted = isinstance(kind[24], types.Array)
+        row = builder.bitcast(builder.gep(b1st, [builder.load(builder.gep(shift0, [k]))]), _VEC.as_pointer()) if shifted else bp
+        columns = [_load(builder, builder.gep(row, [number(v)])) for v in range(wide)]
         new = []
         for r in range(tall):
             factor = _splat(builder, builder.load(builder.gep(ap, [number(r)])))
             new += [builder.call(fused, [factor, columns[v], sums[r * wide + v]]) for v in range(wide)]
+        if not isinstance(kind[23], types.IntegerLiteral):
+            _prefetch(builder, builder.gep(soon0, [builder.mul(k, number(LANES))]))
+        if tall == 1 and not shifted:  # little to do with each element of b: it is read as fast as memory gives it
+            for v in range(wide):
+                _prefetch(builder, builder.gep(bp, [number(v + AHEAD * wide)]))
         k1 = builder.add(k, number(1))
         a1, b1 = builder.gep(ap, [number(ROWS)]), builder.gep(bp, [number(wide)])
         builder.cbranch(builder.icmp_signed("<", k1, depth), body, after)
@@ -498,13 +506,13 @@ def multiply_tile(typingctx, rows, vectors, a, a_at, b, b_at, depth, c, c_at, c_
         builder.cbranch(partial, cut, full)
         for start, writer in ((cut, masked_write), (full, lambda value, p: _store(builder, value, p))):
             builder.position_at_end(start)
-            for (r, v), value, place in reversed(list(zip(tiles, found, places(c0, c_row)))):
+            for (_, v), value, place in reversed(list(zip(tiles, found, places(c0, c_row)))):
                 (writer if v == wide - 1 else lambda value, p: _store(builder, value, p))(value, place)
             builder.branch(end)
         builder.position_at_end(end)
         return context.get_dummy_value()
     i, f = types.int64, types.float32
-    return types.void(rows, vectors, a, i, b, i, i, c, i, i, bias, i, i, i, i, res, i, i, f, f, i, i), codegen
+    return types.void(rows, vectors, a, i, b, i, i, c, i, i, bias, i, i, i, i, res, i, i, f, f, i, i, coming, soon, shifts), codegen
 
 
 @intrinsic

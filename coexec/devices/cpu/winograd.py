@@ -13,6 +13,7 @@ import numpy as np
 
 from .activations import activate
 from .build import Piece, Program
+from .conv_small import MOST_PIXELS
 from .jit import flat, inlined, kernel, strides
 from .panels import NO_FLOATS, pack_bias, round_up
 from .simd import (
@@ -45,18 +46,24 @@ BLOCK_BYTES, MOST_DEPTH = 2 << 20, 256
 #: Fewer channels than this on either side do not pay for the transforms; a transformed element costs about that many multiply-adds.
 LEAST_CHANNELS, TRANSFORM_COST = 16, 14
 
+#: What reading one weight costs, in multiply-adds: many weights come from memory; and how much slower tiles one vector wide are.
+WEIGHT_COST, NARROW = 8, 1.5
+
 NO_BIAS = np.zeros(ROWS, np.float32)
 
 
 def arithmetic(ic: int, oc: int, oh: int, ow: int) -> dict[int, float]:
-    """Multiply-adds per pair of channels, transforms counted in, of a 3x3 convolution by F(m x m, 3x3); m = 0 is the direct way."""
-    def lanes(count: int) -> int:
-        return round_up(count, LANES)
+    """Multiply-adds per pair of channels of a 3x3 convolution by F(m x m, 3x3), transforms and reading weights counted in; m = 0 is the
+    direct way."""
+    def lanes(count: int) -> float:
+        return round_up(count, LANES) * (NARROW if count <= LANES else 1)
 
-    costs = {0: 9.0 * lanes(oh * ow) * (1 + 2 / oc)}
+    directly = oh * ow if oh * ow <= MOST_PIXELS and oc >= 2 * LANES else round_up(oh * ow, LANES)
+    costs = {0: 9.0 * (directly * (1 + 2 / oc) + WEIGHT_COST)}
     if min(ic, oc) >= LEAST_CHANNELS:
         for m in _G:
-            costs[m] = (m + 2) ** 2 * lanes(-(-oh // m) * -(-ow // m)) * (1 + TRANSFORM_COST / ic + TRANSFORM_COST / oc)
+            points = (m + 2) ** 2
+            costs[m] = points * (lanes(-(-oh // m) * -(-ow // m)) * (1 + TRANSFORM_COST / ic + TRANSFORM_COST / oc) + WEIGHT_COST)
     return costs
 
 
@@ -167,15 +174,16 @@ def products(points, u, s, v_at, v_step, m_at, m_step, ic, oc, count, block):
                 for row in range(0, oc, ROWS):
                     a = (point * padded + row) * ic + k * ROWS
                     c = m_at + point * m_step + row * block + start
+                    soon = a + depth * ROWS  # the next rows of weights
                     if width == 3 * LANES:
                         multiply_tile(ROWS, 3, u, a, s, b, depth, s, c, block, NO_BIAS, 0, 0, 1 if k else 0, 0,
-                                      NO_BIAS, 0, -1, zero, zero, ROWS, LANES)
+                                      NO_BIAS, 0, -1, zero, zero, ROWS, LANES, u, soon, 0)
                     elif width == 2 * LANES:
                         multiply_tile(ROWS, 2, u, a, s, b, depth, s, c, block, NO_BIAS, 0, 0, 1 if k else 0, 0,
-                                      NO_BIAS, 0, -1, zero, zero, ROWS, LANES)
+                                      NO_BIAS, 0, -1, zero, zero, ROWS, LANES, u, soon, 0)
                     else:
                         multiply_tile(ROWS, 1, u, a, s, b, depth, s, c, block, NO_BIAS, 0, 0, 1 if k else 0, 0,
-                                      NO_BIAS, 0, -1, zero, zero, ROWS, LANES)
+                                      NO_BIAS, 0, -1, zero, zero, ROWS, LANES, u, soon, 0)
 
 
 @inlined
