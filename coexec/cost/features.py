@@ -59,8 +59,10 @@ def features(node: Node, region: Region) -> np.ndarray:
     output elements. krow_out: thousands of output rows (all axes but the last), what loops over rows pay for.
     """
     work: Work = op_for(node).work(node, region)
+    # A gather reads the rows that it is asked for, wherever they lie, not the whole table.
+    read = min(work.bytes_read, 2 * work.bytes_written) if node.op_type.startswith("Gather") else work.bytes_read
     rows = region.size // max(1, region[-1].size) if len(region) else 1
-    return np.array([1.0, work.flops / 1e6, (work.bytes_read + work.bytes_written) / 1e6, work.bytes_read / 1e6, work.bytes_written / 1e6,
+    return np.array([1.0, work.flops / 1e6, (read + work.bytes_written) / 1e6, read / 1e6, work.bytes_written / 1e6,
                      region.size / 1e3, rows / 1e3])
 
 

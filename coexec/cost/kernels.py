@@ -6,8 +6,9 @@ a fit's correction may depend on. A planner has no device, so the rules are writ
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +21,10 @@ DEPTH, SUMS_BYTES = 192, 256 << 10
 #: A CPU piece of less than both stays on one thread.
 SPLIT_FLOPS, SPLIT_BYTES = 1_000_000, 256 << 10
 WINOGRAD_LEAST, WINOGRAD_BLOCK = 16, 2 << 20
-STRIP_BYTES, STRIP_VECTORS = 24 << 10, 4
+#: Pixels of the largest small map, and output channels of the convolutions that are made straight from the input, on the CPU.
+MOST_SMALL, MOST_FEW = 256, 4
+#: On the GPU: bytes of a strip, vectors and elements a work-item makes of it, bytes of a panel.
+STRIP_BYTES, STRIP_VECTORS, STRIP_ITEM, PANEL_BYTES = 24 << 10, 4, 4096, 192 << 10
 #: Activations that a clamp computes for nothing, and those of a few multiplications; all others take tens of operations.
 _FREE, _CHEAP = {"Relu", "Clip"}, {"LeakyRelu", "HardSigmoid", "HardSwish"}
 
@@ -57,35 +61,35 @@ def cases(node: Node, parts: Parts, unit: str, facts: Facts) -> Iterator[Case]:
         g = Windowed(node, start, stop)
         found = (_cpu_conv if unit == "cpu" else _gpu_conv)(g, facts)
         size = g.n * g.oc * g.oh * g.ow
-        flops = size * (2.0 * g.icg * g.taps)
+        flops, lines = size * (2.0 * g.icg * g.taps), g.n * g.oc
     elif plain and kind in ("MaxPool", "AveragePool") and rank in (3, 4) and len([o for o in node.outputs if o is not None]) == 1:
         g = Windowed(node, start, stop)
         found = _cpu_pool(g, facts, kind) if unit == "cpu" else _gpu_strip(g, facts, f"{kind.lower()}_strip")
         size = g.n * g.oc * g.oh * g.ow
-        flops = size * float(g.taps)
+        flops, lines = size * float(g.taps), g.n * g.oc
     elif plain and kind in ("Gemm", "MatMul") and min(len(v.shape) for v in node.inputs[:2]) > 1:
         p = Products(node, start, stop)
         found = (_cpu_product if unit == "cpu" else _gpu_product)(p, facts)
         size = p.rows * p.columns * p.count
-        flops = size * (2.0 * p.depth)
+        flops, lines = size * (2.0 * p.depth), p.rows * p.count
     else:
         p = Plain(node, parts)
         found = _plain(p, facts, node, unit)
-        size, flops = p.elements, p.flops
-    tail = {"mflop": flops * M, **_tail(node, size)}
+        size, flops, lines = p.elements, p.flops, p.rows
+    tail = {"mflop": flops * M, **_tail(node, size, lines)}
     for case in found:
         yield case._replace(terms={**case.terms, **{k: v[case.at] for k, v in tail.items()}})
 
 
-def _tail(node: Node, size: Array) -> dict[str, Array]:
+def _tail(node: Node, size: Array, lines: Array) -> dict[str, Array]:
     found = {}
     kind = node.activation.kind if node.activation else None
     if node.residual:
         found["residual_melem"] = size * M
     if kind in _CHEAP:
-        found["cheap_melem"] = size * M
+        found |= {"cheap_melem": size * M, "cheap_lines_k": lines * K}
     elif kind is not None and kind not in _FREE:
-        found["slow_melem"] = size * M
+        found |= {"slow_melem": size * M, "slow_lines_k": lines * K}
     return found
 
 
@@ -98,10 +102,24 @@ def _pick(case: Case, keep: Array) -> Case | None:
 
 
 def _strips(columns: Array, lanes: int) -> tuple[Array, Array, Array, Array]:
-    """Full strips of three vectors, and whether the rest takes 1, 2 or 3 vectors: counts of strips by width, and the rest's columns."""
-    full, rest = columns // (3 * lanes), columns % (3 * lanes)
-    vectors = up(rest, lanes)
-    return full + (vectors == 3), (vectors == 2) * 1, (vectors == 1) * 1, rest
+    """How many strips of three, two and one vectors, and the columns of the last vector: two strips of two replace one of three and one."""
+    vectors = up(columns, lanes)
+    s1 = (vectors == 1) * 1
+    s2 = np.where(vectors % 3 == 2, 1, np.where((vectors % 3 == 1) & (vectors > 1), 2, 0))
+    return (vectors - s1 - 2 * s2) // 3, s2, s1, columns % lanes
+
+
+def _last_strip(columns: Array, lanes: int) -> Array:
+    """Columns of the last strip where it is not whole vectors (it is copied element by element), else 0."""
+    vectors = up(columns, lanes)
+    last = np.where(vectors % 3 == 0, 3, np.where((vectors % 3 == 1) & (vectors > 1), 2, vectors % 3))
+    return np.where(columns % lanes == 0, 0, columns - (vectors - last) * lanes)
+
+
+def _row_tiles(rows: Array, tile: int) -> tuple[Array, Array]:
+    """Whole tiles of rows (what is more than half of one too), and the weight of the smaller tile that is left."""
+    left = rows % tile
+    return rows // tile + (left > tile // 2), np.where(left == 1, 0.3, np.where((left > 1) & (left <= tile // 2), 0.6, 0.0))
 
 
 def _level(nbytes: Array, facts: Facts) -> Array:
@@ -118,11 +136,15 @@ def _lanes_up(n: Array, lanes: int) -> Array:
 
 def _winograd_costs(g: Windowed, f: Facts, oc: Array, oh: Array, ow: Array) -> tuple[Array, Array, Array]:
     """What the CPU's rule compares: direct, m = 2, m = 4; infinite where there are too few channels."""
-    direct = 9.0 * _lanes_up(oh * ow, f.lanes) * (1 + 2 / np.maximum(oc, 1))
+    def lanes(count: Array) -> Array:
+        return _lanes_up(count, f.lanes) * np.where(count <= f.lanes, 1.5, 1.0)
+
+    pixels = oh * ow
+    directly = np.where((pixels <= MOST_SMALL) & (oc >= 2 * f.lanes), pixels, _lanes_up(pixels, f.lanes))
+    found = [9.0 * (directly * (1 + 2 / np.maximum(oc, 1)) + 8)]
     few = np.minimum(g.icg, oc) < WINOGRAD_LEAST
-    found = [direct]
     for m in (2, 4):
-        cost = (m + 2) ** 2 * _lanes_up(up(oh, m) * up(ow, m), f.lanes) * (1 + 14 / max(g.icg, 1) + 14 / np.maximum(oc, 1))
+        cost = (m + 2) ** 2 * (lanes(up(oh, m) * up(ow, m)) * (1 + 14 / max(g.icg, 1) + 14 / np.maximum(oc, 1)) + 8)
         found.append(np.where(few, np.inf, cost))
     return tuple(found)  # type: ignore[return-value]
 
@@ -174,7 +196,25 @@ def _cpu_conv(g: Windowed, f: Facts) -> Iterator[Case]:
         winograd = np.where((g.groups == 1) & (np.minimum(g.icg, g.oc) >= WINOGRAD_LEAST), np.argmin(costs, axis=0), 0)
     implicit = ~depthwise & (winograd == 0)
     if depthwise.any():
-        yield _pick(_cpu_depthwise(g, f, "conv_depthwise", woken), depthwise)  # type: ignore[misc]
+        strips = (g.kh, g.kw) in ((3, 3), (5, 5)) and {g.dh, g.dw} == {1} and (g.sh, g.sw) in ((1, 1), (2, 2))
+        found = _cpu_rows(g, f, f"conv/depthwise_{g.kh}", woken) if strips else _cpu_planes(g, f, "conv/depthwise_planes", woken)
+        yield _pick(found, depthwise)  # type: ignore[misc]
+    wide = (6 if f.lanes == 16 else 3) * f.lanes
+    few = implicit & (g.groups == 1) & (g.oc <= MOST_FEW) & (g.taps > 1) & (g.sh == g.sw == 1) & (g.ow >= wide)
+    if few.any():
+        yield _pick(_cpu_few(g, f, woken, wide), few)  # type: ignore[misc]
+    shallow = implicit & ~few & (g.groups == 1) & (g.icg <= MOST_FEW) & (g.taps > 1) & (g.icg * g.taps <= 512) & (g.ow >= f.lanes)
+    if shallow.any():
+        yield _pick(_cpu_shallow(g, f, woken), shallow)  # type: ignore[misc]
+    few = few | shallow
+    rows = _small_rows(g, f)
+    theirs = _lanes_up(g.pixels, f.lanes) * up(g.oc, f.tile_rows) * f.tile_rows
+    ours = up(g.pixels, rows) * rows * _lanes_up(g.oc, f.lanes)
+    small = implicit & ~few & (g.groups == 1) & (g.oc >= 2 * f.lanes) & (g.pixels <= MOST_SMALL) & (ours <= 1.05 * theirs)
+    small &= (g.ow == g.full_ow) | (g.oh == 1)
+    if small.any():
+        yield _pick(_cpu_small(g, f, woken, rows), small)  # type: ignore[misc]
+    implicit &= ~few & ~small
     for choice, m in ((1, 2), (2, 4)):
         if (winograd == choice).any():
             yield _pick(_cpu_winograd(g, f, m, woken), ~depthwise & (winograd == choice))  # type: ignore[misc]
@@ -182,19 +222,96 @@ def _cpu_conv(g: Windowed, f: Facts) -> Iterator[Case]:
         yield _pick(_cpu_implicit(g, f, woken), implicit)  # type: ignore[misc]
 
 
+def _small_rows(g: Windowed, f: Facts) -> Array:
+    """Pixels of a tile on small maps: a tile's rows or one less, whichever leaves fewer over."""
+    tall, short = f.tile_rows, max(1, f.tile_rows - 1)
+    return np.where(up(g.pixels, tall) * tall <= up(g.pixels, short) * short, tall, short)
+
+
+def _cpu_small(g: Windowed, f: Facts, woken: Array, rows: Array) -> Case:
+    """Tiles of pixels by vectors of output channels."""
+    depth = g.icg * g.taps
+    tiles = up(g.pixels, rows)
+    s3, s2, s1, _ = _strips(g.oc, f.lanes)
+    steps = g.n * tiles * rows * depth * M
+    weights = _lanes_up(g.oc, f.lanes) * depth * 4
+    packed = g.n * tiles * rows * depth
+    straight = g.taps == 1 and g.sh == g.sw == 1 and not g.padded
+    runs = (not straight) and g.sw <= 2
+    by_run = runs * (g.ow % rows == 0)
+    terms = {
+        "fixed": np.ones(len(tiles)), "woken": woken * 1.0, "mtile3": steps * s3, "mtile2": steps * s2, "mtile1": steps * s1,
+        "mb_weights": weights * M, "mb_weights_l3": weights * M * (weights > 0.7 * f.l2_bytes),
+        "mb_pixels_l2": up(s3 + s2 + s1, 1) * packed * 4 * M * (f.tile_rows * min(depth, DEPTH) * 4 * tiles > 0.6 * f.l1_bytes),
+        "out_melem": g.n * g.oc * g.pixels * M, "sums_melem": g.n * g.oc * g.pixels * (up(depth, DEPTH) - 1) * M,
+        "mb_in": g.n * g.icg * g.ih * g.iw * 4 * M,
+    }
+    if straight:
+        terms["pack_mtile"] = g.n * tiles * depth * M
+    else:
+        terms |= {"pack_run_mtile": g.n * tiles * depth * by_run * M, "pack_melem": packed * (1 - by_run) * M}
+    sizes = {"oc": g.oc, "pixels": g.pixels, "depth": np.full(len(tiles), depth), "rows": rows}
+    return Case("conv/small" if straight else "conv/small_columns", np.arange(len(tiles)), terms, sizes)
+
+
+def _cpu_few(g: Windowed, f: Facts, woken: Array, wide: int) -> Case:
+    """Few output channels: each element of the kernel is a shift of one padded plane."""
+    depth, tiles = g.icg * g.taps, g.n * g.oh * up(g.ow, wide)
+    copied = g.n * g.icg * (g.oh + (g.kh - 1) * g.dh) * (g.ow + (g.kw - 1) * g.dw + f.lanes)
+    terms = {
+        "fixed": np.ones(len(tiles)), "woken": woken * 1.0, "shift_m": tiles * depth * M, "sum_m": tiles * depth * g.oc * M,
+        "tiles_k": tiles * K, "out_melem": g.n * g.oc * g.pixels * M, "mb_copied": copied * 4 * M, "rows_k": g.n * g.icg * g.ih * K,
+    }
+    return Case("conv/few", np.arange(len(tiles)), terms, {"oc": g.oc, "pixels": g.pixels, "depth": np.full(len(tiles), depth), "ow": g.ow})
+
+
+def _cpu_shallow(g: Windowed, f: Facts, woken: Array) -> Case:
+    """Few input channels: matrix tiles read the shifts of padded planes, row by row of the output."""
+    depth = g.icg * g.taps
+    blocks, partial = _row_tiles(g.oc, f.tile_rows)
+    s3, s2, s1, rest = _strips(g.ow, f.lanes)
+    steps = g.n * g.oh * (blocks + partial) * depth * M
+    pitch = _lanes_up(g.ow, f.lanes) + (g.kw - 1) * g.dw // g.sw + f.lanes
+    band = np.clip((256 << 10) // (4 * g.icg * g.sw * pitch) // g.sh, 1, np.maximum(1, g.oh))
+    rows = g.n * g.icg * (g.oh * g.sh + up(g.oh, band) * ((g.kh - 1) * g.dh + 1))
+    terms = {
+        "fixed": np.ones(len(g.n)), "woken": woken * 1.0, "mtile3": steps * s3, "mtile2": steps * s2, "mtile1": steps * s1,
+        f"copy{min(g.sw, 3)}_mvec": rows * g.sw * up(g.iw, f.lanes * g.sw) * M, "in_rows_k": rows * g.sw * K,
+        "mb_out": g.n * g.oc * g.pixels * 4 * M, "edge_melem": g.n * g.oc * g.oh * rest * M,
+    }
+    sizes = {"oc": g.oc, "oh": g.oh, "ow": g.ow, "depth": np.full(len(g.n), depth), "stride": np.full(len(g.n), g.sw)}
+    return Case("conv/shallow", np.arange(len(g.n)), terms, sizes)
+
+
+def _cpu_rows(g: Windowed, f: Facts, kernel: str, woken: Array) -> Case:
+    """Straight from the input, down strips of one vector of columns: each input row is read once."""
+    images, vectors = g.n * g.oc, up(g.ow, f.lanes)
+    nbytes = images * (g.ih * g.iw + g.pixels) * 4
+    inner = np.maximum(0, (g.w - g.left) // (g.sw * f.lanes) - 1)
+    edges = np.maximum(0, vectors - np.minimum(inner, vectors))
+    terms = {
+        "fixed": np.ones(len(images)), "woken": woken * 1.0, "images_k": images * K, "strips_k": images * vectors * K,
+        f"in{g.sw}_mvec": images * vectors * g.ih * M, f"edge{g.sw}_mvec": images * edges * g.ih * M,
+        "out_mvec": images * vectors * g.oh * M, "partial_m": images * g.oh * (g.ow % f.lanes > 0) * M,
+        "narrow_m": images * g.oh * (g.ow < f.lanes) * M, "mb": nbytes * M, "mb_l3": nbytes * (nbytes > 0.7 * f.l2_bytes) * M,
+    }
+    sizes = {"images": images, "oh": g.oh, "ow": g.ow, "stride": np.full(len(images), g.sw), "bytes": nbytes}
+    return Case(kernel, np.arange(len(images)), terms, sizes)
+
+
 def _cpu_implicit(g: Windowed, f: Facts, woken: Array) -> Case:
     rows, depth = g.ocg, g.icg * g.taps
-    blocks = up(rows, f.tile_rows)
-    padded = blocks * f.tile_rows
+    blocks, partial = _row_tiles(rows, f.tile_rows)
+    padded = up(rows, f.tile_rows) * f.tile_rows
     one = (g.ow == g.full_ow) | (g.oh == 1)
     pixels = np.where(one, g.pixels, g.ow)
     outer = g.n * g.groups * np.where(one, 1, g.oh)
     s3, s2, s1, rest = _strips(pixels, f.lanes)
     strips = s3 + s2 + s1
-    whole = rest % f.lanes == 0
+    whole = rest == 0
     unit = max(1, DEPTH // g.taps)
     kblocks = up(g.icg, unit)
-    steps = blocks * depth * outer * M
+    steps = (blocks + partial) * depth * outer * M
     block_bytes = padded * min(depth, unit * g.taps) * 4
     level = _level(block_bytes, f)
     stream = outer * strips * padded * depth * 4 * M
@@ -202,8 +319,7 @@ def _cpu_implicit(g: Windowed, f: Facts, woken: Array) -> Case:
     weights = padded * depth * 4
     passes = np.where(weights > 0.7 * f.l2_bytes, up(strips, group), 1)
     vectors = (s3 * 3 + s2 * 2 + s1) * outer
-    left = rows % f.tile_rows
-    edge = outer * (np.where(whole, 0, rest) * rows + np.where(left > 1, left, 0) * (pixels - np.where(whole, 0, rest)))
+    edge = outer * np.where(whole, 0, rest) * rows
     terms = {
         "fixed": np.ones(len(g.n)), "woken": woken * 1.0, "mtile3": steps * s3, "mtile2": steps * s2, "mtile1": steps * s1,
         "mb_weights_l2": stream * (level == 1), "mb_weights_l3": stream * (level == 2), "mb_cold": weights * g.groups * passes * M,
@@ -212,7 +328,7 @@ def _cpu_implicit(g: Windowed, f: Facts, woken: Array) -> Case:
     }
     sizes = {"rows": rows, "pixels": pixels, "depth": np.full(len(rows), depth), "outer": outer, "ow": g.ow}
     if g.taps == 1 and g.sh == g.sw == 1 and not g.padded:
-        terms |= {"copy_mvec": depth * vectors * M, "copy_melem": depth * outer * np.where(whole, 0, rest) * M}
+        terms |= {"copy_mvec": depth * vectors * M, "copy_melem": depth * outer * _last_strip(pixels, f.lanes) * M}
         return Case("conv/pointwise", np.arange(len(rows)), terms, sizes)
     runs = outer * np.where(one, strips + g.oh - 1, strips)
     name = f"gather{min(g.sw, 3)}_mvec"
@@ -254,7 +370,7 @@ def _cpu_winograd(g: Windowed, f: Facts, m: int, woken: Array) -> Case:
     return Case(f"conv/winograd{m}", np.arange(len(oc)), terms, {"oc": oc, "ic": np.full(len(oc), ic), "tiles": tiles, "ow": g.ow, "n": g.n})
 
 
-def _cpu_depthwise(g: Windowed, f: Facts, name: str, woken: Array) -> Case:
+def _cpu_planes(g: Windowed, f: Facts, name: str, woken: Array) -> Case:
     images, vectors = g.n * g.oc, up(g.ow, f.lanes)
     rows = (g.oh - 1) * g.sh + (g.kh - 1) * g.dh + 1
     pitch = _lanes_up(g.ow, f.lanes) + (g.kw - 1) * g.dw // g.sw + f.lanes
@@ -269,7 +385,7 @@ def _cpu_depthwise(g: Windowed, f: Facts, name: str, woken: Array) -> Case:
         "mb": nbytes * M, "mb_l3": nbytes * (nbytes > 0.7 * f.l2_bytes) * M,
     }
     sizes = {"images": images, "oh": g.oh, "ow": g.ow, "taps": np.full(len(images), g.taps), "stride": np.full(len(images), g.sw)}
-    return Case(f"conv/{name}" + ("" if g.taps == 9 else "_any"), np.arange(len(images)), terms, sizes)
+    return Case(name, np.arange(len(images)), terms, sizes)
 
 
 def _cpu_pool(g: Windowed, f: Facts, kind: str) -> Iterator[Case]:
@@ -277,8 +393,8 @@ def _cpu_pool(g: Windowed, f: Facts, kind: str) -> Iterator[Case]:
     if f.threads > 1:
         woken = 4.0 * g.n * g.oc * (g.ih * g.iw + g.pixels) >= SPLIT_BYTES
         g = g.resized(np.where(woken, up(g.oc, f.threads), g.oc), g.oh)
-    case = _cpu_depthwise(g, f, kind.lower(), woken)
-    yield case._replace(kernel=f"pool/{kind.lower()}")
+    direct = kind == "MaxPool" and (g.kh, g.sh) in ((3, 1), (3, 2), (2, 2)) and (g.kw, g.sw, g.dh, g.dw) == (g.kh, g.sh, 1, 1)
+    yield _cpu_rows(g, f, f"pool/maxpool_{g.kh}", woken) if direct else _cpu_planes(g, f, f"pool/{kind.lower()}_planes", woken)
 
 
 def _cpu_product(p: Products, f: Facts) -> Iterator[Case]:
@@ -293,16 +409,17 @@ def _cpu_product(p: Products, f: Facts) -> Iterator[Case]:
         p = p.resized(*shares)
     rows, columns, count, depth = p.rows, p.columns, p.count, p.depth
     left = rows % f.tile_rows
-    blocks = rows // f.tile_rows + (left > 1)
+    blocks, partial = _row_tiles(rows, f.tile_rows)
+    blocks = blocks + np.where(left == 1, 0, partial)
     s3, s2, s1, rest = _strips(columns, f.lanes)
     strips = s3 + s2 + s1
-    whole = rest % f.lanes == 0
+    whole = rest == 0
     padded = up(rows, f.tile_rows) * f.tile_rows
     stream = count * strips * padded * depth * 4 * M
     level = _level(padded * min(depth, DEPTH) * 4, f)
     kblocks = up(depth, DEPTH)
     b = columns * depth * (1 if p.flat_b else count) * 4.0
-    edge = count * (np.where(whole, 0, rest) * rows + np.where(left > 1, left, 0) * (columns - np.where(whole, 0, rest)))
+    edge = count * np.where(whole, 0, rest) * rows
     steps = depth * count * M
     terms = {
         "fixed": np.ones(len(rows)), "woken": woken * 1.0, "mtile3": steps * blocks * s3, "mtile2": steps * blocks * s2,
@@ -314,9 +431,9 @@ def _cpu_product(p: Products, f: Facts) -> Iterator[Case]:
     if not p.a_fixed:
         terms["pack_rows_melem"] = rows * depth * count * M
     if not p.b_fixed:
-        turned = np.ones(len(rows), bool) if p.b_turned else ~whole
-        terms["pack_mvec"] = depth * count * (columns - np.where(turned, rest, 0)) / f.lanes * M * (0 if p.b_turned else 1)
-        terms["pack_melem"] = depth * count * (columns if p.b_turned else np.where(turned, rest, 0)) * M
+        slowly = columns if p.b_turned else _last_strip(columns, f.lanes)
+        terms["pack_mvec"] = depth * count * (columns - slowly) / f.lanes * M
+        terms["pack_melem"] = depth * count * slowly * M
     sizes = {"rows": rows, "columns": columns, "depth": np.full(len(rows), depth), "count": count}
     yield Case("product/strips" if p.b_fixed else "product/packed", np.arange(len(rows)), terms, sizes)
 
@@ -324,18 +441,31 @@ def _cpu_product(p: Products, f: Facts) -> Iterator[Case]:
 # GPU
 
 
-def _gpu_tile(rows: Array, columns: Array, depth: int, f: Facts, choices: Sequence[int] = (1, 4, 8, 12)) -> tuple[Array, Array]:
-    """Rows and vectors of the register tile; narrower where a panel of two vectors would not fit."""
-    columns = np.maximum(columns, 1)
-    wide = up(columns, 2 * f.gpu_width) * 2 <= up(columns, f.gpu_width) * 1.15
-    vectors = np.where(wide & (8 * depth * f.gpu_width <= f.local_bytes // 2), 2, 1)
-    return _gpu_rows(rows, vectors, f, choices), vectors
+@lru_cache(maxsize=8)
+def _gpu_shapes(registers: int) -> tuple[tuple[int, int], ...]:
+    """(rows, vectors) of the register tiles that are compiled."""
+    shapes = []
+    for vectors in range(1, 5):
+        fits = [r for r in (1, 4, 6, 8, 12) if r * vectors + vectors + 1 <= registers]
+        shapes += [(r, vectors) for r in dict.fromkeys((fits[-1], *([4, 1] if vectors == 4 else [])) if fits else ()) if r in fits]
+    return tuple(shapes)
 
 
-def _gpu_rows(rows: Array, vectors: Array, f: Facts, choices: Sequence[int] = (1, 4, 8, 12)) -> Array:
-    fits = sorted({*(r for r in choices if r < f.gpu_rows), f.gpu_rows})
-    waste = [up(rows, r) * (np.maximum(r, 8 / vectors) + 0.3) for r in fits]
-    return np.choose(np.argmin(waste, axis=0), fits)
+def _gpu_step(rows: Array, vectors: Array) -> Array:
+    return np.maximum(rows * vectors, 8) / 2 + rows / 10 + vectors * vectors / 16 + 0.5
+
+
+def _gpu_tile(rows: Array, columns: Array, f: Facts, most: Any = 4) -> tuple[Array, Array]:
+    """(rows, vectors) of the register tile with the fewest cycles, of at most so many vectors."""
+    shapes = _gpu_shapes(16 if f.gpu_width == 8 else 32)
+    wide = up(np.maximum(columns, 1), f.gpu_width)
+    cycles = []
+    for tall, vectors in shapes:
+        full, rest = wide // vectors, wide % vectors
+        last = np.where(rest > 0, _gpu_step(tall, rest if vectors < 4 else vectors), 0)
+        cycles.append(np.where(vectors <= np.maximum(most, 1), up(rows, tall) * (full * _gpu_step(tall, vectors) + last), np.inf))
+    best = np.argmin(cycles, axis=0)
+    return np.array([t for t, _ in shapes])[best], np.array([v for _, v in shapes])[best]
 
 
 def _strip_elements(g: Windowed, height: Array, width: Array, columns: Array, w: int) -> Array:
@@ -350,11 +480,9 @@ def _strip_elements(g: Windowed, height: Array, width: Array, columns: Array, w:
 def _gpu_winograd(g: Windowed, f: Facts) -> dict[str, Array]:
     across, down, w, ic = up(g.ow, 4), up(g.oh, 4), f.gpu_width, g.icg
     tiles = across * down
-    wide = up(tiles, 2 * w) * 2 <= up(tiles, w) * 1.15
     freq = 36 * 4 * ic * w
     staged = freq > f.local_bytes * 3 // 4
-    vectors = np.where(wide & (staged or freq * 2 <= f.local_bytes // 2), 2, 1)
-    rows = _gpu_rows(g.ocg, vectors, f, (8, 12))
+    rows, vectors = _gpu_tile(g.ocg, tiles, f, 3 if staged else max(1, min(3, f.local_bytes // 2 // max(freq, 1))))
     columns = vectors * w
     tile_rows = np.minimum(down, (columns - 2) // across + 2)
     strip = 4 * np.where(down == 1, np.minimum(across, columns), across) + 4 * (1 + w)
@@ -380,9 +508,13 @@ def _gpu_conv(g: Windowed, f: Facts) -> Iterator[Case]:
     depth = g.icg * g.taps
     flat = (g.taps == 1) & (g.sh == g.sw == 1) & (not g.padded) & (g.ow == g.full_ow)
     height, width = np.where(flat, 1, g.oh), np.where(flat, g.pixels, g.ow)
-    rows, vectors = _gpu_tile(g.ocg, g.pixels, depth, f)
+    rows, vectors = _gpu_tile(g.ocg, g.pixels, f)
     columns = vectors * f.gpu_width
-    fits = 4 * (depth * columns + f.gpu_width + _strip_elements(g, height, width, columns, f.gpu_width)) <= f.local_bytes
+    step = 4 * g.taps * columns
+    unit = np.where(step * g.icg <= PANEL_BYTES, g.icg, np.maximum(1, PANEL_BYTES // step))
+    unit = up(g.icg, up(g.icg, unit))
+    sums = np.where(unit < g.icg, 4 * up(g.ocg, rows) * rows * columns, 64)
+    fits = unit * step + 4 * (f.gpu_width + _strip_elements(g, height, width, columns, f.gpu_width)) + sums <= f.local_bytes
     direct = fits & (g.ocg == 1) & (depth < 8)
     winograd = np.zeros(len(g.n), bool)
     if _square(g):
@@ -399,10 +531,10 @@ def _gpu_conv(g: Windowed, f: Facts) -> Iterator[Case]:
             yield _pick(_gpu_loops(g, f, name), rest & keep)  # type: ignore[misc]
     keep = rest & fits & ~direct & ~winograd
     if keep.any():
-        yield _pick(_gpu_panel(g, f, flat, rows, vectors), keep)  # type: ignore[misc]
+        yield _pick(_gpu_panel(g, f, flat, rows, vectors, up(g.icg, unit)), keep)  # type: ignore[misc]
 
 
-def _gpu_panel(g: Windowed, f: Facts, flat: Array, rows: Array, vectors: Array) -> Case:
+def _gpu_panel(g: Windowed, f: Facts, flat: Array, rows: Array, vectors: Array, blocks: Array) -> Case:
     depth, w = g.icg * g.taps, f.gpu_width
     columns, stacks = vectors * w, g.n * g.groups
     panels = up(g.pixels, columns)
@@ -427,6 +559,7 @@ def _gpu_panel(g: Windowed, f: Facts, flat: Array, rows: Array, vectors: Array) 
         "panel_mvec": stacks * panels * depth * vectors * M, "strip_melem": indirect * strip_rows * strip_row * M,
         "strip_rows_m": indirect * strip_rows * g.sw * M, "taps_m": indirect * g.taps * crossing * M,
         "out_mvec": stacks * panels * g.ocg * vectors * M, "partial_melem": lanes_left * M,
+        "sums_mvec": stacks * panels * tiles * rows * vectors * (blocks - 1) * M,
         "mb_in": stacks * g.icg * g.ih * g.iw * 4 * M, "mb_out": g.n * g.oc * g.pixels * 4 * M,
     }
     sizes = {"oc": g.ocg, "depth": np.full(len(panels), depth), "pixels": g.pixels, "width": width, "tile": rows * vectors}
@@ -474,15 +607,17 @@ def _gpu_loops(g: Windowed, f: Facts, name: str) -> Case:
 def _gpu_strip(g: Windowed, f: Facts, name: str) -> Iterator[Case]:
     """Depthwise convolutions and poolings where a work-item owns a core: strips of rows of one channel."""
     images = g.n * g.oc
-    tail, halo = (g.kw - 1) * g.dw // g.sw, (g.kh - 1) * g.dh // g.sh
-    pitch, step = g.ow + tail, f.gpu_width * STRIP_VECTORS
+    tail, halo = (g.kw - 1) * g.dw // g.sw, ((g.kh - 1) * g.dh + g.sh - 1) // g.sh
+    pitch, step = g.ow + tail + 1, f.gpu_width * STRIP_VECTORS
     rows = np.clip(STRIP_BYTES // (4 * pitch * (g.sh * g.sw + 1)) - halo, 1, np.maximum(1, g.oh))
     strips = up(g.oh, rows)
+    many = np.clip(np.minimum(STRIP_ITEM // (rows * pitch), strips * g.oc // 4), 1, g.oc)
     in_rows = (g.oh - 1) * g.sh + strips * ((g.kh - 1) * g.dh + 1)
     runs = up(np.minimum(rows, g.oh) * pitch, step)
     nbytes = images * (g.ih * g.iw + g.pixels) * 4
     terms = {
-        "fixed": np.ones(len(images)), "strips_k": images * strips * K, "in_rows_k": images * in_rows * g.sw * K,
+        "fixed": np.ones(len(images)), "strips_k": images * strips * K, "items_k": g.n * strips * up(g.oc, many) * K,
+        "in_rows_k": images * in_rows * g.sw * K,
         f"in{min(g.sw, 3)}_melem": images * in_rows * pitch * g.sw * M, "fma_m": images * strips * runs * STRIP_VECTORS * g.taps * M,
         "runs_m": images * strips * runs * M, "out_rows_k": images * g.oh * K, "out_melem": images * g.pixels * M,
         "mb": nbytes * M, "mb_l3": nbytes * M * (nbytes > 0.7 * f.l2_bytes),
@@ -497,13 +632,11 @@ def _gpu_product(p: Products, f: Facts) -> Iterator[Case]:
         rows, count = rows * count, np.ones_like(count)
     n = len(rows)
     panel = np.full(n, f.local_bytes > 0 and depth > 0) & (p.b_fixed | (4 * depth * f.gpu_width <= f.local_bytes))
-    wide = up(columns, 2 * f.gpu_width) * 2 <= up(np.maximum(columns, 1), f.gpu_width) * 1.15
-    vectors = np.where(wide, 2, 1)
+    tile, vectors = _gpu_tile(rows, columns, f, 4 if p.b_fixed else f.local_bytes // max(1, 4 * depth * f.gpu_width))
     if p.b_fixed:
-        vectors = np.where(rows <= 2, np.maximum(vectors, np.minimum(8 // np.maximum(rows, 1), up(columns, f.gpu_width))), vectors)
-    else:
-        vectors = np.where(8 * depth * f.gpu_width > f.local_bytes, 1, vectors)
-    tile = _gpu_rows(rows, vectors, f)
+        flat = rows <= 2
+        vectors = np.where(flat, np.maximum(vectors, np.minimum(8 // np.maximum(rows, 1), up(columns, f.gpu_width))), vectors)
+        tile = np.where(flat, 1, tile)
     wide_columns = vectors * f.gpu_width
     panels, tiles = up(columns, wide_columns), up(rows, tile)
     steps = count * panels * tiles * depth * M

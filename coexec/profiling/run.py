@@ -97,7 +97,7 @@ class Campaign:
 
     def keep(self, path: Path, resume: bool) -> None:
         """Appends rows to that file from now on. Raises UsageError where its rows are of another board."""
-        if resume and path.exists():
+        if resume and path.exists() and len(path.read_bytes().splitlines()) > 1:  # more than a header
             self.rows = read_table(path)
             names = {d.facts.name for d in self.devices.values()}
             strange = {r.device for r in self.rows} - names
@@ -119,7 +119,7 @@ class Campaign:
         sampler = Sampler(len(self.rows), 250.0 if self.budget < 120 else 1500.0)
         looks = [share * self.budget for share in LOOKS]
         for name, sample in sampler:
-            if self.spent > BESIDE * self.budget:
+            if self.rows and self.spent > BESIDE * self.budget:
                 break
             self.say(self.spent, self.budget, f"{sample.node.op_type} {sample.node.inputs[0].shape} -> {sample.region.shape}")
             self.one(name, sample)

@@ -118,8 +118,8 @@ def cut_samples(node: Node, share: float) -> Iterator[Sample]:
 
 #: Heights and widths of feature maps, channels, and how often each family is drawn from: by what whole networks spend their time on.
 MAPS = (7, 7, 8, 10, 12, 13, 14, 14, 16, 19, 20, 24, 26, 28, 28, 32, 38, 40, 48, 52, 56, 56, 64, 80, 96, 104, 112, 112, 128, 160, 208, 224)
-CHANNELS = (3, 8, 10, 16, 16, 18, 24, 24, 32, 32, 40, 48, 54, 64, 64, 72, 80, 96, 112, 120, 128, 128, 144, 160, 184, 192, 208, 240, 256, 256, 288, 320,
-            384, 425, 480, 512, 512, 576, 640, 672, 768, 832, 960, 1000, 1024, 1024, 1280, 2048)
+CHANNELS = (3, 8, 10, 16, 16, 18, 24, 24, 32, 32, 40, 48, 54, 64, 64, 72, 80, 96, 112, 120, 128, 128, 144, 160, 184, 192, 208, 240, 256,
+            256, 288, 320, 384, 425, 480, 512, 512, 576, 640, 672, 768, 832, 960, 1000, 1024, 1024, 1280, 2048)
 SHARE = {"conv_1x1": 6.0, "conv_3x3": 5.0, "conv_dense": 3.0, "conv_depthwise": 3.0, "gemm": 1.0, "matmul": 2.0, "pool": 1.5, "movement": 2.0,
          "elementwise": 2.5, "elementwise_slow": 0.5, "normalization": 0.8, "softmax": 0.6, "reduction": 0.6, "resize": 0.0,
          "conv_grouped": 0.4, "conv_transpose": 0.3}

@@ -181,6 +181,28 @@ def test_too_many_operands_are_declined(device: OpenCLDevice) -> None:
     assert "17 operands" in device.declines(node)
 
 
+MANY = (2,) * 9
+
+
+@pytest.mark.parametrize("op, inputs, attributes", [
+    ("Relu", [np.zeros(MANY, np.float32)], {}),
+    ("Add", [np.zeros(MANY, np.float32), np.zeros((2, 1) * 4 + (2,), np.float32)], {}),
+    ("Concat", [np.zeros(MANY, np.float32)] * 2, {"axis": 4}),
+    ("Transpose", [np.zeros(MANY, np.float32)], {"perm": [8, 6, 4, 2, 0, 1, 3, 5, 7]}),
+    ("Pad", [np.zeros(MANY, np.float32), Const(np.array([1] * 18, np.int64))], {}),
+    ("Expand", [np.zeros((2,) * 5, np.float32), Const(np.array(MANY, np.int64))], {}),
+], ids=lambda v: v if isinstance(v, str) else "")
+def test_more_than_eight_dimensions_are_declined(device: OpenCLDevice, op: str, inputs: list, attributes: dict) -> None:
+    node, _ = make_node(op, inputs, attributes)
+    assert "more than 8 dimensions" in device.declines(node)
+
+
+def test_dimensions_of_extent_one_do_not_count(device: OpenCLDevice) -> None:
+    x = np.random.default_rng(0).standard_normal((2, 1, 3, 1, 2, 1, 1, 3, 1, 2)).astype(np.float32)
+    assert_on_device(device, *make_node("Add", [x, x[:, :, :1]], {}))
+    assert_on_device(device, *make_node("Pad", [x, Const(np.array([0, 0, 1] + [0] * 17, np.int64))], {}))
+
+
 @pytest.mark.parametrize("fmod", [1])
 def test_float_mod(device: OpenCLDevice, fmod: int) -> None:
     assert_on_device(device, *make_node("Mod", [f32(120), f32(120)], {"fmod": fmod}))

@@ -53,6 +53,7 @@ from .launch import Launch
 
 if TYPE_CHECKING:
     from .device import OpenCLQueue
+    from .tiles import Tiles
 
 CTYPES = {
     "float16": "half", "float32": "float", "float64": "double", "int8": "char", "uint8": "uchar", "int16": "short", "uint16": "ushort",
@@ -204,6 +205,13 @@ class Compile:
         self.owned: list[Any] = []
         self._inputs, self._outputs = tuple(inputs), tuple(outputs)
         self._scratch_used = 0
+
+    @property
+    def tiles(self) -> Tiles:
+        """The numbers its kernels are built with: tuned for this piece, or the device's defaults."""
+        from . import tuning  # it compiles kernels itself, to measure them
+
+        return tuning.tiles_of(self.facts, self.node, self.region)
 
     # Operands
 

@@ -14,7 +14,7 @@ from ...ops.conv import conv_input, conv_params
 from .builder import ClOperand, Compile, builds, int8, short
 from .strips import Strip
 from .tail import bias_args, five, i32, three, type_defines
-from .tiles import Tiles, tiles_for
+from .tiles import Tiles
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def conv_shape(c: Compile) -> Shape:
 
 @builds("Conv", tail=True)
 def build(c: Compile) -> None:
-    shape, tiles = conv_shape(c), tiles_for(c.facts)
-    method = choose(shape, tiles, c.node.attr("method"))
+    shape, tiles = conv_shape(c), c.tiles
+    method = choose(shape, tiles, c.node.attr("method") or tiles.method)
     _METHODS[method](c, shape, tiles)
 
 
@@ -293,8 +293,9 @@ def build_depthwise(c: Compile, s: Shape, tiles: Tiles) -> None:
     defines |= {"KH": s.kernel[1], "KW": s.kernel[2]}
     batch, channels, _, height, width = s.y.shape
     if not tiles.panels:
-        c.implementation = "f32_conv_depthwise_items_4"
-        c.launch("conv_depthwise.cl", "conv_depthwise_items", {**defines, "PER": 4}, (-(-width // 4) * height, channels, batch), None,
+        c.implementation = f"f32_conv_depthwise_items_{tiles.item_width}"
+        c.launch("conv_depthwise.cl", "conv_depthwise_items", {**defines, "PER": tiles.item_width, **tiles.fma_define()},
+                 (-(-width // tiles.item_width) * height, channels, batch), None,
                  s.x, strides(s.x), w, s.y, strides(s.y), *_plane_args(s), *tail)
         return
     strip = Strip.of(s.y.shape, s.kernel, s.strides, s.dilations, tiles)

@@ -11,7 +11,6 @@ from ...ops.conv_transpose import ConvTransposeParams, conv_transpose_params
 from .builder import ClOperand, Compile, builds, short
 from .conv import Panel, Shape, build_panel, strides
 from .tail import bias_args, five, i32, three, type_defines
-from .tiles import tiles_for
 
 
 @builds("ConvTranspose", tail=True)
@@ -44,7 +43,7 @@ def _every(window: ClOperand, starts: tuple[int, ...], steps: tuple[int, ...]) -
 
 def _phases(c: Compile, p: ConvTransposeParams, pads: list[int]) -> bool:
     """Outputs that are a stride apart see the same taps: a plain convolution whose outputs lie apart. False where that is not possible."""
-    tiles, x, y = tiles_for(c.facts), c.input(0), c.output(0)
+    tiles, x, y = c.tiles, c.input(0), c.output(0)
     if not tiles.panels or not c.is_constant(1) or y.dtype != np.float32 or len(p.kernel) > 2 or set(p.dilations) != {1}:
         return False
     if x.strides[-1] != 1 and x.shape[-1] > 1:

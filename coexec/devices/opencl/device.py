@@ -18,6 +18,7 @@ from ..base import DONE, Buffer, Device, Event, Operand, Queue, TensorView
 from . import builder, platform
 from .launch import ClEvent, ClKernel, failed
 from .memory import ALIGNMENT, CopyBuffer, SvmBuffer, allocate, transfer
+from .nd import MAX_RANK
 
 _INT_MAX = 2**31 - 1
 _contexts: dict[int, cl.Context] = {}  # one a device for the life of the process: programs belong to a context
@@ -55,6 +56,8 @@ class OpenCLDevice(Device):
                 return f"{self.facts.name} has no {value.dtype.name}"
             if value.type.size > _INT_MAX:
                 return f"{value.name} has more than 2**31 elements"
+            if sum(e > 1 for e in value.shape) > MAX_RANK:
+                return f"{value.name} has more than {MAX_RANK} dimensions"
         if not family.tail and (node.residual or node.activation):
             return f"its {node.op_type} kernel has no fused tail"
         return family.declines(node, self.facts) if family.declines else None

@@ -13,7 +13,6 @@ from .conv import strides
 from .statistics import line_pool
 from .strips import Strip
 from .tail import five, i32, three, type_defines
-from .tiles import tiles_for
 
 _LOWEST = {"float16": "-65504.0f", "float32": "-FLT_MAX", "float64": "-DBL_MAX", "int8": "-128", "uint8": "0"}
 
@@ -35,7 +34,7 @@ def _launch(c: Compile, kernel: str, defines: dict, x: ClOperand, y: ClOperand, 
 
 def _strip(c: Compile, largest: bool) -> bool:
     """Enqueues the strip kernel where it suits: one or two spatial axes of float32, dense rows, caches, no window of padding only."""
-    p, tiles = pool_params(c.node), tiles_for(c.facts)
+    p, tiles = pool_params(c.node), c.tiles
     x, y, args = _windows(c)
     r = five(c.residual) if c.node.residual else None
     if not tiles.panels or len(p.kernel) > 2 or y.dtype != np.float32 or c.output(1) is not None or c.node.attr("method") == "direct":

@@ -10,7 +10,7 @@ import pyopencl as cl
 
 from .builder import ClOperand, Compile, short
 from .tail import i32, number, type_defines
-from .tiles import Tiles, tiles_for
+from .tiles import Tiles
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class Product:
 
 def build_product(c: Compile, p: Product) -> None:
     """Launches the method that suits the product and the device."""
-    tiles = tiles_for(c.facts)
+    tiles = c.tiles
     defines = {**type_defines(c), **({"BIAS": 1} if p.bias is not None else {})}
-    wanted = c.node.attr("method")
+    wanted = c.node.attr("method") or tiles.method
     method = wanted if wanted in _METHODS else _choose(p, tiles)
     if method == "panel" and not _can_panel(p, tiles):
         method = "direct"

@@ -39,8 +39,8 @@ class Strip:
         rows = max(1, min(height, tiles.strip_bytes // (4 * pitch * (sh * sw + 1)) - halo))
         strips = -(-height // rows)
         many = max(1, min(ITEM // (rows * pitch), strips * channels // (4 * tiles.cores), channels))
-        return cls(rows, many, channels, (strips, -(-channels // many), batch), sh * sw * ((rows + halo) * pitch + tiles.width) + tail + step,
-                   rows * pitch + step + tiles.width, tiles.width)
+        planes = sh * sw * ((rows + halo) * pitch + tiles.width) + tail + step
+        return cls(rows, many, channels, (strips, -(-channels // many), batch), planes, rows * pitch + step + tiles.width, tiles.width)
 
     @property
     def nbytes(self) -> int:

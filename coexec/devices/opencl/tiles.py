@@ -1,4 +1,4 @@
-"""Tile sizes of the matrix-product kernels: every number a tuner may change, in one place, with defaults by kind of device."""
+"""Tile sizes and forms of the compute-heavy kernels: every number a tuner may change, in one place, with defaults by kind of device."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from ..base import DeviceFacts
 
 @dataclass(frozen=True)
 class Tiles:
-    """`panel` kernels (one work-item owns a core): a register tile of up to `rows` rows by `vectors` vectors of `width` elements.
+    """`panel` kernels (one work-item owns a core): a register tile of `rows` rows by `vectors` vectors of `width` elements (0: by shape, as
+    many as `registers` hold), panels of at most `panel_bytes`, strips of `strip_bytes` (both are to stay in cache), weights fetched
+    `ahead` elements before their use; `local_bytes` is how much local memory they may take, 0 where panels do not suit the device.
     `tiled` kernels (work-groups share local memory): blocks of `block_rows` x `block_columns`, `item_rows` x `item_columns` a work-item,
-    `block_depth` deep. `local_bytes` is how much local memory a panel may take; 0 where panels do not suit the device.
+    `block_depth` deep; a depthwise work-item makes `item_width` outputs. `fma`: 1 calls fma(), 0 leaves a * b + c to the compiler, -1 does
+    what the driver says is fast. `method`: a convolution's or a product's method, "" for the one that is usually fastest.
     """
 
     rows: int = 0
@@ -21,6 +24,7 @@ class Tiles:
     registers: int = 32
     panel_bytes: int = 192 << 10
     strip_bytes: int = 24 << 10
+    ahead: int = 1024
     cores: int = 1
     local_bytes: int = 0
     block_rows: int = 64
@@ -28,6 +32,9 @@ class Tiles:
     block_depth: int = 16
     item_rows: int = 8
     item_columns: int = 4
+    item_width: int = 4
+    fma: int = -1
+    method: str = ""
 
     @property
     def panels(self) -> bool:
@@ -65,11 +72,25 @@ class Tiles:
 
     def panel_defines(self, rows: int, vectors: int) -> dict[str, int]:
         """What gemm_tile.clh is built with."""
-        return {"MR": rows, "NV": vectors, "VW": self.width}
+        return {"MR": rows, "NV": vectors, "VW": self.width, "AHEAD": self.ahead, **self.fma_define()}
 
     def block_defines(self) -> dict[str, int]:
         """What tiled.cl is built with."""
-        return {"BM": self.block_rows, "BN": self.block_columns, "BK": self.block_depth, "TM": self.item_rows, "TN": self.item_columns}
+        return {"BM": self.block_rows, "BN": self.block_columns, "BK": self.block_depth, "TM": self.item_rows, "TN": self.item_columns,
+                **self.fma_define()}
+
+    def fma_define(self) -> dict[str, int]:
+        """What common.clh chooses the multiply-add by; nothing where the driver's word is taken."""
+        return {} if self.fma < 0 else {"FMA_FORM": self.fma}
+
+    def fits(self, facts: DeviceFacts) -> bool:
+        """True where blocks divide into items, and a work-group, its local memory and the register tile are possible."""
+        if self.block_rows % self.item_rows or self.block_columns % self.item_columns or bool(self.rows) != bool(self.vectors):
+            return False
+        items = (self.block_rows // self.item_rows) * (self.block_columns // self.item_columns)
+        shared = 4 * self.block_depth * (self.block_rows + self.block_columns + 2)
+        most = facts.extra.get("max_work_group_size", 256), facts.extra.get("local_mem_bytes", 16 << 10)
+        return items <= most[0] and shared <= most[1] and self.rows * self.vectors + self.vectors < 2 * self.registers
 
     def block_groups(self, rows: int, columns: int, count: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
         """Global and local size of a tiled kernel over `count` matrices of rows x columns."""
@@ -89,3 +110,12 @@ def tiles_for(facts: DeviceFacts) -> Tiles:
     if not facts.emulated or local < MIN_PANEL_BYTES:
         return Tiles(width=width, registers=registers)
     return Tiles(width=width, registers=registers, local_bytes=local * 3 // 4, cores=facts.compute_units)
+
+
+#: The numbers a tuner may set, each with the least and the largest that makes sense.
+LIMITS = {
+    "rows": (1, 24), "vectors": (1, 8), "panel_bytes": (4 << 10, 16 << 20), "strip_bytes": (1 << 10, 1 << 20), "ahead": (0, 1 << 14),
+    "block_rows": (1, 256), "block_columns": (1, 256), "block_depth": (1, 64), "item_rows": (1, 16), "item_columns": (1, 16),
+    "item_width": (1, 16), "fma": (0, 1),
+}
+METHODS = ("", "direct", "panel", "tiled", "winograd", "depthwise")

@@ -36,8 +36,8 @@ __kernel void conv_depthwise_strip(__global const T *restrict x, int x_off, int8
   w += w_off + begin * KH * KW;
   y += y_off + n * ys.s0 + begin * ys.s1 + top * ys.s3;
   for (int c = begin; c < end; c++, x += xs.s1, y += ys.s1, w += KH * KW) {
-    fill_planes(x, xs.s3, H, W, run_x ? (channels - c) * H * W : 0, top * SH - pad.s1, -pad.s2, (count - 1) * SH + (KH - 1) * DH + 1, SH, SW,
-                pitch, phase, 0, plane);
+    fill_planes(x, xs.s3, H, W, run_x ? (channels - c) * H * W : 0, top * SH - pad.s1, -pad.s2, (count - 1) * SH + (KH - 1) * DH + 1,
+                SH, SW, pitch, phase, 0, plane);
     T taps[KH * KW];
     _Pragma("unroll") for (int k = 0; k < KH * KW; k++) taps[k] = w[k];
     const VEC shift = (VEC)(BIAS_OF(c));

@@ -24,7 +24,7 @@
   VEC acc[MR][V];                                                                                      \
   if (c0 == 0) { TILE_CLEAR(acc, V) }                                                                  \
   else { FOR_TILE(V) acc[i][j] = VLOAD(j, sums + (m + i) * NR); }                                      \
-  TILE_RUN(acc, V, weights, 1, MR, panel, NR, steps)                                                   \
+  TILE_RUN(acc, V, weights, 1, MR, panel, NR, steps, AHEAD)                                                   \
   if (c0 + channels < in_channels) { FOR_TILE(V) VSTORE(acc[i][j], j, sums + (m + i) * NR); }          \
   else if (run && lanes == V * VW && m + MR <= out_channels) {                                         \
     FOR_TILE(V) {                                                                                      \

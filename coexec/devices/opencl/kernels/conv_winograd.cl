@@ -40,7 +40,7 @@
 #define PRODUCTS(V) {                                                                       \
   VEC acc[MR][V];                                                                           \
   TILE_CLEAR(acc, V)                                                                        \
-  TILE_RUN(acc, V, weights, 1, MR, freq + point * in_channels * NR, NR, in_channels)        \
+  TILE_RUN(acc, V, weights, 1, MR, freq + point * in_channels * NR, NR, in_channels, AHEAD)        \
   FOR_TILE(V) VSTORE(acc[i][j], j, points + (point * MR + i) * NR);                         \
 }
 
@@ -98,7 +98,8 @@ __kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __
       __global const T *from = x + h * xs.s3 + column;
       int i = 0;
       PLAIN_LOOP for (; i < min(inner, used); i++)
-        PLAIN_LOOP for (int p = 0; p < 4; p++) cells[p * phase + i] = column + 4 * i + p >= 0 && column + 4 * i + p < W ? from[4 * i + p] : 0;
+        PLAIN_LOOP for (int p = 0; p < 4; p++)
+          cells[p * phase + i] = column + 4 * i + p >= 0 && column + 4 * i + p < W ? from[4 * i + p] : 0;
       for (; i + 4 <= inner_end; i += 4) {
         const CAT(T, 16) v = vload16(0, from + 4 * i);
         vstore4(v.s048c, 0, cells + i);
@@ -116,7 +117,7 @@ __kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __
         PLAIN_LOOP for (int o = top; o <= bottom; o++, tap += 4 * strip_row) {
           const int begin = max(0, o * across - first), end = min(lanes, (o + 1) * across - first);
           __local const T *at = tap + first + begin - o * across - left;
-          PLAIN_LOOP for (int l = begin; l < end; l += VW, at += VW) VSTORE(VLOAD(0, at), 0, to + l);  // spills into the vector written next
+          PLAIN_LOOP for (int l = begin; l < end; l += VW, at += VW) VSTORE(VLOAD(0, at), 0, to + l);  // spills into the next
         }
       }
     PLAIN_LOOP for (int j = 0; j < vectors; j++) {

@@ -48,8 +48,8 @@ __kernel void gemm_panel(__global const T *restrict a, int a_off, int a_row, int
     VEC acc[MR][NV];
     TILE_CLEAR(acc, NV)
     if (m + MR <= rows) {
-      if (a_depth == 1) { TILE_RUN(acc, NV, a + m * a_row, a_row, 1, panel, NR, depth) }
-      else { TILE_RUN(acc, NV, a + m * a_row, a_row, a_depth, panel, NR, depth) }
+      if (a_depth == 1) { TILE_RUN(acc, NV, a + m * a_row, a_row, 1, panel, NR, depth, 0) }
+      else { TILE_RUN(acc, NV, a + m * a_row, a_row, a_depth, panel, NR, depth, 0) }
     } else {
       for (int k = 0; k < depth; k++)
         for (int i = 0; i < MR; i++)

@@ -1,0 +1,190 @@
+"""The planner's rules about kernels: the same choice as the devices make, features that grow with work, fits that survive saving."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from coexec.cost.compose import CostModel
+from coexec.cost.geometry import Facts, bounds
+from coexec.cost.kernels import bound_by, cases
+from coexec.cost.model import KernelModel
+from coexec.devices.registry import find_devices
+from coexec.errors import ProfileMismatch, UsageError
+from coexec.ops import op_for
+from coexec.profiles import from_yaml, to_yaml
+from coexec.profiling.fit import facts_of_rows, fit_profile_from_table, kernels_of
+from coexec.profiling.measure import Bench, with_constants
+from coexec.profiling.run import board_facts, profile_devices
+from coexec.profiling.sampler import Sampler, draw, random_cut
+from coexec.profiling.table import Measurement, describe, node_of, read_table, tail_text
+from coexec.regions import Region
+
+#: What a kernel of the rules is called by the device: the middle of `f32_conv_small_7x48`.
+NAMES = {
+    "conv/pointwise": "conv_pointwise", "conv/pointwise_strided": "conv_pointwise", "conv/columns": "conv_columns",
+    "conv/small": "conv_small",
+    "conv/small_columns": "conv_small", "conv/few": "conv_few", "conv/shallow": "conv_shallow", "conv/winograd2": "conv_winograd2", "conv/winograd4": "conv_winograd4",
+    "conv/depthwise_3": "conv_depthwise", "conv/depthwise_5": "conv_depthwise", "conv/depthwise_planes": "conv_depthwise",
+    "pool/maxpool_2": "maxpool", "pool/maxpool_3": "maxpool", "pool/maxpool_planes": "maxpool", "pool/averagepool_planes": "averagepool",
+    "product/strips": "strips", "product/packed": "packed",
+    "conv/panel": "conv_panel", "conv/panel_pointwise": "conv_panel", "conv/winograd": "conv_winograd", "conv/winograd_staged": "conv_winograd",
+    "conv/conv_depthwise": "conv_depthwise_strip", "conv/conv_depthwise_any": "conv_depthwise_strip", "conv/conv_direct": "conv_direct",
+    "conv/conv_tiled": "conv_tiled", "conv/conv_items": "conv_depthwise_items", "pool/maxpool_strip": "maxpool_strip",
+    "pool/averagepool_strip": "averagepool_strip", "product/panel": "panel", "product/panel_copied": "panel", "product/tiled": "",
+}
+
+
+def few_samples(count: int):
+    rng = np.random.default_rng(5)
+    for family in ("conv_1x1", "conv_3x3", "conv_dense", "conv_depthwise", "conv_grouped", "gemm", "matmul", "pool"):
+        for _ in range(count):
+            yield draw(family, rng, 30.0, 2.0)
+
+
+def kernel_of(node, region, unit: str, facts: Facts) -> str:
+    (case,) = cases(node, [bounds([region], len(node.output.shape))], unit, facts)
+    return case.kernel
+
+
+def test_the_rules_name_the_kernels_that_devices_build():
+    """Nearly always: kernels may be tuned a little without a planner going wrong."""
+    devices, wrong, count = find_devices(), [], 0
+    lanes = None
+    for sample in few_samples(4):
+        node = with_constants(sample.node, np.random.default_rng(0))
+        for unit, device in devices.items():
+            with Bench(device, node, sample.region) as bench:
+                built = bench.kernel.implementation
+            if lanes is None:
+                first = [Measurement("", "cpu", 1, "Conv", built, "float32", *(None,) * 13, latency_us=1.0)]
+                assert "_pointwise_" in built or "_small_" in built, "the first sample tells the width of vectors"
+                tile = re.search(r"x(\d+)$", built)
+                lanes = facts_of_rows(first).lanes if "_pointwise_" in built else int(tile[1]) // 3
+            rows = {16: 8, 8: 4, 4: 4}[lanes]
+            facts = Facts.of({**board_facts(device), "lanes": lanes, "tile_rows": rows})
+            named = kernel_of(node, sample.region, unit, facts)
+            count += 1
+            if NAMES[named] not in built:
+                wrong.append(f"{unit}: {named} is {built} for {node} {sample.region}")
+    assert count >= 32 and len(wrong) <= 0.1 * count, wrong
+
+
+def test_features_are_finite_and_larger_pieces_have_no_less_work():
+    facts = Facts(local_bytes=768 << 10)
+    for sample in few_samples(6):
+        node = sample.node
+        whole = np.array([node.output.shape])
+        for axis in op_for(node).split_axes(node)[:2]:
+            for unit in ("cpu", "gpu"):
+                stop = np.repeat(whole, 2, axis=0)
+                stop[0, axis.dim] = max(axis.multiple, axis.extent // 2 // axis.multiple * axis.multiple)
+                found = list(cases(node, [(stop * 0, stop)], unit, facts))
+                assert sorted(i for c in found for i in c.at) == [0, 1], "every piece has one kernel"
+                for case in found:
+                    assert all(np.isfinite(v).all() and (v >= 0).all() for v in case.terms.values()), case.kernel
+                    assert all(np.isfinite(v).all() for v in case.sizes.values())
+                    assert len(case.at) < 2 or case.terms["mflop"][0] <= case.terms["mflop"][1]
+                    assert bound_by(case.kernel) in ("compute", "memory")
+
+
+def test_a_batch_is_priced_like_each_piece_by_itself():
+    rows = timed(120)
+    profile = fit_profile_from_table(rows)
+    one, batch = CostModel(profile), CostModel(profile)
+    for row in rows[::9]:
+        node = node_of(row)
+        cuts = [random_cut(node, np.random.default_rng(i)) for i in range(5)]
+        regions = [Region.whole(node.output.shape), *(c.region for c in cuts if c)]
+        batch.prepare([(node, row.unit, regions)])
+        if row.op_type not in ("Conv", "MatMul", "Gemm", "MaxPool", "AveragePool"):
+            continue  # bytes of other operators are interpolated between pieces
+        for region in regions:
+            assert batch.kernel(node, region, row.unit).us == pytest.approx(one.kernel(node, region, row.unit).us, rel=1e-12)
+
+
+def timed(count: int) -> list[Measurement]:
+    """Rows of an imagined CPU and GPU whose kernels take what their work and bytes say, a little uneven."""
+    rows = []
+    sampler = iter(Sampler(3, 100.0))
+    for _ in range(count):
+        _, sample = next(sampler)
+        work = op_for(sample.node).work(sample.node, sample.region)
+        for unit, rate in (("cpu", 40e3), ("gpu", 60e3)):
+            us = 3 + work.flops / rate + (work.bytes_read + work.bytes_written) / 12e3
+            told = Measurement("imagined", unit, 1 if unit == "cpu" else None, sample.node.op_type,
+                               "f32_conv_pointwise_8x48" + tail_text(sample.node), "float32", **describe(sample.node, sample.region),
+                               busy_other=0, latency_us=round(us, 3))
+            rows.append(told)
+    return rows
+
+
+def test_predictions_are_the_same_after_saving_and_files_stay_small():
+    profile = fit_profile_from_table(timed(300))
+    text = to_yaml(profile)
+    again = from_yaml(text)
+    assert again == profile and len(text) < 200_000
+    assert any(fit.correction for fit in profile.cpu.latency.values()), "some correction is in the file"
+    ours, theirs = CostModel(profile), CostModel(again)
+    for sample in few_samples(3):
+        for unit in ("cpu", "gpu"):
+            assert ours.kernel(sample.node, sample.region, unit) == theirs.kernel(sample.node, sample.region, unit)
+
+
+def test_tables_keep_what_is_fused_behind_a_node():
+    rows = timed(200)
+    fused = [r for r in rows if "+" in r.implementation]
+    assert fused and all(tail_text(node_of(r)) == "+" + r.implementation.partition("+")[2] for r in fused)
+    terms = {t for _, found, _ in kernels_of(fused, facts_of_rows(fused)).values() for t in found}
+    assert {"residual_melem", "cheap_melem", "slow_melem"} & terms
+
+
+def test_a_correction_is_learnt_where_features_do_not_tell_all():
+    rng = np.random.default_rng(0)
+    work, size = rng.uniform(1, 100, 80), rng.uniform(1, 1000, 80)
+    y = 2 * work * np.exp(0.3 * np.sin(np.log(size)))
+    terms, sizes = {"fixed": np.ones(80), "mflop": work}, {"size": size}
+    plain, corrected = KernelModel(False).fit(terms, sizes, y), KernelModel().fit(terms, sizes, y)
+    assert corrected.left_out_pct_ < 0.3 * plain.left_out_pct_ and corrected.error_pct_ < 2
+    again = KernelModel.from_profile(corrected.to_profile())
+    assert (again.predict(terms, sizes) == corrected.predict(terms, sizes)).all()
+    far = again.predict({"fixed": np.ones(1), "mflop": np.array([50.0])}, {"size": np.array([1e12])})
+    assert far == pytest.approx(KernelModel.from_profile(plain.to_profile()).predict(
+        {"fixed": np.ones(1), "mflop": np.array([50.0])}, {"size": np.array([1e12])}), rel=0.2), "far from all samples it says nothing"
+    with pytest.raises(UsageError, match="cannot fit"):
+        KernelModel().fit(terms, sizes, y * 0)
+    with pytest.raises(UsageError, match="not fitted"):
+        KernelModel().predict(terms, sizes)
+
+
+@pytest.mark.parametrize("change,words", [
+    (lambda t: t.replace("centres: ", "centres: x ", 1), "centres' is wrong"),
+    (lambda t: t.replace("weights: ", "weights: 1 ", 1), "correction' is wrong"),
+    (lambda t: t.replace("scale: ", "scales: ", 1), "unknown key|did you mean scale"),
+])
+def test_a_wrong_correction_is_named(change, words):
+    text = to_yaml(fit_profile_from_table(timed(200)))
+    assert change(text) != text
+    with pytest.raises(ProfileMismatch, match=words):
+        from_yaml(change(text))
+
+
+def test_a_round_is_resumed_and_an_interrupted_one_is_fitted(tmp_path):
+    cpu, path = find_devices("none")["cpu"], tmp_path / "t.csv"
+    _, first = profile_devices(cpu, None, time_budget_s=1.5, table=path)
+    assert read_table(path) == first and first, "the smallest budget times something"
+    calls = []
+
+    def stop(done, total, what):
+        calls.append(what)
+        if len(calls) == 110:
+            raise KeyboardInterrupt
+
+    profile, rows = profile_devices(cpu, None, time_budget_s=30.0, table=path, resume=True, progress=stop)
+    assert rows[:len(first)] == first and len(rows) > max(30, len(first)) and read_table(path) == rows
+    assert any("/" in name for name in profile.cpu.latency)
+    path.write_text(path.read_text().replace(cpu.facts.name, "another board"))
+    with pytest.raises(UsageError, match="another board"):
+        profile_devices(cpu, None, time_budget_s=1.0, table=path, resume=True)
