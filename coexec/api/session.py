@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +28,8 @@ from ..runtime.feeds import check_feeds
 from ..runtime.schedule import Wait
 from .models import Shapes, bind, load
 from .planning import cached_profile, plan_prepared, resolve_profile
+
+log = logging.getLogger("coexec")
 
 #: Prepared input shapes that one session keeps; the least recently used goes first.
 KEPT_SHAPES = 4
@@ -69,6 +74,20 @@ def _argument(value: Value) -> NodeArg:
     return NodeArg(value.name, None if value.type.shape is None else list(value.type.shape), kind)
 
 
+@cache
+def _tell_of_unwritable_cache() -> None:
+    """One warning a process; everything works without a cache, only slower."""
+    folder = settings.get("cache_dir")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(folder, os.W_OK) else "no permission to write"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    if reason:
+        log.warning("[%s] the cache cannot be written: found %s, expected a writable folder; kernels and profiles are made anew each time; "
+                    "set COEXEC_CACHE_DIR", folder, reason)
+
+
 class InferenceSession:
     """A model prepared to run; the interface of onnxruntime.InferenceSession.
 
@@ -79,6 +98,7 @@ class InferenceSession:
 
     def __init__(self, source: Any, sess_options: SessionOptions | None = None, *, device_profile: DeviceProfile | str | None = None,
                  strategy: str = "coexec", plan: Plan | str | None = None):
+        _tell_of_unwritable_cache()
         self.options = sess_options or SessionOptions()
         self.strategy = strategy
         self._model = load(source)
