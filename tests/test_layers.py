@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import sys
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import pytest
@@ -93,7 +93,7 @@ def modules() -> dict[str, Path]:
     return found
 
 
-@lru_cache(maxsize=None)
+@cache
 def imports_of(path: Path, module: str) -> tuple[Import, ...]:
     """Every import of a file, relative ones resolved, `from package import module` followed to the module."""
     found: list[Import] = []

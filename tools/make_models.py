@@ -26,8 +26,9 @@ from onnx import TensorProto, helper, shape_inference
 
 # First, so that a folder of built models called models/ is never taken for the package.
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from models import ARCHITECTURES  # noqa: E402
 from models.net import BATCH_SYMBOL, Dice, Net  # noqa: E402
+
+from models import ARCHITECTURES  # noqa: E402
 
 MIN_OPSET = 17  # the first with LayerNormalization
 

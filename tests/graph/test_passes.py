@@ -9,8 +9,17 @@ from hypothesis import strategies as st
 from onnx import helper
 
 from coexec.graph.onnx_import import load_model
-from coexec.graph.passes import (bind_shapes, drop_dead_code, drop_noops, fuse_activations, fuse_affine, fuse_patterns, fuse_residuals,
-                                 infer_and_fold, prepare)
+from coexec.graph.passes import (
+    bind_shapes,
+    drop_dead_code,
+    drop_noops,
+    fuse_activations,
+    fuse_affine,
+    fuse_patterns,
+    fuse_residuals,
+    infer_and_fold,
+    prepare,
+)
 from coexec.ops.evaluate import evaluate
 from tests.runtime.random_graphs import random_model
 

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ _programs: dict[tuple[int, str, tuple[str, ...]], cl.Program] = {}
 _lock = threading.RLock()
 
 
-@lru_cache(maxsize=None)
+@cache
 def source(name: str) -> str:
     """The text of a file of `kernels/`."""
     return (resources.files(__package__) / "kernels" / name).read_text(encoding="utf-8")
@@ -155,7 +155,7 @@ def _write(path: Path, binary: bytes) -> None:
         _warn_once(str(path.parent), str(error))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _warn_once(folder: str, why: str) -> None:
     log.warning("compiled kernels cannot be kept in %s (%s): they will be compiled anew in every process", folder, why)
 

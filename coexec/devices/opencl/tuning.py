@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -164,7 +164,7 @@ def _store(facts: DeviceFacts, key: str, entry: dict[str, Any]) -> None:
             _warn_once(str(path.parent), str(error))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _warn_once(folder: str, why: str) -> None:
     log.warning("tuning results cannot be kept in %s (%s): they hold for this process only", folder, why)
 
