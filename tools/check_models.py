@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import make_models  # noqa: E402
 
 import coexec  # noqa: E402
+from coexec.api import random_feeds  # noqa: E402
 
 STRATEGIES = ["cpu", "gpu", "flops", "coexec", *(f"fixed:gpu={r / 10:g}" for r in range(11))]
 
@@ -67,7 +68,7 @@ def made_case(name: str, scale: str) -> tuple[onnx.ModelProto, dict, list[np.nda
 
 def file_case(path: str) -> tuple[onnx.ModelProto, dict, list[np.ndarray]]:
     """A model file, random input, and ONNX Runtime's answer."""
-    feeds = coexec.random_feeds(path)
+    feeds = random_feeds(path)
     return path, feeds, by_onnxruntime(path, feeds)
 
 
