@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -86,12 +87,21 @@ def test_one_line_that_says_where_what_and_what_to_try(place, name):
     assert sorted(p.name for p in place.iterdir()) == before, "a failed run left a file"
 
 
-def test_without_any_driver_the_default_runs_on_the_cpu(place):
-    vendors = str(place / "no-vendors")
-    done = coexec(place, "run", "good.onnx", "--input", "x=x.npy", "--strategy", "flops:", OCL_ICD_VENDORS=vendors, OPENCL_VENDOR_PATH=vendors)
-    assert done.returncode == 2  # an empty option list is a usage error, driver or not
-    done = coexec(place, "run", "good.onnx", "--input", "x=x.npy", "--strategy", "cpu", OCL_ICD_VENDORS=vendors, OPENCL_VENDOR_PATH=vendors)
-    assert done.returncode == 0, done.stderr
+def test_without_any_driver_the_default_strategy_runs_on_the_cpu(place, tmp_path):
+    """With a profile of a board whose GPU is not here, and with one that has none: the same answer as `cpu`, and no GPU in the plan."""
+    vendors = {"OCL_ICD_VENDORS": str(place / "no-vendors"), "OPENCL_VENDOR_PATH": str(place / "no-vendors")}
+    cpu = "format: 1\nname: board\ncpu: {name: c, peak_gflops: 100.0, bandwidth_gbs: 20.0}\n"
+    gpu = "gpu: {name: g, peak_gflops: 400.0, bandwidth_gbs: 20.0, launch_us: 1.0, sync_us: 1.0, operators: [Conv, Gemm, GlobalAveragePool]}\n"
+    expected = coexec(place, "run", "good.onnx", "--input", "x=x.npy", "--strategy", "cpu", "-o", str(tmp_path / "cpu.npz"), **vendors)
+    assert expected.returncode == 0, expected.stderr
+    for name, text in (("cpu-only", cpu), ("with-gpu", cpu + gpu)):
+        (tmp_path / f"{name}.yaml").write_text(text)
+        done = coexec(place, "run", "good.onnx", "--input", "x=x.npy", "--profile", str(tmp_path / f"{name}.yaml"), "--json",
+                      "-o", str(tmp_path / f"{name}.npz"), **vendors)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+        assert list(json.loads(done.stdout)["devices"]) == ["cpu"]
+        found, wanted = np.load(tmp_path / f"{name}.npz"), np.load(tmp_path / "cpu.npz")
+        np.testing.assert_allclose(found["y"], wanted["y"], rtol=0, atol=1e-5 * np.abs(wanted["y"]).max())
 
 
 def test_an_unwritable_cache_is_one_warning_not_a_failure(place, tmp_path):
