@@ -61,6 +61,10 @@ class Op:
         """Why this node is not computed here (the reference then computes it), or None."""
         return None
 
+    def form(self, node: Node) -> Op:
+        """The operator that computes this node: this one, unless some forms of its type are another operator (a view, and none)."""
+        return self
+
     def split_axes(self, node: Node) -> tuple[SplitAxis, ...]:
         """The axes of the first output that may be cut, best known first."""
         return ()
@@ -196,4 +200,4 @@ def op_for(node: Node) -> Op:
     from .fallback import FALLBACK
 
     op = find_op(node.domain, node.op_type)
-    return op if op is not None and is_native(node) else FALLBACK
+    return op.form(node) if op is not None and is_native(node) else FALLBACK

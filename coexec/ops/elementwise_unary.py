@@ -1,4 +1,4 @@
-"""Functions of one tensor, element by element: activations, arithmetic, trigonometry, tests, casts."""
+"""Functions of one tensor, element by element: activations, arithmetic, trigonometry, tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from ..graph.ir import Node
 from ..regions import Region
 from .base import Op, SplitAxis, register
 from .epilogue import erf, sigmoid
-from .operands import every_axis, foreign_type, touch
+from .narrow import is_bfloat16
+from .operands import every_axis, foreign_type
 
 Function = Callable[[Node, np.ndarray], np.ndarray]
 
@@ -93,17 +94,17 @@ FUNCTIONS: dict[str, tuple[Function, int]] = {
     "Atan": (lambda n, x: np.arctan(x), 10), "Sinh": (lambda n, x: np.sinh(x), 8), "Cosh": (lambda n, x: np.cosh(x), 8),
     "Asinh": (lambda n, x: np.arcsinh(x), 10), "Acosh": (lambda n, x: np.arccosh(x), 10), "Atanh": (lambda n, x: np.arctanh(x), 10),
     "Not": (lambda n, x: np.logical_not(x), 1), "BitwiseNot": (lambda n, x: np.invert(x), 1),
-    "IsNaN": (lambda n, x: np.isnan(x), 1), "IsInf": (_is_inf, 3), "Cast": (lambda n, x: x, 1),
+    "IsNaN": (lambda n, x: np.isnan(x), 1), "IsInf": (_is_inf, 3),
 }
 
 
 class Unary(Op):
-    """An operator whose output element reads the input element at the same place."""
+    """An operator whose output element reads the input element at the same place. Elements of bfloat16 are computed in float32."""
 
     functions = FUNCTIONS
 
     def declines(self, node: Node) -> str | None:
-        return foreign_type(node)
+        return foreign_type(node, bfloat16=True)
 
     def split_axes(self, node: Node) -> tuple[SplitAxis, ...]:
         return every_axis(node)
@@ -112,8 +113,9 @@ class Unary(Op):
         return (out_region,)
 
     def compute(self, node: Node, inputs: Sequence[np.ndarray | None], out_region: Region) -> list[np.ndarray | None]:
+        x = inputs[0].astype(np.float32) if is_bfloat16(inputs[0].dtype) else inputs[0]
         with np.errstate(all="ignore"):
-            found = np.asarray(self.functions[node.op_type][0](node, inputs[0]))
+            found = np.asarray(self.functions[node.op_type][0](node, x))
             return [found.astype(node.output.dtype, copy=False)]
 
     def flops(self, node: Node, out_region: Region) -> float:
@@ -132,17 +134,6 @@ class Silu(Unary):
     op_types = ("Silu",)
     domain = "coexec"
     functions = {"Silu": (lambda n, x: x * sigmoid(x), 5)}
-
-
-@register
-class CastLike(Unary):
-    """A cast to the second input's type; of its elements none matters."""
-
-    op_types = ("CastLike",)
-    functions = {"CastLike": (lambda n, x: x, 1)}
-
-    def input_regions(self, node: Node, out_region: Region) -> tuple[Region | None, ...]:
-        return (out_region, touch(node.operands[1].shape))
 
 
 @register

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,25 +51,48 @@ def _standardized(x: np.ndarray, axes: tuple[int, ...], epsilon: float) -> tuple
 
 @register
 class BatchNormalization(_PerChannel):
-    """(X - mean) * scale / sqrt(var + epsilon) + B, with the statistics given: the inference form."""
+    """(X - mean) * scale / sqrt(var + epsilon) + B. In training the statistics are X's own, over all axes but the channel; what was
+    given as mean and variance goes, mixed with them, to the second and third output: momentum * given + (1 - momentum) * X's own."""
 
     op_types = ("BatchNormalization",)
     effort = 2.0
 
     def declines(self, node: Node) -> str | None:
-        if node.attr("training_mode", 0) or any(v is not None for v in node.outputs[1:]):
-            return "BatchNormalization in training mode is not computed here"
+        if not _trains(node) and any(v is not None for v in node.outputs[1:]):
+            return "BatchNormalization gives its statistics in training only"
+        if len(node.outputs) > 3:
+            return "BatchNormalization in training as before opset 14 is not computed here"
+        if _trains(node) and not node.output.type.size:  # pieces are pieces of the first output: nothing would make the others
+            return "BatchNormalization in training of no elements"
         return "BatchNormalization needs a channel axis" if len(node.output.shape) < 2 else not_floats(node)
 
     def split_axes(self, node: Node) -> tuple[SplitAxis, ...]:
-        return best_first(node, range(len(node.output.shape)))
+        return best_first(node, (1,) if _trains(node) else range(len(node.output.shape)))
+
+    def output_regions(self, node: Node, out_region: Region) -> tuple[Region | None, ...]:
+        return (out_region, *(None if v is None else Region([out_region[1]]) for v in node.outputs[1:]))
+
+    def flops(self, node: Node, out_region: Region) -> float:
+        return (_Normalization.effort if _trains(node) else self.effort) * out_region.size
 
     def compute(self, node: Node, inputs: Sequence[np.ndarray | None], out_region: Region) -> list[np.ndarray | None]:
         x = widened(inputs[0])
         kind = np.result_type(x, *map(widened, inputs[1:]))
         scale, bias, mean, var = (_by_channel(p, x.ndim).astype(kind, copy=False) for p in inputs[1:])
+        found = []
+        if _trains(node):
+            given, axes, momentum = (mean, var), (0, *range(2, x.ndim)), kind.type(node.attr("momentum", 0.9))
+            with np.errstate(all="ignore"), warnings.catch_warnings():
+                warnings.simplefilter("ignore", RuntimeWarning)  # the mean of no elements is NaN
+                mean = x.astype(kind, copy=False).mean(axis=axes, keepdims=True)[0]
+                var = np.square(x - mean).mean(axis=axes, keepdims=True)[0]
+            found = [(old * momentum + new * (1 - momentum)).reshape(-1) for old, new in zip(given, (mean, var))]
         y = (x - mean) * (scale / np.sqrt(var + kind.type(node.attr("epsilon", 1e-5)))) + bias
-        return [y.astype(node.output.dtype, copy=False)]
+        return [None if v is None else a.astype(v.dtype, copy=False) for v, a in zip(node.outputs, (y, *found))]
+
+
+def _trains(node: Node) -> bool:
+    return bool(node.attr("training_mode", 0))
 
 
 @register

@@ -9,8 +9,16 @@ import numpy as np
 from ..graph.ir import Node, Value
 from ..regions import Interval, Region
 from .base import SplitAxis, axis_names
+from .narrow import is_bfloat16, is_narrow
 
 _NATIVE = frozenset(np.dtype(t) for t in "?bBhHiIlLqQefdFD")
+
+
+#: Operators that move elements and look at none: any type of fixed size will do.
+_MOVERS = frozenset("""
+    Reshape Flatten Squeeze Unsqueeze Identity Transpose Split Slice Concat Gather GatherElements GatherND Expand Tile
+    DepthToSpace SpaceToDepth
+""".split())
 
 
 def _is_native(dtype: np.dtype | None) -> bool:
@@ -18,11 +26,16 @@ def _is_native(dtype: np.dtype | None) -> bool:
     return dtype is not None and np.dtype(dtype) in _NATIVE
 
 
-def foreign_type(node: Node) -> str | None:
-    """Why the node is declined for its element types (strings, bfloat16, float8, int4, sequences), or None."""
+def foreign_type(node: Node, bfloat16: bool = False, narrow: bool = False) -> str | None:
+    """Why the node is declined for its element types (strings, bfloat16, float8, int4, sequences), or None.
+
+    `bfloat16` admits that type, `narrow` all that ops/narrow.py knows; what only moves elements takes these too.
+    """
+    narrow = narrow or (not node.domain and node.op_type in _MOVERS)
     for value in (*node.operands, *node.outputs):
-        if value is not None and not _is_native(value.dtype):
-            return f"%{value.name} is {value.type}, a type NumPy lacks"
+        if value is None or _is_native(value.dtype) or (narrow and is_narrow(value.dtype)) or (bfloat16 and is_bfloat16(value.dtype)):
+            continue
+        return f"%{value.name} is {value.type}, a type NumPy lacks"
     return None
 
 

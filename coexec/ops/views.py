@@ -1,4 +1,4 @@
-"""Reshape, Flatten, Squeeze, Unsqueeze, Identity, Dropout: the same elements in the same order under another shape."""
+"""Reshape, Flatten, Squeeze, Unsqueeze, Identity: the same elements in the same order under another shape."""
 
 from __future__ import annotations
 
@@ -27,18 +27,3 @@ class View(Op):
 
     def flops(self, node: Node, out_region: Region) -> float:
         return 0.0
-
-
-@register
-class Dropout(View):
-    """Passes its input on, as it does outside training; with a mask output, or in training, the reference computes it."""
-
-    op_types = ("Dropout",)
-
-    def declines(self, node: Node) -> str | None:
-        if reason := foreign_type(node):
-            return reason
-        training = node.operand(2)
-        if training is not None and (training.data is None or training.data.any()):
-            return "it may be in training"
-        return "the mask is wanted" if any(v is not None for v in node.outputs[1:]) else None

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+from ml_dtypes import bfloat16, float8_e4m3fn, float8_e5m2fnuz, int4
 
 from coexec.devices.base import Device
 from coexec.devices.registry import gpu_device
@@ -20,6 +22,21 @@ from coexec.graph.ir import Activation
 from tests.ops.law import Const, make_node
 
 from .harness import assert_on_device
+
+#: ONNX's numbers of half, bfloat16, the 8-bit floats, int4, float4 and E8M0.
+NARROW_TYPES = (10, 16, 17, 18, 19, 20, 22, 23, 24)
+
+
+def halves(normal: Callable[..., np.ndarray]) -> list[tuple[str, list, dict]]:
+    """Cases whose tensors are to be halves: each kernel that loads and stores them."""
+    image = normal(1, 4, 7, 9)
+    return [
+        ("Sigmoid", [normal(3, 35)], {}), ("Add", [image, normal(4, 1, 1)], {}), ("Softmax", [normal(3, 19)], {}),
+        ("ReduceMean", [image, Const(np.array([2, 3], np.int64))], {}), ("MaxPool", [image], {"kernel_shape": [2, 2]}),
+        ("Gemm", [normal(3, 18), normal(18, 5)], {}), ("MatMul", [normal(9, 16), normal(16, 17)], {}),
+        ("Conv", [image, normal(5, 4, 3, 3)], {"pads": [1, 1, 1, 1]}), ("Conv", [image, normal(4, 1, 3, 3)], {"group": 4}),
+        ("LayerNormalization", [normal(3, 17), normal(17)], {}), ("LRN", [image], {"size": 3}), ("Transpose", [image], {}),
+    ]
 
 
 def cases(rng: np.random.Generator) -> list[tuple[str, list, dict]]:
@@ -71,6 +88,12 @@ def cases(rng: np.random.Generator) -> list[tuple[str, list, dict]]:
         ("Resize", [image, None, Const(np.array([1, 1, 1.5, 2], np.float32))], {"mode": "linear"}),
         ("DepthToSpace", [image], {"blocksize": 2}),
         ("Cast", [image], {"to": 7}),
+        *((op, [i.astype(np.float16) if isinstance(i, np.ndarray) and i.dtype == np.float32 else i for i in inputs], attributes)
+          for op, inputs, attributes in halves(normal)),
+        *(("Cast", [40 * image], {"to": to}) for to in NARROW_TYPES),
+        *(("Cast", [image.astype(dtype)], {"to": 1}) for dtype in (np.float16, bfloat16, float8_e4m3fn, float8_e5m2fnuz, int4)),
+        ("Dropout", [normal(20, 33), np.float32(0.4).reshape(()), np.array(True)], {"seed": 5}),
+        ("BatchNormalization", [image, *(np.abs(normal(4)) for _ in range(4))], {"training_mode": 1}),
     ]
 
 
@@ -78,7 +101,8 @@ def run(device: Device, quick: bool) -> int:
     """How many cases are wrong."""
     rng, wrong = np.random.default_rng(0), 0
     for op, inputs, attributes in cases(rng):
-        node, arrays = make_node(op, inputs, attributes)
+        training = {"Dropout", "BatchNormalization"} & {op} and not isinstance(inputs[1], Const)
+        node, arrays = make_node(op, inputs, attributes, judge=(lambda n, a: [a[0]]) if training else None)
         if op in ("Conv", "Gemm", "MatMul"):
             node = replace(node, activation=Activation("LeakyRelu", 0.1))
         try:

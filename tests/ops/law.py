@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from coexec.graph.ir import Node, TensorType, Value, constant
 from coexec.ops import SplitAxis, find_op
 from coexec.ops.base import Op, pieces_along
+from coexec.ops.narrow import is_bfloat16, is_narrow
 from coexec.regions import Region
 
 #: For strategies that call assert_law: the same examples on every run, no time limit on a busy machine.
@@ -106,7 +107,7 @@ def native(node: Node) -> Op:
     op = find_op(node.domain, node.op_type)
     assert op is not None, f"{node.qualified_type} has no meaning of its own"
     assert op.declines(node) is None, f"{node} is declined: {op.declines(node)}"
-    return op
+    return op.form(node)
 
 
 def compute_whole(node: Node, arrays: Sequence[np.ndarray | None]) -> list[np.ndarray | None]:
@@ -144,6 +145,12 @@ def assert_close(found: np.ndarray, expected: np.ndarray, what: str = "", ulps: 
     """Equal for integers, booleans and strings; for floats within `ulps` units of the largest value and of each value."""
     found, expected = np.asarray(found), np.asarray(expected)
     assert found.shape == expected.shape, f"{what}: shape {found.shape}, expected {expected.shape}"
+    if is_bfloat16(expected.dtype):
+        np.testing.assert_allclose(found.astype(np.float32), expected.astype(np.float32), rtol=2.0**-8, atol=0, err_msg=what)
+        return
+    if is_narrow(expected.dtype):
+        np.testing.assert_array_equal(np.ascontiguousarray(found).view(np.uint8), np.ascontiguousarray(expected).view(np.uint8), err_msg=what)
+        return
     if expected.dtype.kind not in "fc":
         np.testing.assert_array_equal(found, expected, err_msg=what)
         return

@@ -30,7 +30,7 @@ ATTRIBUTES = {
     "Swish": {"alpha": 1.5}, "Shrink": {"bias": 0.2, "lambd": 0.6}, "IsInf": {"detect_negative": 0},
 }
 INTS = {"Not": np.bool_, "BitwiseNot": np.int32}
-HALVES = sorted(set(UNARY) - set(INTS) - {"Cast"})
+HALVES = sorted(set(UNARY) - set(INTS))
 
 
 def draw(op_type: str, shape: tuple[int, ...], dtype: type, rng: np.random.Generator) -> np.ndarray:
@@ -48,7 +48,7 @@ def unary(op_type: str, x: np.ndarray, attributes: dict | None):
     return hand_made(op_type, [x], [x]) if op_type == "Softsign" else make_node(op_type, [x], attributes)
 
 
-@pytest.mark.parametrize("op_type", sorted(set(UNARY) - {"Cast"}))
+@pytest.mark.parametrize("op_type", sorted(UNARY))
 @pytest.mark.parametrize("attributes", ["default", "set"])
 def test_unary_equals_reference(op_type, attributes):
     if attributes == "set" and op_type not in ATTRIBUTES:
@@ -98,7 +98,7 @@ def test_integers_unary(op_type, dtype):
     assert_law(node, np.random.default_rng(0), arrays)
 
 
-@given(st.sampled_from(sorted(set(UNARY) - {"Cast"})), SHAPES, SEEDS)
+@given(st.sampled_from(sorted(UNARY)), SHAPES, SEEDS)
 @LAW
 def test_unary_law(op_type, shape, seed):
     rng = np.random.default_rng(seed)
@@ -274,11 +274,11 @@ def test_min_and_max_pass_nan_on():
 def test_types_numpy_lacks_are_left_to_the_reference():
     import ml_dtypes
 
-    for op_type, dtype in (("Relu", ml_dtypes.bfloat16), ("Cast", ml_dtypes.float8_e5m2), ("Add", ml_dtypes.bfloat16),
-                           ("Cast", ml_dtypes.int4)):
+    for op_type, dtype in (("Relu", ml_dtypes.float8_e5m2), ("Add", ml_dtypes.bfloat16), ("Abs", ml_dtypes.int4),
+                           ("Softmax", ml_dtypes.bfloat16)):
         value = Value("x", TensorType(np.dtype(dtype), (2, 2)))
         node = Node(op_type, (value, value) if op_type == "Add" else (value,), (Value("y", value.type),))
-        assert "type NumPy lacks" in find_op("", op_type).declines(node)
+        assert find_op("", op_type).declines(node)
         assert op_for(node).op_types == ()
     strings = Value("s", TensorType(np.dtype(object), (2,)))
     node = Node("Equal", (strings, strings), (Value("y", TensorType(np.dtype(bool), (2,))),))

@@ -12,7 +12,7 @@ from coexec.ops import find_op
 from coexec.regions import Region
 
 from .hand import hand_made
-from .law import LAW, Const, assert_law, assert_matches, compute_piece, compute_whole, make_node, ort_reference
+from .law import LAW, Const, assert_law, assert_matches, compute_piece, compute_whole, make_node, ort_reference, reference
 
 SEEDS = st.integers(0, 2**32 - 1)
 
@@ -240,13 +240,29 @@ def test_views(op_type, inputs, attributes):
     assert not arrays[0].size or np.shares_memory(op.compute(node, arrays, Region.whole(node.output.shape))[0], arrays[0])
 
 
-def test_dropout_that_does_more_is_left_to_the_reference():
+def test_dropout_without_a_seed_is_left_to_the_reference():
     op = find_op("", "Dropout")
-    assert "mask" in op.declines(make_node("Dropout", [tensor((2, 3))], n_outputs=2)[0])
     assert op.declines(make_node("Dropout", [tensor((2, 3))], n_outputs=[True, False])[0]) is None
     ratio = Const(np.array(0.5, np.float32))
     assert "training" in op.declines(make_node("Dropout", [tensor((2, 3)), ratio, Const(np.array(True))])[0])
     assert "training" in op.declines(make_node("Dropout", [tensor((2, 3)), ratio, np.array(False)])[0])
+    assert "32 bits" in op.declines(make_node("Dropout", [tensor((2, 3)), ratio, np.array(False)], {"seed": 2**32})[0])
+
+
+@pytest.mark.parametrize("inputs", [
+    [], [np.array(0.5, np.float32)], [np.array(0.3, np.float32), np.array(True)], [np.array(0.3, np.float32), Const(np.array(True))],
+    [np.array(0, np.float32), np.array(True)], [np.array(0.3, np.float32), np.array(False)], [None, np.array(True)]])
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.float64])
+def test_dropout_with_a_mask(inputs, dtype):
+    node, arrays = make_node("Dropout", [tensor((40, 30), dtype), *inputs], {"seed": 7}, n_outputs=2,
+                             judge=lambda n, a: [a[0], np.ones(a[0].shape, bool)])
+    if inputs[:1] == [None]:  # the reference does not know that a ratio left out is 0.5
+        expected = reference(*make_node("Dropout", [arrays[0], np.array(0.5, np.float32), inputs[1]], {"seed": 7}, n_outputs=2))
+    else:
+        expected = reference(node, arrays)
+    assert_matches(node, arrays, [expected[0].astype(dtype), expected[1]])
+    assert_law(node, np.random.default_rng(0), arrays)
+    assert not find_op("", "Dropout").form(node).is_view
 
 
 @pytest.mark.parametrize("op_type, inputs, attributes", [

@@ -80,7 +80,7 @@ def group(piece: Piece) -> Program | None:
 def batch(piece: Piece) -> Program | None:
     """Constant statistics: a scale and a shift per channel."""
     x, y = piece.inputs[0], piece.outputs[0]
-    if not _usable(piece) or any(piece.constant(i) is None for i in range(1, 5)):
+    if not _usable(piece) or piece.node.attr("training_mode", 0) or any(piece.constant(i) is None for i in range(1, 5)):
         return None
     rows = as_rows(x, y, keep=2)
     if rows is None:

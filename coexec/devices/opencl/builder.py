@@ -37,7 +37,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +46,7 @@ import pyopencl as cl
 from ...errors import DeviceError
 from ...graph.ir import Activation, Node, Value
 from ...ops import op_for
+from ...ops.narrow import NARROW
 from ...regions import Region
 from ..base import DeviceFacts, Operand, TensorView
 from . import program
@@ -55,23 +56,25 @@ if TYPE_CHECKING:
     from .device import OpenCLQueue
     from .tiles import Tiles
 
+#: Element types and how they lie in memory; half and the narrow types are types of memory alone (storage.py).
 CTYPES = {
-    "float16": "half", "float32": "float", "float64": "double", "int8": "char", "uint8": "uchar", "int16": "short", "uint16": "ushort",
-    "int32": "int", "uint32": "uint", "int64": "long", "uint64": "ulong", "bool": "uchar",
+    **dict.fromkeys(NARROW, "uchar"), "bfloat16": "ushort", "float16": "half", "float32": "float", "float64": "double",
+    "int8": "char", "uint8": "uchar", "int16": "short", "uint16": "ushort", "int32": "int", "uint32": "uint", "int64": "long",
+    "uint64": "ulong", "bool": "uchar",
 }
-_SHORT = {"float16": "f16", "float32": "f32", "float64": "f64", "bool": "b8"}
+_SHORT = {"bfloat16": "bf16", "float16": "f16", "float32": "f32", "float64": "f64", "bool": "b8"}
 _INT_MAX = 2**31 - 1
 
 
 def ctype(dtype: np.dtype) -> str:
-    """The OpenCL C type of an element type; bool is uchar holding 0 or 1."""
+    """The OpenCL C type of an element type in memory; bool is uchar holding 0 or 1, narrow types are the bits they take."""
     return CTYPES[np.dtype(dtype).name]
 
 
 def short(dtype: np.dtype) -> str:
     """The element type in an implementation's name: f32, i64, u8, ..."""
     name = np.dtype(dtype).name
-    return _SHORT.get(name) or name.replace("uint", "u").replace("int", "i")
+    return _SHORT.get(name) or name.replace("uint", "u").replace("int", "i").replace("float", "f")
 
 
 def int8(values: Sequence[int], fill: int = 0) -> np.ndarray:
@@ -85,7 +88,7 @@ def int8(values: Sequence[int], fill: int = 0) -> np.ndarray:
 class ClOperand:
     """A window of device memory: as a kernel argument it expands to a pointer and an int, the offset in elements."""
 
-    handle: Any  # cl.Buffer or SVMAllocation; None for scratch memory, which is bound when the queue is sealed
+    handle: Any  # cl.Buffer or SVMAllocation, or what makes it; None for scratch memory, which is bound when the queue is sealed
     dtype: np.dtype
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -133,6 +136,7 @@ class Family:
 
     build: Callable[[Compile], None]
     tail: bool
+    narrow: bool = False
     declines: Callable[[Node, DeviceFacts], str | None] | None = None
 
 
@@ -140,14 +144,15 @@ _families: dict[tuple[str, str], Family] = {}
 _refusals: dict[tuple[str, str], Callable[[Node, DeviceFacts], str | None]] = {}
 
 
-def builds(*op_types: str, domain: str = "", tail: bool = False) -> Callable:
-    """Decorator: this function builds those operators. `tail` says that it also does the fused residual and activation."""
+def builds(*op_types: str, domain: str = "", tail: bool = False, narrow: bool = False) -> Callable:
+    """Decorator: this function builds those operators. `tail` says that it also does the fused residual and activation, `narrow` that
+    it takes elements of the types of ops/narrow.py."""
 
     def register(function: Callable[[Compile], None]) -> Callable[[Compile], None]:
         for op_type in op_types:
             if (domain, op_type) in _families:
                 raise ValueError(f"OpenCL kernels of {op_type} are registered twice")
-            _families[domain, op_type] = Family(function, tail)
+            _families[domain, op_type] = Family(function, tail, narrow)
         return function
 
     return register
@@ -236,7 +241,7 @@ class Compile:
         value = self.node.inputs[index]
         if isinstance(given, Value) or (given is None and value.is_constant):
             data = value.data
-            handle = self.queue.constant((id(data), "whole"), data, lambda: data)
+            handle = partial(self.queue.constant, (id(data), "whole"), data, lambda: data)  # only where a kernel takes it as it is
             strides = row_major(data.shape)
             return ClOperand(handle, data.dtype, region.shape, strides, _offset(region, Region.whole(data.shape), strides), data)
         return self._window(given, region, f"input {index}")
@@ -346,8 +351,9 @@ class Compile:
             return (arg,)
         if not 0 <= arg.offset <= _INT_MAX:
             raise DeviceError(f"an argument of kernel {name} lies too far inside its buffer", where=self.where, found=arg.offset)
-        self.owned += [arg.handle, arg.owner]
-        return arg.handle, np.int32(arg.offset)
+        handle = arg.handle() if isinstance(arg.handle, partial) else arg.handle
+        self.owned += [handle, arg.owner]
+        return handle, np.int32(arg.offset)
 
 
 def _offset(region: Region, outer: Region, strides: Sequence[int]) -> int:

@@ -6,7 +6,7 @@ from .builder import Compile, builds
 from .nd import copy
 
 
-@builds("Concat")
+@builds("Concat", narrow=True)
 def build(c: Compile) -> None:
     axis = c.node.attr("axis", 0) % len(c.region)
     y, start, cut = c.output(), 0, c.region[axis]

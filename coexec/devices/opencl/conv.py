@@ -11,6 +11,7 @@ import numpy as np
 import pyopencl as cl
 
 from ...ops.conv import conv_input, conv_params
+from . import host
 from .builder import ClOperand, Compile, builds, int8, short
 from .strips import Strip
 from .tail import bias_args, five, i32, three, type_defines
@@ -136,6 +137,8 @@ def pack_rows(w: np.ndarray, groups: int, rows: int) -> np.ndarray:
     """Weights (groups * out, depth...) as [group][tile][depth][rows], zeros beyond the last row."""
     matrix = w.reshape(groups, w.shape[0] // groups, -1)
     tiles = -(-matrix.shape[1] // rows)
+    if w.dtype == np.float32:
+        return host.rows(matrix, rows).reshape(groups, tiles, -1, rows)
     padded = np.zeros((groups, tiles * rows, matrix.shape[2]), w.dtype)
     padded[:, :matrix.shape[1]] = matrix
     return padded.reshape(groups, tiles, rows, -1).swapaxes(2, 3)
@@ -258,13 +261,8 @@ MIN_WINOGRAD_CHANNELS = 16
 
 def pack_winograd(w: np.ndarray, groups: int, rows: int) -> np.ndarray:
     """3x3 weights as [group][tile][36][in channel][rows], zeros beyond the last output channel."""
-    out, channels = w.shape[0] // groups, w.shape[1]
-    points = np.einsum("ij,ocjk,lk->ilco", _FILTER, w.reshape(*w.shape[:2], 3, 3).astype(np.float64), _FILTER).reshape(36, channels,
-        groups, out)
-    tiles = -(-out // rows)
-    padded = np.zeros((36, channels, groups, tiles * rows), w.dtype)
-    padded[..., :out] = points
-    return padded.reshape(36, channels, groups, tiles, rows).transpose(2, 3, 0, 1, 4)
+    packed = host.filters(w.reshape(*w.shape[:2], 3, 3), _FILTER, rows, groups)
+    return packed.reshape(groups, -1, 36, w.shape[1], rows)
 
 
 def build_winograd(c: Compile, s: Shape, tiles: Tiles) -> None:

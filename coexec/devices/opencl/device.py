@@ -13,14 +13,18 @@ from ...errors import DeviceError, UsageError
 from ...graph.ir import Node
 from ...ops import op_for
 from ...ops.fallback import is_fallback
+from ...ops.narrow import is_narrow
 from ...regions import Region
 from ..base import DONE, Buffer, Device, Event, Operand, Queue, TensorView
-from . import builder, platform
+from . import builder, host, platform
+from .handshake import ClHandshake, possible, works
 from .launch import ClEvent, ClKernel, failed
 from .memory import ALIGNMENT, CopyBuffer, SvmBuffer, allocate, transfer
 from .nd import MAX_RANK
 
 _INT_MAX = 2**31 - 1
+#: Smaller constants are copied to the device in any case.
+SHARED_BYTES = 64 << 10
 _contexts: dict[int, cl.Context] = {}  # one a device for the life of the process: programs belong to a context
 
 
@@ -54,6 +58,8 @@ class OpenCLDevice(Device):
         for value in values:
             if value.dtype.name not in self.facts.dtypes:
                 return f"{self.facts.name} has no {value.dtype.name}"
+            if is_narrow(value.dtype) and not family.narrow:
+                return f"its {node.op_type} kernel does not take {value.dtype.name}"
             if value.type.size > _INT_MAX:
                 return f"{value.name} has more than 2**31 elements"
             if sum(e > 1 for e in value.shape) > MAX_RANK:
@@ -91,6 +97,7 @@ class OpenCLQueue(Queue):
         self.context = device.context
         self.queue = cl.CommandQueue(device.context)
         self.scratch = _Scratch()
+        self._handshake: ClHandshake | None = None
         self._constants: dict[Any, tuple[Any, cl.Buffer]] = {}
         self.shapes: dict[Any, tuple[tuple[int, ...], np.dtype]] = {}
 
@@ -126,6 +133,18 @@ class OpenCLQueue(Queue):
         except cl.Error as error:
             raise failed("work failed on the device", error, self) from error
 
+    def handshake(self) -> ClHandshake | None:
+        facts, device = self.device.facts, self.device.device
+        if self.device.sharing != "svm" or not settings.get("handshake") or not possible(device, facts.emulated):
+            return None
+        if self._handshake is None:
+            made = ClHandshake(self.context, self.queue, facts.emulated, self.where)
+            if not works(device, made):
+                made.close()
+                return None
+            self._handshake = made
+        return self._handshake
+
     def upload(self, view: TensorView) -> Event:
         return self._transfer(view, False)
 
@@ -146,11 +165,17 @@ class OpenCLQueue(Queue):
         if key not in self._constants:
             array = np.ascontiguousarray(make())
             filled = array if array.size else np.zeros(ALIGNMENT, np.uint8)
-            flags = cl.mem_flags.READ_ONLY | cl.mem_flags.COPY_HOST_PTR
-            self._constants[key] = owner, allocate(self.context, lambda _: cl.Buffer(self.context, flags, hostbuf=filled), array.nbytes)
+            # Where memory is shared, large weights are used where they were packed: a copy would take as much memory and time again.
+            stays = "svm" in self.device.facts.sharing and array.nbytes >= SHARED_BYTES and array.ctypes.data % host.ALIGNMENT == 0
+            flags = cl.mem_flags.READ_ONLY | (cl.mem_flags.USE_HOST_PTR if stays else cl.mem_flags.COPY_HOST_PTR)
+            self._constants[key] = (owner, filled if stays else None), allocate(self.context, lambda _: cl.Buffer(self.context, flags, hostbuf=filled), array.nbytes)
         return self._constants[key][1]
 
     def close(self) -> None:
+        if self._handshake is not None:
+            self._handshake.release()  # nothing waits for a host that has left
         self.finish()
+        if self._handshake is not None:
+            self._handshake.close()
         self._constants.clear()
         self.scratch = _Scratch()

@@ -7,7 +7,7 @@ import numpy as np
 from ...graph.ir import Node
 from ..base import DeviceFacts
 from .builder import Compile, builds, declines, short
-from .nd import MAX_OPERANDS, elementwise
+from .nd import MAX_OPERANDS, as_bits, elementwise
 
 _PLAIN = {"Add": "a0 + a1", "Sub": "a0 - a1", "Mul": "a0 * a1", "PRelu": "a0 < (T)(0) ? a0 * a1 : a0"}
 _BITWISE = {"BitwiseAnd": "a0 & a1", "BitwiseOr": "a0 | a1", "BitwiseXor": "a0 ^ a1"}
@@ -76,7 +76,11 @@ def build_shift(c: Compile) -> None:
 
 @builds("Where")
 def build_where(c: Compile) -> None:
-    _run(c, "a0 != (I)(0) ? a1 : a2", kinds="itt", compute=c.node.output.dtype)
+    """Moves elements as they are: half has no registers."""
+    c.implementation = f"{short(c.node.output.dtype)}_where_elementwise"
+    condition, x, y = (c.input(k) for k in range(3))
+    elementwise(c, "a0 != (I)(0) ? a1 : a2", as_bits(c.output()), [condition, as_bits(x), as_bits(y)], kinds="itt",
+                compute=as_bits(c.output()).dtype)
 
 
 @builds("Sum", "Mean", "Min", "Max", tail=True)

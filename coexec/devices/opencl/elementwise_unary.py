@@ -1,16 +1,16 @@
-"""Operators of one tensor, element by element, with casts and Clip: every one an expression for the same kernel."""
+"""Operators of one tensor, element by element, with Clip: every one an expression for the same kernel."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 from ...graph.ir import Node
+from ...ops.narrow import computed_in
 from ..base import DeviceFacts
 from .builder import Compile, builds, declines, short
-from .nd import copy, elementwise
+from .nd import elementwise
 from .program import literal
 
 _SOFTPLUS = "(fmax(a0, (T)(0)) + log1p(exp(-fabs(a0))))"
@@ -53,9 +53,9 @@ def number(value: float, dtype: np.dtype) -> str:
     return literal(np.float64(value) if dtype == np.float64 else np.float32(value) if dtype.kind == "f" else np.int64(value))
 
 
-@builds(*_ANY, *_FLOAT, *_WITH, tail=True)
+@builds(*_ANY, *_FLOAT, *_WITH, tail=True, narrow=True)
 def build(c: Compile) -> None:
-    op, dtype = c.node.op_type, c.node.inputs[0].dtype
+    op, dtype = c.node.op_type, computed_in(c.node.inputs[0].dtype)
     text = _ANY.get(op) or _FLOAT.get(op)
     if op == "Sign" and dtype.kind != "f":  # the comparisons end llvmpipe's process for int8
         text = "clamp(a0, (T)(-1), (T)(1))" if dtype.kind == "i" else "min(a0, (T)(1))"
@@ -64,21 +64,21 @@ def build(c: Compile) -> None:
         if dtype.kind != "f":  # Shrink: compared and shifted as real numbers, then truncated
             dtype = np.dtype(np.float64)
         text = form.format(**{k: number(c.node.attr(k, d), dtype) for k, d in defaults.items()})
-    if c.node.op_type == "Shrink" and c.node.output.dtype.kind != "f":
+    if c.node.op_type == "Shrink" and computed_in(c.node.output.dtype).kind != "f":
         _named(c)
         elementwise(c, text, c.output(), [c.input(0)], compute=dtype, rounding="_rtz")
     else:
         _unary(c, text)
 
 
-@builds("Silu", domain="coexec", tail=True)
+@builds("Silu", domain="coexec", tail=True, narrow=True)
 def build_silu(c: Compile) -> None:
     _unary(c, "a0 / ((T)(1) + exp(-a0))")
 
 
-@builds("Gelu", tail=True)
+@builds("Gelu", tail=True, narrow=True)
 def build_gelu(c: Compile) -> None:
-    dtype = c.node.inputs[0].dtype
+    dtype = computed_in(c.node.inputs[0].dtype)
     if c.node.attr("approximate", "none") == "tanh":
         inner = f"tanh((T)({number(np.sqrt(2 / np.pi), dtype)}) * (a0 + (T)({number(0.044715, dtype)}) * a0 * a0 * a0))"
     else:
@@ -86,7 +86,7 @@ def build_gelu(c: Compile) -> None:
     _unary(c, f"(T)(0.5f) * a0 * ((T)(1) + {inner})")
 
 
-@builds("Clip", tail=True)
+@builds("Clip", tail=True, narrow=True)
 def build_clip(c: Compile) -> None:
     """Bounds are scalars of the input's type, constant or not; where they cross, the upper one wins."""
     text, inputs = "a0", [c.input(0)]
@@ -97,18 +97,6 @@ def build_clip(c: Compile) -> None:
             text = f"({text} {sign} a{k} ? a{k} : {text})"
     _named(c)
     elementwise(c, text, c.output(), inputs, tail=True)
-
-
-@builds("Cast", "CastLike")
-def build_cast(c: Compile) -> None:
-    x, y = c.input(0), c.output()
-    c.implementation = f"{short(x.dtype)}_cast_{short(y.dtype)}"
-    if x.dtype == y.dtype:
-        copy(c, x, y)
-    elif y.dtype == np.bool_:
-        elementwise(c, "a0 != (T)(0)", y, [x], predicate=True)
-    else:
-        elementwise(c, "a0", y, [x], rounding="_rtz" if x.dtype.kind == "f" and y.dtype.kind in "iu" else "")
 
 
 def _is_inf(positive: int, negative: int) -> str:
@@ -124,7 +112,7 @@ _PREDICATES: dict[str, Callable[[Node], str]] = {
 }
 
 
-@builds(*_PREDICATES)
+@builds(*_PREDICATES, narrow=True)
 def build_predicate(c: Compile) -> None:
     _named(c)
     elementwise(c, _PREDICATES[c.node.op_type](c.node), c.output(), [c.input(0)], predicate=True)
@@ -137,7 +125,7 @@ def build_bitwise_not(c: Compile) -> None:
 
 @declines(*_FLOAT, *_WITH, "Gelu", "IsNaN", "IsInf")
 def only_floats(node: Node, facts: DeviceFacts) -> str | None:
-    dtype: Any = node.inputs[0].dtype
+    dtype = computed_in(node.inputs[0].dtype)
     if node.op_type == "Shrink" and "float64" in facts.dtypes:
         return None
     return None if dtype.kind == "f" else f"{node.op_type} of {dtype} is not a floating-point function"

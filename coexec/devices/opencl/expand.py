@@ -7,14 +7,14 @@ from .nd import broadcast, copy
 from .pad import mapped
 
 
-@builds("Expand")
+@builds("Expand", narrow=True)
 def build(c: Compile) -> None:
     x, y = c.input(0), c.output()
     c.implementation = f"b{8 * x.dtype.itemsize}_expand_copy"
     copy(c, broadcast(x, y.shape), y)
 
 
-@builds("Tile")
+@builds("Tile", narrow=True)
 def build_tile(c: Compile) -> None:
     c.implementation = f"b{8 * c.node.output.dtype.itemsize}_tile_copy"
     mapped(c, "wrap", [(0, 0)] * len(c.region))

@@ -18,7 +18,7 @@ def _name(c: Compile, method: str) -> None:
     c.implementation = f"b{8 * c.node.output.dtype.itemsize}_{c.node.op_type.lower()}_{method}"
 
 
-@builds("Gather")
+@builds("Gather", narrow=True)
 def build(c: Compile) -> None:
     """y[before, indices, after] = x[before, index, after]: the axis has stride 0 in x and moves by the index instead."""
     data, picks, y = c.input(0), c.input(1), c.output()
@@ -30,7 +30,7 @@ def build(c: Compile) -> None:
           [(c.node.operands[0].shape[axis], c.in_regions[0][axis].start, data.strides[axis])])
 
 
-@builds("GatherElements")
+@builds("GatherElements", narrow=True)
 def build_elements(c: Compile) -> None:
     data, picks, y = c.input(0), c.input(1), c.output()
     axis = c.node.attr("axis", 0) % len(data.shape)
@@ -40,7 +40,7 @@ def build_elements(c: Compile) -> None:
           [(c.node.operands[0].shape[axis], c.in_regions[0][axis].start, data.strides[axis])])
 
 
-@builds("GatherND")
+@builds("GatherND", narrow=True)
 def build_nd(c: Compile) -> None:
     data, picks, y = c.input(0), c.input(1), c.output()
     batch, lead, depth = c.node.attr("batch_dims", 0), len(picks.shape) - 1, picks.shape[-1]

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from ...errors import DeviceError
+from ...ops.narrow import computed_in
 from .builder import ClOperand, Compile, ctype, int8
+from .storage import load, load_vector, narrow_parts, store
 
 MAX_RANK = 8
 MAX_OPERANDS = 16
@@ -68,14 +70,16 @@ def ndrange(c: Compile, shape: Sequence[int], width: int) -> tuple[tuple[int, in
 
 def elementwise(c: Compile, expression: str, y: ClOperand, inputs: Sequence[ClOperand], *, compute: np.dtype | None = None,
                 kinds: str = "", predicate: bool = False, rounding: str = "", scalars: Sequence[Any] = (), scalar_only: bool = False,
-                tail: bool = False, files: Sequence[str] = ()) -> None:
+                tail: bool = False, files: Sequence[str] = (), saturate: bool = True, round_mode: str = "up") -> None:
     """Enqueues y = expression(a0, a1, ...) over broadcast inputs.
 
     The expression is OpenCL C over a0, a1, ... and the type names T and I (float and int, or vectors of them); it must hold for
-    scalars and vectors. `compute` is the element type operands are converted to (default: the first input's). `kinds` has one
+    scalars and vectors. `compute` is the element type operands are converted to (default: what the first input's elements are in a
+    register). `kinds` has one
     letter an input: t (converted to T, the default), i (to I, for conditions), r (raw: not loaded; the expression
     indexes r<k> itself, at i * x<k>_s.s0). `predicate`: the expression is a condition, y a bool. `rounding`: a suffix of convert.
     `scalars`: NumPy scalars that the expression knows as p0, p1, ... `tail`: the node's fused residual and activation follow.
+    `saturate` and `round_mode`: of Cast, where y's type is a narrow one.
     """
     inputs = [broadcast(x, y.shape) if kind != "r" else x for x, kind in zip(inputs, kinds.ljust(len(inputs), "t"))]
     kinds = kinds.ljust(len(inputs), "t")
@@ -85,7 +89,7 @@ def elementwise(c: Compile, expression: str, y: ClOperand, inputs: Sequence[ClOp
     if len(shape) > MAX_RANK or len(inputs) > MAX_OPERANDS:
         raise DeviceError("too many dimensions or operands", where=c.where, found=f"{len(shape)} and {len(inputs)}",
                           expected=f"at most {MAX_RANK} and {MAX_OPERANDS}")
-    compute = np.dtype(compute or inputs[0].dtype)
+    compute = np.dtype(compute or computed_in(inputs[0].dtype))
     simple = y_strides[0] == 1 and all(s[0] in (0, 1) for s in strides) and not scalar_only and "r" not in kinds
     width = vector_width(c, y.dtype.itemsize, compute.itemsize, *(x.dtype.itemsize for x in inputs)) if simple else 1
     text = {"PARAMS": "", "SETUP": "", "LOAD_SCALAR": "", "LOAD_VECTOR": ""}
@@ -97,21 +101,24 @@ def elementwise(c: Compile, expression: str, y: ClOperand, inputs: Sequence[ClOp
         if kind == "r":
             continue
         to = _SIGNED[compute.itemsize] if kind == "i" else ctype(compute)
-        text["LOAD_SCALAR"] += f"const {to} a{k} = convert_{to}(r{k}[i * x{k}_s.s0]); "
-        loaded = f"vload{width}(0, r{k} + i)" if s[0] else f"({ctype(x.dtype)}{width})(r{k}[0])"
-        text["LOAD_VECTOR"] += f"const {to}{width} a{k} = convert_{to}{width}({loaded}); "
+        text["LOAD_SCALAR"] += f"const {to} a{k} = {load(x.dtype, to, f'r{k}', f'i * x{k}_s.s0')}; "
+        loaded = load_vector(x.dtype, to, f"r{k}", "i", width) if s[0] else f"({to}{width})({load(x.dtype, to, f'r{k}', '0')})"
+        text["LOAD_VECTOR"] += f"const {to}{width} a{k} = {loaded}; "
     for k, value in enumerate(scalars):
         arguments.append(value)
         text["PARAMS"] += f"{ctype(value.dtype)} p{k}, "
     tail_defines = c.tail_defines() if tail else {}
+    result = np.dtype(f"int{8 * compute.itemsize}") if predicate else compute
+    narrow, more = narrow_parts([y.dtype, *(x.dtype for x, kind in zip(inputs, kinds) if kind != "r")], saturate, round_mode)
     program = {
-        **text, **tail_defines, "T": ctype(compute), "I": _SIGNED[compute.itemsize], "TY": ctype(y.dtype), "V": width,
-        "ROUND": rounding, "RANK": len(shape), "EXPR(T, I)": f"({expression})",
+        **text, **tail_defines, **narrow, "T": ctype(compute), "I": _SIGNED[compute.itemsize], "TY": ctype(y.dtype), "V": width,
+        "RANK": len(shape), "STORE_SCALAR(v)": store(y.dtype, result, "row", "i * y_s.s0", "v", rounding),
+        "STORE_VECTOR(v)": store(y.dtype, result, "row", "i", "v", rounding, width), "EXPR(T, I)": f"({expression})",
         "RESULT(T, I)": "I" if predicate else "T",
         "FINISH(T, I, v)": "((v) & (I)(1))" if predicate else "ACTIVATE(T, v)" if "ACT_ALPHA" in tail_defines else "(v)",
     }
     size, local, steps = ndrange(c, shape, width)
-    c.launch(["nd.clh", *files, "elementwise.cl"], "elementwise", program, size, local, *arguments, y, int8(y_strides),
+    c.launch(["nd.clh", *more, *files, "elementwise.cl"], "elementwise", program, size, local, *arguments, y, int8(y_strides),
              int8(shape, 1), *steps)
 
 

@@ -13,7 +13,7 @@ from .builder import ClOperand, Compile, builds, declines, short
 from .conv import strides
 from .lines import arithmetic
 from .nd import elementwise
-from .statistics import normalize
+from .statistics import Running, normalize
 from .tail import five, i32, number, three, type_defines
 
 
@@ -26,6 +26,11 @@ def per_channel(parameter: ClOperand, rank: int) -> ClOperand:
 def build_batch(c: Compile) -> None:
     x, y, kind = c.input(0), c.output(0), arithmetic(c.node.output.dtype)
     rank, epsilon = len(x.shape), float(c.node.attr("epsilon", 1e-5))
+    if c.node.attr("training_mode", 0):
+        scale, bias, *statistics = (None if w is None else per_channel(w, rank) for w in (*map(c.input, range(1, 5)), c.output(1), c.output(2)))
+        normalize(c, "STANDARD", (0, *range(2, rank)), x, y, epsilon, scale, bias, c.residual,
+                  running=Running(float(c.node.attr("momentum", 0.9)), *statistics))
+        return
     c.implementation = f"{short(y.dtype)}_batchnormalization_elementwise"
     if all(c.is_constant(k) for k in range(1, 5)):
         scale, bias, mean, var = (c.value(k)[c.in_regions[k].slices].astype(np.float64) for k in range(1, 5))
@@ -117,6 +122,11 @@ def build_lrn(c: Compile) -> None:
 @declines("LRN", "Conv", "ConvTranspose", "MaxPool", "AveragePool", "LpPool")
 def many_axes(node: Node, facts: DeviceFacts) -> str | None:
     return "more than three spatial axes" if len(node.output.shape) > 5 else None
+
+
+@declines("BatchNormalization")
+def training_types(node: Node, facts: DeviceFacts) -> str | None:
+    return other_types(node, facts) if node.attr("training_mode", 0) else None
 
 
 @declines("InstanceNormalization", "GroupNormalization", "LayerNormalization", "RMSNormalization", "LpNormalization",

@@ -10,10 +10,12 @@ import pyopencl as cl
 
 from ... import settings
 from ...errors import NoDevice
+from ...ops.narrow import NARROW
 from ..base import DeviceFacts
 from . import quirks
 
-_ALWAYS = ("float32", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool")
+#: What every device can hold, and load into a register: half by vload_half, the narrow types by their bits.
+_ALWAYS = ("float32", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool", "float16", *NARROW)
 _INSTALL = "install a driver (apt install pocl-opencl-icd gives an OpenCL device on the CPU's cores), then `coexec doctor`"
 
 
@@ -138,8 +140,6 @@ def facts(device: cl.Device) -> DeviceFacts:
     dtypes = {*_ALWAYS}
     if "cl_khr_fp64" in extensions or (version(device) >= (1, 2) and device.double_fp_config):
         dtypes.add("float64")
-    if "cl_khr_fp16" in extensions:
-        dtypes.add("float16")
     return DeviceFacts(
         name=device.name.strip(),
         kind=_kind(device),

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyopencl as cl
 
+from . import host
 from .builder import ClOperand, Compile, short
 from .tail import i32, number, type_defines
 from .tiles import Tiles
@@ -118,6 +119,8 @@ def pack_columns(b: np.ndarray, columns: int) -> np.ndarray:
     """A matrix depth x n as [panel][depth][columns], zeros beyond the last column."""
     depth, n = b.shape
     panels = -(-n // columns)
+    if b.dtype == np.float32:
+        return host.columns(b, columns).reshape(panels, depth, columns)
     padded = np.zeros((depth, panels * columns), b.dtype)
     padded[:, :n] = b
     return padded.reshape(depth, panels, columns).transpose(1, 0, 2)

@@ -97,11 +97,11 @@ def refuse(node: Node, facts: DeviceFacts) -> str | None:
 def build_argument(c: Compile) -> None:
     node, x, y = c.node, c.input(0), c.output()
     axes = c.op.reduced(node)
-    kept, (out_shape, out_strides) = without(x, axes), _kept(c, y, axes)
+    kept, (_, out_strides) = without(x, axes), _kept(c, y, axes)
     shape, (x_strides, y_strides) = collapse(kept.shape, kept.strides, out_strides)
     n = x.shape[axes[0]]
     size = group(c, n)
-    defines = {"T": ctype(x.dtype), "A": ctype(x.dtype), "TY": "long", "V": 1, "GROUP": size, "RANK": len(shape),
+    defines = {"T": ctype(x.dtype), "A": ctype(arithmetic(x.dtype)), "TY": "long", "V": 1, "GROUP": size, "RANK": len(shape),
                **_limits(x.dtype, x.dtype), "INIT": 0, "JOIN(a, b)": "(a)", "MAP(A, v)": "v", "LAST(t)": "t",
                **({"LESS": None} if node.op_type == "ArgMin" else {}),
                **({"FROM_END": None} if node.attr("select_last_index", 0) else {})}

@@ -8,6 +8,7 @@ from ...graph.ir import Node
 from ...ops.resize import resize_tables
 from ..base import DeviceFacts
 from .builder import Compile, builds, ctype, declines, int8, short
+from .lines import arithmetic
 from .nd import MAX_RANK, ndrange
 
 
@@ -17,7 +18,7 @@ def build(c: Compile) -> None:
     x, y = c.input(0), c.output()
     tables = resize_tables(c.node)
     copied = all(t.is_copy and bool((t.weights == 1).all()) for t in tables)
-    inside = x.dtype if copied or x.dtype.itemsize == 8 and x.dtype.kind == "f" else np.dtype(_wide(x.dtype, c.facts))
+    inside = arithmetic(x.dtype) if copied or x.dtype.itemsize == 8 and x.dtype.kind == "f" else np.dtype(_wide(x.dtype, c.facts))
     dims: list[tuple[int, int, int, int]] = []  # innermost first: extent, x stride, y stride, taps (0: straight)
     indices, weights, starts = [], [], []
     for d in reversed(range(len(y.shape))):
@@ -63,7 +64,7 @@ def _loops(taps: tuple[int, ...], weighted: bool) -> str:
     place = " + ".join(f"{f'from{k}' if t else names[k]} * x_s.s{k}" for k, t in enumerate(taps))
     product = " * ".join(f"w{k}" for k, t in enumerate(taps) if t and weighted)
     guard = " && ".join(f"from{k} >= 0" for k, t in enumerate(taps) if t)
-    body = f"const A v = CAT(convert_, A)(x[{place}]); total += v{' * ' + product if product else ''};"
+    body = f"const A v = CAT(convert_, A)(LOAD(T, x, {place})); total += v{' * ' + product if product else ''};"
     body = f"if ({guard}) {{ {body} }}" if guard else body
     for k, t in enumerate(taps):
         if t:

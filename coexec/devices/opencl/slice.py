@@ -9,7 +9,7 @@ from .builder import Compile, builds
 from .nd import copy
 
 
-@builds("Slice")
+@builds("Slice", narrow=True)
 def build(c: Compile) -> None:
     x, y = c.input(0), c.output()
     c.implementation = f"b{8 * x.dtype.itemsize}_slice_copy"

@@ -21,7 +21,7 @@ def build(c: Compile) -> None:
     width = vector_width(c, kind.itemsize) if x_step == y_step == 1 and size == 1 and not hard else 1
     width = width if n >= width else 1
     defines = {"T": ctype(x.dtype), "A": ctype(kind), "V": width, "GROUP": size, "RANK": len(shape),
-               **({"LOG": None} if c.node.op_type == "LogSoftmax" else {})}
+               **({"LOG": None} if c.node.op_type == "LogSoftmax" else {"KEEP": None} if x.dtype == kind else {})}
     c.implementation = f"{short(x.dtype)}_{c.node.op_type.lower()}_{'group' if size > 1 else 'line'}_v{width}"
     c.launch(["place.clh", "group.clh", "softmax.cl"], "hardmax" if hard else "softmax", defines, *spread(c, count, size),
              x, int8(x_strides), np.int32(x_step), y, int8(y_strides), np.int32(y_step), int8(shape, 1), np.int32(n), np.int32(count))

@@ -24,7 +24,7 @@ def _deep(x: ClOperand, block: int, column_row_depth: bool) -> ClOperand:
     return replace(x, shape=(b, ch, h, block, w, block), strides=(sb, sd * channel, sh, sd * row, sw, sd * column))
 
 
-@builds("DepthToSpace", "SpaceToDepth")
+@builds("DepthToSpace", "SpaceToDepth", narrow=True)
 def build(c: Compile) -> None:
     x, y, block = c.input(0), c.output(), c.node.attr("blocksize")
     together = c.node.attr("mode", "DCR") == "CRD"

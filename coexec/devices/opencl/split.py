@@ -6,7 +6,7 @@ from .builder import Compile, builds
 from .nd import copy
 
 
-@builds("Split")
+@builds("Split", narrow=True)
 def build(c: Compile) -> None:
     axis = c.node.attr("axis", 0) % len(c.region)
     x, start = c.input(0), 0

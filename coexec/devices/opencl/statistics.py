@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,11 +60,22 @@ class Lines:
         return (self.count * self.group,), (self.group,)
 
 
+class Running(NamedTuple):
+    """Statistics that training keeps: new = momentum * old + (1 - momentum) * the line's; an output nobody wants is None."""
+
+    momentum: float
+    old_mean: ClOperand
+    old_var: ClOperand
+    mean: ClOperand | None
+    var: ClOperand | None
+
+
 def normalize(c: Compile, mode: str, axes: Sequence[int], x: ClOperand, y: ClOperand, epsilon: float = 0.0, scale: ClOperand | None = None,
-              bias: ClOperand | None = None, r: ClOperand | None = None, statistics: Sequence[ClOperand | None] = ()) -> None:
+              bias: ClOperand | None = None, r: ClOperand | None = None, statistics: Sequence[ClOperand | None] = (),
+              running: Running | None = None) -> None:
     """Enqueues `mode` of normalize.cl over `axes`; operands are broadcast to x. `statistics`: the mean and 1 / deviation of every line."""
     means = [*statistics, None, None][:2]
-    walked = Lines(c, axes, x, y, scale, bias, r, *means)
+    walked = Lines(c, axes, x, y, scale, bias, r, *means, *(running[1:] if running else ()))
     defines = {**walked.defines(True), mode: 1}
     for name, operand in (("SCALE", scale), ("BIAS", bias), ("RESIDUAL", r), ("MEAN", means[0]), ("INVERSE", means[1])):
         if operand is not None:
@@ -72,9 +83,13 @@ def normalize(c: Compile, mode: str, axes: Sequence[int], x: ClOperand, y: ClOpe
             if name in ("MEAN", "INVERSE"):
                 defines["TS"] = ctype(operand.dtype)
     extra: list[Any] = []
-    for k in (5, 6):
+    for k in range(5, len(walked.operands)):
+        if k == 7:
+            extra.append(number(running.momentum, arithmetic(x.dtype)))
         if walked.operands[k] is not None:
             extra += [walked.operands[k], int8(walked.strides[k][0])]
+    if running:
+        defines |= {"RUNNING": 1, **{name: 1 for name, o in (("RUNNING_MEAN", running.mean), ("RUNNING_VAR", running.var)) if o is not None}}
     c.implementation = f"{short(y.dtype)}_{c.node.op_type.lower()}_lines"
     c.launch(["place.clh", "group.clh", "normalize.cl"], "normalize_lines", defines, *walked.sizes(), *walked.walk(0), *walked.walk(1),
              *walked.shape_args(), number(epsilon, arithmetic(x.dtype)), *walked.walk(2), *walked.walk(3), *walked.walk(4), *extra)
@@ -86,4 +101,5 @@ def line_pool(c: Compile, mode: str, axes: Sequence[int], x: ClOperand, y: ClOpe
     c.implementation = f"{short(y.dtype)}_{c.node.op_type.lower()}_lines"
     lines = [[walked.operands[k], int8(walked.strides[k][0])] if walked.operands[k] is not None else [] for k in (1, 2)]
     c.launch(["place.clh", "group.clh", "normalize.cl"], "line_pool", {**walked.defines(True), mode: 1, "LINE_POOL": 1}, *walked.sizes(),
-             *walked.walk(0), *lines[0], *walked.shape_args(), *i32(power), number(1 / max(1, int(np.prod(walked.reduced))), arithmetic(x.dtype)), *lines[1])
+             *walked.walk(0), *lines[0], *walked.shape_args(), *i32(power),
+             number(1 / max(1, int(np.prod(walked.reduced))), arithmetic(x.dtype)), *lines[1])

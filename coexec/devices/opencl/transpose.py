@@ -9,7 +9,7 @@ from .builder import Compile, builds
 from .nd import copy
 
 
-@builds("Transpose", tail=True)
+@builds("Transpose", tail=True, narrow=True)
 def build(c: Compile) -> None:
     x = c.input(0)
     order = permutation(c.node)

@@ -1,4 +1,4 @@
-"""Operators that only rename memory, where they must copy after all: Reshape and its kin, Identity, Dropout, and constants."""
+"""Operators that only rename memory, where they must copy after all: Reshape and its kin, Identity, and constants."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from .builder import ClOperand, Compile, builds, ctype, int8
 from .nd import as_bits, collapse, copy
 
 
-@builds("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout")
+@builds("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", narrow=True)
 def build(c: Compile) -> None:
     """The input's piece and the output's hold the same elements in the same order, in boxes of different shapes."""
     x, y = c.input(0), c.output()

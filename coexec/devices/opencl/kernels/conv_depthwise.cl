@@ -7,7 +7,7 @@
 #endif
 #ifdef BIAS
 #define BIAS_ARGS , __global const T *restrict bias, int bias_off, int bias_stride
-#define BIAS_OF(c) bias[bias_off + (c) * bias_stride]
+#define BIAS_OF(c) LOAD(T, bias, bias_off + (c) * bias_stride)
 #else
 #define BIAS_ARGS
 #define BIAS_OF(c) 0
@@ -83,25 +83,25 @@ __kernel void conv_depthwise_items(__global const T *restrict x, int x_off, int8
   const int oh = get_global_id(0) / groups, first = get_global_id(0) % groups * PER;
   x += x_off + n * xs.s0 + c * xs.s1;
   w += w_off + c * KH * KW;
-  T sums[PER];
+  ACC sums[PER];
   for (int i = 0; i < PER; i++) sums[i] = 0;
   for (int kh = 0; kh < KH; kh++) {
     const int h = oh * stride.s1 - pad.s1 + kh * dilation.s1;
     if (h < 0 || h >= in.s1) continue;
     for (int kw = 0; kw < KW; kw++) {
-      const T tap = w[kh * KW + kw];
+      const ACC tap = LOAD(T, w, kh * KW + kw);
       _Pragma("unroll") for (int i = 0; i < PER; i++) {
         const int at = (first + i) * stride.s2 - pad.s2 + kw * dilation.s2;
-        if (at >= 0 && at < in.s2) sums[i] = FMA(tap, x[h * xs.s3 + at * xs.s4], sums[i]);
+        if (at >= 0 && at < in.s2) sums[i] = FMA(tap, LOAD(T, x, h * xs.s3 + at * xs.s4), sums[i]);
       }
     }
   }
   for (int i = 0; i < PER && first + i < out.s2; i++) {
     sums[i] += BIAS_OF(c);
 #ifdef RESIDUAL
-    sums[i] += r[r_off + n * rs.s0 + c * rs.s1 + oh * rs.s3 + (first + i) * rs.s4];
+    sums[i] += LOAD(T, r, r_off + n * rs.s0 + c * rs.s1 + oh * rs.s3 + (first + i) * rs.s4);
 #endif
-    y[y_off + n * ys.s0 + c * ys.s1 + oh * ys.s3 + (first + i) * ys.s4] = ACTIVATE(T, sums[i]);
+    STORE(T, y, y_off + n * ys.s0 + c * ys.s1 + oh * ys.s3 + (first + i) * ys.s4, ACTIVATE(ACC, sums[i]));
   }
 }
 #endif

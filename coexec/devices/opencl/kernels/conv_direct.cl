@@ -5,14 +5,14 @@
 
 #ifdef RESIDUAL
 #define RESIDUAL_ARGS , __global const T *restrict r, int r_off, int8 rs
-#define ADD_RESIDUAL(v, n, c, d, h, w) v += (ACC)r[r_off + (n) * rs.s0 + (c) * rs.s1 + (d) * rs.s2 + (h) * rs.s3 + (w) * rs.s4];
+#define ADD_RESIDUAL(v, n, c, d, h, w) v += (ACC)LOAD(T, r, r_off + (n) * rs.s0 + (c) * rs.s1 + (d) * rs.s2 + (h) * rs.s3 + (w) * rs.s4);
 #else
 #define RESIDUAL_ARGS
 #define ADD_RESIDUAL(v, n, c, d, h, w)
 #endif
 #ifdef BIAS
 #define BIAS_ARGS , __global const T *restrict bias, int bias_off, int bias_stride
-#define BIAS_OF(c) (ACC)bias[bias_off + (c) * bias_stride]
+#define BIAS_OF(c) (ACC)LOAD(T, bias, bias_off + (c) * bias_stride)
 #else
 #define BIAS_ARGS
 #define BIAS_OF(c) (ACC)0
@@ -37,12 +37,13 @@ __kernel void conv_direct(__global const T *restrict x, int x_off, int8 xs, __gl
         for (int kw = 0; kw < size.s2; kw++) {
           const int i = w0 + kw * dilation.s2;
           if (i < 0 || i >= in.s2) continue;
-          sum = FMA((ACC)x[c * xs.s1 + d * xs.s2 + h * xs.s3 + i * xs.s4], (ACC)w[c * ws.s1 + kd * ws.s2 + kh * ws.s3 + kw * ws.s4], sum);
+          sum = FMA((ACC)LOAD(T, x, c * xs.s1 + d * xs.s2 + h * xs.s3 + i * xs.s4),
+                    (ACC)LOAD(T, w, c * ws.s1 + kd * ws.s2 + kh * ws.s3 + kw * ws.s4), sum);
         }
       }
     }
   ADD_RESIDUAL(sum, n, oc, od, oh, ow)
-  y[y_off + n * ys.s0 + oc * ys.s1 + od * ys.s2 + oh * ys.s3 + ow * ys.s4] = (T)ACTIVATE(ACC, sum);
+  STORE(T, y, y_off + n * ys.s0 + oc * ys.s1 + od * ys.s2 + oh * ys.s3 + ow * ys.s4, ACTIVATE(ACC, sum));
 }
 
 // w is (in channel, out channel of the group, depth, height,
@@ -66,10 +67,10 @@ __kernel void conv_transpose_direct(__global const T *restrict x, int x_off, int
         if (i < 0 || i % stride.s2 || i / stride.s2 >= in.s2) continue;
         __global const T *from = x + d / stride.s0 * xs.s2 + h / stride.s1 * xs.s3 + i / stride.s2 * xs.s4;
         __global const T *tap = w + kd * ws.s2 + kh * ws.s3 + kw * ws.s4;
-        for (int c = 0; c < in_channels; c++) sum = FMA((ACC)from[c * xs.s1], (ACC)tap[c * ws.s0], sum);
+        for (int c = 0; c < in_channels; c++) sum = FMA((ACC)LOAD(T, from, c * xs.s1), (ACC)LOAD(T, tap, c * ws.s0), sum);
       }
     }
   }
   ADD_RESIDUAL(sum, n, oc, od, oh, ow)
-  y[y_off + n * ys.s0 + oc * ys.s1 + od * ys.s2 + oh * ys.s3 + ow * ys.s4] = (T)ACTIVATE(ACC, sum);
+  STORE(T, y, y_off + n * ys.s0 + oc * ys.s1 + od * ys.s2 + oh * ys.s3 + ow * ys.s4, ACTIVATE(ACC, sum));
 }

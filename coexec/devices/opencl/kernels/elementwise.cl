@@ -1,12 +1,11 @@
 // y = EXPR of any number of operands, broadcast by strides of 0. The builder defines PARAMS (operands and extra scalars), SETUP
 // (declares r0, r1, ..., each operand's row), LOAD_SCALAR and LOAD_VECTOR (declare a0, a1, ... at index i), EXPR(T, I) over them and
-// RESULT(T, I), its type, TY and T (output and compute element types), I (integer as wide as T), V (vector width, 1 for strided
-// rows), FINISH(T, I, v) and ROUND (a suffix of convert).
+// RESULT(T, I), its type, TY and T (the output's elements in memory, and what is computed in), I (integer as wide as T), V (vector
+// width, 1 for strided rows), FINISH(T, I, v), STORE_SCALAR(v) and STORE_VECTOR(v) (at row, i).
 
 #if V > 1
 #define TV CAT(T, V)
 #define IV CAT(I, V)
-#define TYV CAT(TY, V)
 #endif
 
 kernel void elementwise(PARAMS global TY *restrict y, int y_off, int8 y_s, int8 shape, int chunk, int span)
@@ -22,13 +21,13 @@ kernel void elementwise(PARAMS global TY *restrict y, int y_off, int8 y_s, int8 
         for (; i + V <= end; i += V) {
             LOAD_VECTOR
             const RESULT(TV, IV) v = EXPR(TV, IV);
-            CAT(vstore, V)(CAT(CAT(convert_, TYV), ROUND)(FINISH(TV, IV, v)), 0, row + i);
+            STORE_VECTOR(FINISH(TV, IV, v))
         }
 #endif
         for (; i < end; ++i) {
             LOAD_SCALAR
             const RESULT(T, I) v = EXPR(T, I);
-            row[i * y_s.s0] = CAT(CAT(convert_, TY), ROUND)(FINISH(T, I, v));
+            STORE_SCALAR(FINISH(T, I, v))
         }
     }
 }

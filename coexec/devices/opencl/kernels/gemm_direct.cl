@@ -18,13 +18,13 @@ __kernel void gemm_direct(__global const T *restrict a, int a_off, int a_row, in
   a += a_off + stacks[0] + row * a_row;
   b += b_off + stacks[1] + column * b_column;
   ACC sum = 0;
-  for (int k = 0; k < depth; k++) sum += (ACC)a[k * a_depth] * (ACC)b[k * b_depth];
+  for (int k = 0; k < depth; k++) sum += (ACC)LOAD(T, a, k * a_depth) * (ACC)LOAD(T, b, k * b_depth);
   sum *= alpha;
 #ifdef BIAS
-  sum += beta * (ACC)bias[bias_off + stacks[4] + row * bias_row + column * bias_column];
+  sum += beta * (ACC)LOAD(T, bias, bias_off + stacks[4] + row * bias_row + column * bias_column);
 #endif
 #ifdef RESIDUAL
-  sum += (ACC)r[r_off + stacks[3] + row * r_row + column * r_column];
+  sum += (ACC)LOAD(T, r, r_off + stacks[3] + row * r_row + column * r_column);
 #endif
-  y[y_off + stacks[2] + row * y_row + column * y_column] = (T)ACTIVATE(ACC, sum);
+  STORE(T, y, y_off + stacks[2] + row * y_row + column * y_column, ACTIVATE(ACC, sum));
 }

@@ -42,13 +42,13 @@ __kernel void lrn(__global const T *restrict x, int x_off, int8 xs, __global T *
   x += x_off + n * xs.s0 + d * xs.s2 + h * xs.s3 + w * xs.s4;
   ACC total = 0;
   for (int k = max(0, first + c - before); k < min(channels, first + c - before + size); k++) {
-    const ACC v = (ACC)x[k * xs.s1];
+    const ACC v = (ACC)LOAD(T, x, k * xs.s1);
     total = FMA(v, v, total);
   }
-  ACC v = (ACC)x[(first + c) * xs.s1] / POWER(shift + alpha * total);
+  ACC v = (ACC)LOAD(T, x, (first + c) * xs.s1) / POWER(shift + alpha * total);
 #ifdef RESIDUAL
-  v += (ACC)r[r_off + n * rs.s0 + c * rs.s1 + d * rs.s2 + h * rs.s3 + w * rs.s4];
+  v += (ACC)LOAD(T, r, r_off + n * rs.s0 + c * rs.s1 + d * rs.s2 + h * rs.s3 + w * rs.s4);
 #endif
-  y[y_off + n * ys.s0 + c * ys.s1 + d * ys.s2 + h * ys.s3 + w * ys.s4] = (T)ACTIVATE(ACC, v);
+  STORE(T, y, y_off + n * ys.s0 + c * ys.s1 + d * ys.s2 + h * ys.s3 + w * ys.s4, ACTIVATE(ACC, v));
 #endif
 }

@@ -3,6 +3,7 @@
 //
 // One of: STANDARD ((x - mean) / sqrt(var + epsilon)), MVN ((x - mean) / (sqrt(var) + epsilon)), RMS (x / sqrt(mean(x^2) + epsilon)),
 // NORM1, NORM2 (x / norm, 0 where the norm is), or for the kernel line_pool: AVERAGE, NORM1, NORM2, NORMP, LARGEST.
+// With RUNNING, STANDARD mixes its mean and variance with old ones: old * momentum + new * (1 - momentum).
 // V > 1: vectors along the innermost reduced axis; needs x and y to lie side by side there, T == ACC, and GROUP 1.
 
 #if V > 1
@@ -46,7 +47,7 @@
     sum = START;                                                                                               \
     for (int o = 0; o < outer; o++) {                                                                          \
       __global const T *from = x + place(o * n0, reduced, x_reduced);                                          \
-      for (int i = LANE; i < n0; i += GROUP) { const ACC v_ = (ACC)from[i * x_reduced.s0]; sum = COMBINE(sum, WHAT(ACC, v_)); } \
+      for (int i = LANE; i < n0; i += GROUP) { const ACC v_ = (ACC)LOAD(T, from, i * x_reduced.s0); sum = COMBINE(sum, WHAT(ACC, v_)); } \
     }                                                                                                          \
     ACROSS(ACC, shared_, sum, COMBINE)                                                                         \
   }
@@ -78,9 +79,9 @@ __kernel void line_pool(__global const T *restrict x, int x_off, int8 x_kept, in
 #endif
   if (LANE) return;
 #ifdef RESIDUAL
-  value += (ACC)r[r_off + place(LINE, kept, r_kept)];
+  value += (ACC)LOAD(T, r, r_off + place(LINE, kept, r_kept));
 #endif
-  y[y_off + place(LINE, kept, y_kept)] = (T)ACTIVATE(ACC, value);
+  STORE(T, y, y_off + place(LINE, kept, y_kept), ACTIVATE(ACC, value));
 }
 #else
 __kernel void normalize_lines(__global const T *restrict x, int x_off, int8 x_kept, int8 x_reduced, __global T *restrict y, int y_off,
@@ -100,6 +101,16 @@ __kernel void normalize_lines(__global const T *restrict x, int x_off, int8 x_ke
 #endif
 #ifdef INVERSE
                         , __global TS *restrict inverses, int inverses_off, int8 inverse_kept
+#endif
+#ifdef RUNNING
+                        , ACC momentum, __global const T *restrict old_mean, int old_mean_off, int8 old_mean_kept,
+                        __global const T *restrict old_var, int old_var_off, int8 old_var_kept
+#endif
+#ifdef RUNNING_MEAN
+                        , __global T *restrict new_mean, int new_mean_off, int8 new_mean_kept
+#endif
+#ifdef RUNNING_VAR
+                        , __global T *restrict new_var, int new_var_off, int8 new_var_kept
 #endif
 ) {
   SHARED(ACC, shared_)
@@ -133,10 +144,20 @@ __kernel void normalize_lines(__global const T *restrict x, int x_off, int8 x_ke
   factor = sum == 0 ? (ACC)0 : (ACC)1 / sum;
 #endif
 #ifdef MEAN
-  if (LANE == 0) means[means_off + place(LINE, kept, mean_kept)] = (TS)mean;
+  if (LANE == 0) STORE(TS, means, means_off + place(LINE, kept, mean_kept), mean);
 #endif
 #ifdef INVERSE
-  if (LANE == 0) inverses[inverses_off + place(LINE, kept, inverse_kept)] = (TS)factor;
+  if (LANE == 0) STORE(TS, inverses, inverses_off + place(LINE, kept, inverse_kept), factor);
+#endif
+#ifdef RUNNING_MEAN
+  if (LANE == 0)
+    STORE(T, new_mean, new_mean_off + place(LINE, kept, new_mean_kept),
+          (ACC)LOAD(T, old_mean, old_mean_off + place(LINE, kept, old_mean_kept)) * momentum + mean * ((ACC)1 - momentum));
+#endif
+#ifdef RUNNING_VAR
+  if (LANE == 0)
+    STORE(T, new_var, new_var_off + place(LINE, kept, new_var_kept),
+          (ACC)LOAD(T, old_var, old_var_off + place(LINE, kept, old_var_kept)) * momentum + sum / count * ((ACC)1 - momentum));
 #endif
   for (int o = 0; o < outer; o++) {
     __global const T *from = x + place(o * n0, reduced, x_reduced);
@@ -167,17 +188,17 @@ __kernel void normalize_lines(__global const T *restrict x, int x_off, int8 x_ke
     }
 #endif
     for (; i < n0; i += GROUP) {
-      ACC v = ((ACC)from[i * x_reduced.s0] - mean) * factor;
+      ACC v = ((ACC)LOAD(T, from, i * x_reduced.s0) - mean) * factor;
 #ifdef SCALE
-      v *= (ACC)scale_[i * s_reduced.s0];
+      v *= (ACC)LOAD(T, scale_, i * s_reduced.s0);
 #endif
 #ifdef BIAS
-      v += (ACC)bias_[i * b_reduced.s0];
+      v += (ACC)LOAD(T, bias_, i * b_reduced.s0);
 #endif
 #ifdef RESIDUAL
-      v += (ACC)r_[i * r_reduced.s0];
+      v += (ACC)LOAD(T, r_, i * r_reduced.s0);
 #endif
-      to[i * y_reduced.s0] = (T)ACTIVATE(ACC, v);
+      STORE(T, to, i * y_reduced.s0, ACTIVATE(ACC, v));
     }
   }
 }

@@ -6,7 +6,7 @@
 
 #ifdef RESIDUAL
 #define RESIDUAL_ARGS , __global const T *restrict r, int r_off, int8 rs
-#define ADD_RESIDUAL(v, n, c, d, h, w) v += (ACC)r[r_off + (n) * rs.s0 + (c) * rs.s1 + (d) * rs.s2 + (h) * rs.s3 + (w) * rs.s4];
+#define ADD_RESIDUAL(v, n, c, d, h, w) v += (ACC)LOAD(T, r, r_off + (n) * rs.s0 + (c) * rs.s1 + (d) * rs.s2 + (h) * rs.s3 + (w) * rs.s4);
 #else
 #define RESIDUAL_ARGS
 #define ADD_RESIDUAL(v, n, c, d, h, w)
@@ -32,7 +32,7 @@
 
 #define END_TAPS }}}
 
-#define PUT(v) y[y_off + n * ys.s0 + c * ys.s1 + od * ys.s2 + oh * ys.s3 + ow * ys.s4] = (T)ACTIVATE(ACC, v);
+#define PUT(v) STORE(T, y, y_off + n * ys.s0 + c * ys.s1 + od * ys.s2 + oh * ys.s3 + ow * ys.s4, ACTIVATE(ACC, v));
 
 #ifdef MAXPOOL
 __kernel void max_pool(__global const T *restrict x, int x_off, int8 xs, __global T *restrict y, int y_off, int8 ys, int8 in, int8 out,
@@ -42,10 +42,10 @@ __kernel void max_pool(__global const T *restrict x, int x_off, int8 xs, __globa
 #endif
                        RESIDUAL_ARGS) {
   POOL_POSITION
-  T best = LOWEST;
+  ACC best = LOWEST;
   int found = 0, bd = 0, bh = 0, bw = 0;
   FOR_TAPS
-    const T v = row[w * xs.s4];
+    const ACC v = LOAD(T, row, w * xs.s4);
     if (!found || v > best || (v != v && best == best)) best = v, bd = d, bh = h, bw = w;
     found = 1;
   END_TAPS
@@ -55,7 +55,7 @@ __kernel void max_pool(__global const T *restrict x, int x_off, int8 xs, __globa
   at = at * full.s2 * full.s3 * full.s4 + (column_major ? ((long)fw * full.s3 + fh) * full.s2 + fd : ((long)fd * full.s3 + fh) * full.s4 + fw);
   indices[i_off + n * is.s0 + c * is.s1 + od * is.s2 + oh * is.s3 + ow * is.s4] = found ? at : 0;
 #endif
-  ACC value = (ACC)best;
+  ACC value = best;
   ADD_RESIDUAL(value, n, c, od, oh, ow)
   PUT(value)
 }
@@ -72,7 +72,7 @@ __kernel void average_pool(__global const T *restrict x, int x_off, int8 xs, __g
   POOL_POSITION
   ACC sum = 0;
   FOR_TAPS
-    sum += (ACC)row[w * xs.s4];
+    sum += (ACC)LOAD(T, row, w * xs.s4);
   END_TAPS
   const int count = taps(d0, size.s0, dilation.s0, low.s0, high.s0) * taps(h0, size.s1, dilation.s1, low.s1, high.s1)
                   * taps(w0, size.s2, dilation.s2, low.s2, high.s2);
@@ -86,7 +86,7 @@ __kernel void lp_pool(__global const T *restrict x, int x_off, int8 xs, __global
   POOL_POSITION
   ACC sum = 0;
   FOR_TAPS
-    const ACC v = fabs((ACC)row[w * xs.s4]);
+    const ACC v = fabs((ACC)LOAD(T, row, w * xs.s4));
     sum += p == 1 ? v : p == 2 ? v * v : pow(v, (ACC)p);
   END_TAPS
   sum = p == 1 ? sum : p == 2 ? sqrt(sum) : pow(sum, (ACC)1 / (ACC)p);

@@ -13,7 +13,7 @@
     for (int o = 0; o < rows; ++o) { \
         global const T *row = x + outer(o, r_shape, r_s); \
         for (int i = FIRST_; i < r_shape.s0; i += GROUP) { \
-            const A v = CAT(convert_, A)(row[i * r_s.s0]); \
+            const A v = CAT(convert_, A)(LOAD(T, row, i * r_s.s0)); \
             const A w = EXPRESSION; \
             result = BINARY(result, w); \
         } \
@@ -27,7 +27,7 @@
         for (int o = 0; o < rows; ++o) { \
             global const T *row = x + outer(o, r_shape, r_s); \
             for (int i = 0; i + V <= r_shape.s0; i += V) { \
-                const AV v = CAT(convert_, AV)(CAT(vload, V)(0, row + i)); \
+                const AV v = CAT(convert_, AV)(LOADS(T, V, row + i)); \
                 const AV w = EXPRESSION; \
                 all = BINARY(all, w); \
             } \
@@ -67,7 +67,7 @@ kernel void reduce(global const T *restrict x, int x_off, int8 x_s, global TY *r
     EACH_(INIT, JOIN, OF_(A), OF_(AV), total)
     ACROSS(A, shared_, total, JOIN)
     if (LANE == 0)
-        y[y_off + place(line, shape, y_s)] = CAT(convert_, TY)(LAST(total));
+        STORE(TY, y, y_off + place(line, shape, y_s), LAST(total));
 }
 
 // The position of the largest element (LESS: the smallest) along a line of n elements: the first of equals, or the last (FROM_END).
@@ -95,7 +95,7 @@ kernel void argument(global const T *restrict x, int x_off, int8 x_s, int x_step
     x += x_off + place(line, shape, x_s);
     int best = LANE;
     for (int i = LANE + GROUP; i < n; i += GROUP) {
-        const T v = x[i * x_step], top = x[best * x_step];
+        const A v = LOAD(T, x, i * x_step), top = LOAD(T, x, best * x_step);
         if (BEATS_(v, top) || (!BEATS_(top, v) && EARLIER_(i, best)))
             best = i;
     }
@@ -105,7 +105,7 @@ kernel void argument(global const T *restrict x, int x_off, int8 x_s, int x_step
     if (LANE == 0)
         for (int k = 1; k < GROUP; ++k) {
             const int i = found[k];
-            const T v = x[i * x_step], top = x[best * x_step];
+            const A v = LOAD(T, x, i * x_step), top = LOAD(T, x, best * x_step);
             if (BEATS_(v, top) || (!BEATS_(top, v) && EARLIER_(i, best)))
                 best = i;
         }
@@ -125,13 +125,13 @@ kernel void running(global const T *restrict x, int x_off, int8 x_s, int x_step,
     y += y_off + place(line, shape, y_s);
     A total = INIT;
     for (int i = 0; i < n; ++i) {
-        const A v = CAT(convert_, A)(x[i * x_step]);
+        const A v = CAT(convert_, A)(LOAD(T, x, i * x_step));
 #ifdef EXCLUSIVE
-        y[i * y_step] = CAT(convert_, T)(total);
+        STORE(T, y, i * y_step, total);
         total = JOIN(total, v);
 #else
         total = JOIN(total, v);
-        y[i * y_step] = CAT(convert_, T)(total);
+        STORE(T, y, i * y_step, total);
 #endif
     }
 }

@@ -31,7 +31,7 @@ kernel void resize(global const T *restrict x, int x_off, int8 x_s, global T *re
 #ifdef LIMITED
             row[i * y_s.s0] = CAT(CAT(convert_, T), _sat_rte)(v);
 #else
-            row[i * y_s.s0] = CAT(convert_, T)(v);
+            STORE(T, row, i * y_s.s0, v);
 #endif
         }
     }

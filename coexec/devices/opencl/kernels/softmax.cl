@@ -1,11 +1,12 @@
 // Softmax, log-softmax (LOG) and hardmax of lines of n elements at strides x_step and y_step. A is the type of the arithmetic.
-// V > 1 needs steps of 1 and GROUP 1.
+// V > 1 needs steps of 1 and GROUP 1. KEEP: y holds the exponentials meanwhile, since it rounds no number.
 
 #define LARGER_(a, b) (((a) > (b)) | ((a) != (a)) ? (a) : (b))
 #define SUM_(a, b) ((a) + (b))
 #if V > 1
 #define AV CAT(A, V)
-#define LOADV_(p) CAT(convert_, AV)(CAT(vload, V)(0, p))
+#define LOADV_(p) LOADS(T, V, p)
+#define STOREV_(v, p) STORES(T, V, p, v)
 #endif
 
 kernel void softmax(global const T *restrict x, int x_off, int8 x_s, int x_step, global T *restrict y, int y_off, int8 y_s, int y_step,
@@ -33,7 +34,7 @@ kernel void softmax(global const T *restrict x, int x_off, int8 x_s, int x_step,
     }
 #endif
     for (; i < n; i += GROUP) {
-        const A v = CAT(convert_, A)(x[i * x_step]);
+        const A v = LOAD(T, x, i * x_step);
         top = LARGER_(v, top);
     }
     ACROSS(A, shared_, top, LARGER_)
@@ -43,8 +44,8 @@ kernel void softmax(global const T *restrict x, int x_off, int8 x_s, int x_step,
     for (; i < whole; i += V) {
         const AV e = exp(LOADV_(x + i) - (AV)(top));
         sums += e;
-#ifndef LOG
-        CAT(vstore, V)(CAT(convert_, CAT(T, V))(e), 0, y + i);
+#ifdef KEEP
+        STOREV_(e, y + i);
 #endif
     }
     {
@@ -55,10 +56,10 @@ kernel void softmax(global const T *restrict x, int x_off, int8 x_s, int x_step,
     }
 #endif
     for (; i < n; i += GROUP) {
-        const A e = exp(CAT(convert_, A)(x[i * x_step]) - top);
+        const A e = exp(LOAD(T, x, i * x_step) - top);
         sum += e;
-#ifndef LOG
-        y[i * y_step] = CAT(convert_, T)(e);
+#ifdef KEEP
+        STORE(T, y, i * y_step, e);
 #endif
     }
     ACROSS(A, shared_, sum, SUM_)
@@ -69,16 +70,21 @@ kernel void softmax(global const T *restrict x, int x_off, int8 x_s, int x_step,
 #define FROM_(p, q) (p)
 #else
     const A scale = (A)1 / sum;
+#ifdef KEEP
 #define LAST_(v, w) (v) * scale
 #define FROM_(p, q) (q)
+#else
+#define LAST_(v, w) exp((v) - (w)(top)) * scale
+#define FROM_(p, q) (p)
+#endif
 #endif
     i = LANE;
 #if V > 1
     for (; i < whole; i += V)
-        CAT(vstore, V)(CAT(convert_, CAT(T, V))(LAST_(LOADV_(FROM_(x + i, y + i)), AV)), 0, y + i);
+        STOREV_(LAST_(LOADV_(FROM_(x + i, y + i)), AV), y + i);
 #endif
     for (; i < n; i += GROUP)
-        y[i * y_step] = CAT(convert_, T)(LAST_(CAT(convert_, A)(*(FROM_(x + i * x_step, y + i * y_step))), A));
+        STORE(T, y, i * y_step, LAST_(LOAD(T, FROM_(x + i * x_step, y + i * y_step), 0), A));
 }
 
 kernel void hardmax(global const T *restrict x, int x_off, int8 x_s, int x_step, global T *restrict y, int y_off, int8 y_s, int y_step,
@@ -91,8 +97,11 @@ kernel void hardmax(global const T *restrict x, int x_off, int8 x_s, int x_step,
     y += y_off + place(line, shape, y_s);
     int at = 0;
     for (int i = 1; i < n; ++i)
-        if (x[i * x_step] > x[at * x_step] || (x[i * x_step] != x[i * x_step] && x[at * x_step] == x[at * x_step]))
+    {
+        const A v = LOAD(T, x, i * x_step), top = LOAD(T, x, at * x_step);
+        if (v > top || (v != v && top == top))
             at = i;
+    }
     for (int i = 0; i < n; ++i)
-        y[i * y_step] = (T)(i == at);
+        STORE(T, y, i * y_step, (A)(i == at));
 }

@@ -5,7 +5,7 @@
 #define WY (BM / TM)
 
 #define BLOCK_BEGIN                                                                                  \
-  __local T left[BK][BM + 1], right[BK][BN + 1];                                                     \
+  __local ACC left[BK][BM + 1], right[BK][BN + 1];                                                     \
   const int lx = get_local_id(0), ly = get_local_id(1), item = ly * WX + lx;                         \
   const int first_column = get_group_id(0) * BN, first_row = get_group_id(1) * BM;                   \
   ACC acc[TM][TN];                                                                                   \
@@ -15,9 +15,9 @@
   barrier(CLK_LOCAL_MEM_FENCE);                                                                      \
   for (int k = 0; k < BK; k++) {                                                                     \
     ACC some[TN];                                                                                    \
-    for (int j = 0; j < TN; j++) some[j] = (ACC)right[k][lx + j * WX];                               \
+    for (int j = 0; j < TN; j++) some[j] = right[k][lx + j * WX];                               \
     for (int i = 0; i < TM; i++) {                                                                   \
-      const ACC one = (ACC)left[k][ly + i * WY];                                                     \
+      const ACC one = left[k][ly + i * WY];                                                     \
       for (int j = 0; j < TN; j++) acc[i][j] = FMA(one, some[j], acc[i][j]);                         \
     }                                                                                                \
   }                                                                                                  \
@@ -56,25 +56,26 @@ __kernel void conv_tiled(__global const T *restrict x, int x_off, int8 xs, __glo
   for (int k0 = 0; k0 < depth; k0 += BK) {
     for (int e = item; e < BM * BK; e += WX * WY) {
       const int k = e % BK, m = e / BK;
-      left[k][m] = first_row + m < rows && k0 + k < depth ? w[(first_row + m) * depth + k0 + k] : 0;
+      left[k][m] = first_row + m < rows && k0 + k < depth ? LOAD(T, w, (first_row + m) * depth + k0 + k) : 0;
     }
     for (int e = item; e < BN * BK; e += WX * WY) {
       const int k = k0 + e / BN, p = first_column + e % BN;
       const int c = k / taps, tap = k - c * taps, kh = tap / size.s2, kw = tap - kh * size.s2, oh = p / out.s2, ow = p - oh * out.s2;
       const int h = oh * stride.s1 - pad.s1 + kh * dilation.s1, i = ow * stride.s2 - pad.s2 + kw * dilation.s2;
-      right[e / BN][e % BN] = k < depth && p < columns && h >= 0 && h < in.s1 && i >= 0 && i < in.s2 ? x[c * xs.s1 + h * xs.s3 + i * xs.s4] : 0;
+      right[e / BN][e % BN] = k < depth && p < columns && h >= 0 && h < in.s1 && i >= 0 && i < in.s2
+          ? LOAD(T, x, c * xs.s1 + h * xs.s3 + i * xs.s4) : 0;
     }
     BLOCK_STEP
   }
   FOR_BLOCK
     const int oc = group * rows + row, oh = column / out.s2, ow = column - oh * out.s2;
 #ifdef BIAS
-    v += (ACC)bias[bias_off + oc * bias_stride];
+    v += (ACC)LOAD(T, bias, bias_off + oc * bias_stride);
 #endif
 #ifdef RESIDUAL
-    v += (ACC)r[r_off + n * rs.s0 + oc * rs.s1 + oh * rs.s3 + ow * rs.s4];
+    v += (ACC)LOAD(T, r, r_off + n * rs.s0 + oc * rs.s1 + oh * rs.s3 + ow * rs.s4);
 #endif
-    y[y_off + n * ys.s0 + oc * ys.s1 + oh * ys.s3 + ow * ys.s4] = (T)ACTIVATE(ACC, v);
+    STORE(T, y, y_off + n * ys.s0 + oc * ys.s1 + oh * ys.s3 + ow * ys.s4, ACTIVATE(ACC, v));
   END_BLOCK
 }
 #else
@@ -98,23 +99,24 @@ __kernel void gemm_tiled(__global const T *restrict a, int a_off, int a_row, int
   for (int k0 = 0; k0 < depth; k0 += BK) {
     for (int e = item; e < BM * BK; e += WX * WY) {
       const int k = a_row == 1 ? e / BM : e % BK, m = a_row == 1 ? e % BM : e / BK;
-      left[k][m] = first_row + m < rows && k0 + k < depth ? a[(first_row + m) * a_row + (k0 + k) * a_depth] : 0;
+      left[k][m] = first_row + m < rows && k0 + k < depth ? LOAD(T, a, (first_row + m) * a_row + (k0 + k) * a_depth) : 0;
     }
     for (int e = item; e < BN * BK; e += WX * WY) {
       const int k = b_depth == 1 ? e % BK : e / BN, p = b_depth == 1 ? e / BK : e % BN;
-      right[k][p] = k0 + k < depth && first_column + p < columns ? b[(k0 + k) * b_depth + (first_column + p) * b_column] : 0;
+      right[k][p] = k0 + k < depth && first_column + p < columns
+          ? LOAD(T, b, (k0 + k) * b_depth + (first_column + p) * b_column) : 0;
     }
     BLOCK_STEP
   }
   FOR_BLOCK
     v *= alpha;
 #ifdef BIAS
-    v += beta * (ACC)bias[bias_off + stacks[4] + row * bias_row + column * bias_column];
+    v += beta * (ACC)LOAD(T, bias, bias_off + stacks[4] + row * bias_row + column * bias_column);
 #endif
 #ifdef RESIDUAL
-    v += (ACC)r[r_off + stacks[3] + row * r_row + column * r_column];
+    v += (ACC)LOAD(T, r, r_off + stacks[3] + row * r_row + column * r_column);
 #endif
-    y[y_off + stacks[2] + row * y_row + column * y_column] = (T)ACTIVATE(ACC, v);
+    STORE(T, y, y_off + stacks[2] + row * y_row + column * y_column, ACTIVATE(ACC, v));
   END_BLOCK
 }
 #endif
