@@ -136,6 +136,10 @@ def test_no_verb_is_a_usage_error(call):
         (["run", "tiny.onnx", "--random", "-o", "no/such/out.npz"], "no folder 'no/such'"),
         (["run", "tiny.onnx", "--random", "-o", "out.txt"], "outputs go to .npz"),
         (["run", "tiny.onnx", "--random", "-o", "."], "a folder"),
+        (["run", "tiny.onnx", "--random", "--trace", "no/such/t.json"], "[--trace] cannot write a trace there: found no folder 'no/such'"),
+        (["run", "nothing.onnx", "--random", "--trace", "."], "'.', a folder"),  # before the model is looked for
+        (["run", "nothing.onnx", "--random", "--trace", "/dev/null"], "no ordinary file"),
+        (["run", "nothing.onnx", "--random", "--trace", "/proc/t.json"], "'/proc/t.json'"),
         (["run", "tiny.onnx", "--random", "--input", "x.npy"], "--random makes every input up"),
         (["run", "tiny.onnx"], "the model needs input: expected 'x' float32[1,3,12,12]; give --input"),
     ],
@@ -548,6 +552,66 @@ def test_repeat_reports_percentiles(call):
     found = json.loads(call("run", "tiny.onnx", "--random", "--repeat", "4", "--json")[1])["latency"]
     assert found["count"] == 4 and found["min_ms"] <= found["p50_ms"] <= found["p90_ms"] <= found["p99_ms"]
     assert "4 runs: median" in call("run", "tiny.onnx", "--random", "--repeat", "4")[1]
+
+
+# Traces
+
+
+def test_a_trace_is_written_and_named(call, folder):
+    code, out, err = call("run", "tiny.onnx", "--random", "--trace", "t.json", "--repeat", "2", "--json")
+    said, found = json.loads(out), json.loads((folder / "t.json").read_text())
+    assert code == 0 and said["trace"] == "t.json" and "wrote t.json" in err and said["latency"]["count"] == 2
+    spans = [e for e in found["traceEvents"] if e["ph"] == "X"]
+    assert [e["name"] for e in spans if e["cat"] == "run"] == ["run 0", "run 1", "run 2"], "the warm-up too"
+    assert [e["name"] for e in spans if e["cat"] == "creation"][:3] == ["import", "inputs", "profile"]
+    runs = [e["dur"] / 1e3 for e in spans if e["cat"] == "run"]
+    assert said["latency"]["min_ms"] == pytest.approx(min(runs[1:]), abs=1e-5)
+    assert said["trace_summary"]["runs"] == 2 and {r["name"] for r in said["trace_summary"]["slowest"]} <= {e["name"] for e in spans}
+    assert found["otherData"]["strategy"] == "cpu" and "trace" not in json.loads(call("run", "tiny.onnx", "--random", "--json")[1])
+
+
+def test_a_trace_with_v_is_summed_up_in_a_table(call):
+    assert "slowest pieces" not in call("run", "tiny.onnx", "--random", "--trace", "t.json")[2]
+    code, out, err = call("run", "tiny.onnx", "--random", "--trace", "t.json", "-v")
+    assert code == 0 and "slowest" not in out and "1 traced run(s) of " in err and "cpu busy " in err and "waiting 0 %" in err
+    header = next(i for i, line in enumerate(err.splitlines()) if line.startswith("slowest pieces"))
+    assert "node predicted us" in err.splitlines()[header] and "Conv" in "".join(err.splitlines()[header + 1 : header + 4])
+
+
+def test_trace_beside_check_does_both(call, folder):
+    code, _, err = call("run", "tiny.onnx", "--random", "--check", "--trace", "checked.json")
+    assert code == 0 and "every operator agrees" in err and (folder / "checked.json").exists()
+
+
+def test_ctrl_c_leaves_a_whole_trace(call, folder, monkeypatch):
+    from coexec.runtime import traced
+
+    honest, count = traced._Tape.play, []
+
+    def play(tape, step, action):
+        count.append(step)
+        if len(count) > 6:  # in the second run
+            raise KeyboardInterrupt
+        honest(tape, step, action)
+
+    monkeypatch.setattr(traced._Tape, "play", play)
+    code, out, err = call("run", "tiny.onnx", "--random", "--trace", "cut.json", "--repeat", "5")
+    assert (code, out) == (130, "") and err.splitlines()[-1] == "coexec: interrupted" and "wrote cut.json, up to KeyboardInterrupt" in err
+    runs = [e for e in json.loads((folder / "cut.json").read_text())["traceEvents"] if e.get("cat") == "run"]
+    assert [e["args"].get("error") for e in runs][-1] == "KeyboardInterrupt" and len(runs) > 1
+    assert not [p for p in folder.iterdir() if p.name.endswith(".part")]
+
+
+def test_a_failing_trace_does_not_hide_what_failed(call, monkeypatch):
+    from coexec import api
+
+    def fails(*arguments):
+        raise CoexecError("it broke")
+
+    monkeypatch.setattr(api.InferenceSession, "run", fails)
+    monkeypatch.setattr(api.InferenceSession, "end_profiling", lambda *a: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    code, _, err = call("run", "tiny.onnx", "--random", "--trace", "t.json")
+    assert code == 1 and "the trace is lost: " in err and err.splitlines()[-1] == "coexec: error: it broke"
 
 
 # Plans and validation

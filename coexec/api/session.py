@@ -6,10 +6,12 @@ import logging
 import os
 import sys
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,8 @@ from ..runtime.check import NodeError, run_checked
 from ..runtime.executor import PreparedRun
 from ..runtime.feeds import check_feeds
 from ..runtime.schedule import Wait
+from ..runtime.trace import Trace, check_writable, phase
+from ..runtime.traced import facts_of, run_traced
 from .models import Shapes, bind, load
 from .planning import cached_profile, plan_prepared, resolve_profile
 
@@ -46,6 +50,8 @@ class SessionOptions:
     force: node name -> device, against the strategy's choice.
     shapes: input name -> shape, for models with symbolic dimensions; else the first run decides.
     gpu: the OpenCL device, PLATFORM:DEVICE, or `none`.
+    enable_profiling: trace the session's making and its runs, for `end_profiling` to write; or a Trace that was begun before.
+    profile_file_prefix: where `end_profiling` writes unless it is told: PREFIX_DATE_TIME.json.
     """
 
     intra_op_num_threads: int = 0
@@ -54,6 +60,8 @@ class SessionOptions:
     force: Mapping[str, str] = field(default_factory=dict)
     shapes: Shapes = field(default_factory=dict)
     gpu: str = ""
+    enable_profiling: bool | Trace = False
+    profile_file_prefix: str = "coexec_profile"
 
 
 @dataclass(frozen=True)
@@ -101,7 +109,9 @@ class InferenceSession:
         _tell_of_unwritable_cache()
         self.options = sess_options or SessionOptions()
         self.strategy = strategy
-        self._model = load(source)
+        self._trace = self._begin_trace()
+        with phase(self._trace, "import"):
+            self._model = load(source)
         self._given_plan = Plan.load(plan) if plan is not None and not isinstance(plan, Plan) else plan
         self._partitioner = None if self._given_plan is not None else parse_strategy(strategy)
         self._profile = resolve_profile(device_profile)
@@ -111,12 +121,30 @@ class InferenceSession:
         self._closed = False
         need_gpu = "gpu" in self._given_plan.devices if self._given_plan is not None else self._partitioner.needs_gpu
         only_cpu = self._partitioner is not None and not self._partitioner.uses_gpu
-        self.devices = find_devices("none" if only_cpu and not self.options.force else self.options.gpu, need_gpu)
-        bound = bind(self._model, {**self._open_shapes(), **self.options.shapes})
+        with phase(self._trace, "open devices"):
+            self.devices = find_devices("none" if only_cpu and not self.options.force else self.options.gpu, need_gpu)
+        with phase(self._trace, "passes"):
+            bound = bind(self._model, {**self._open_shapes(), **self.options.shapes})
         self._deciding = deciding_inputs(bound)
         self._values_seen = 0
         if not self._deciding and all(v.type.is_static or v.type.dtype is None or v.type.dtype == object for v in bound.inputs):
             self._prepare(bound, self._key({v.name: v.type.shape for v in bound.inputs}, {}))
+
+    def _begin_trace(self) -> Trace | None:
+        wanted = self.options.enable_profiling
+        if isinstance(wanted, Trace):
+            return wanted
+        if not wanted:
+            return None
+        check_writable(self._trace_path(), "SessionOptions.profile_file_prefix")
+        return Trace()
+
+    def _trace_path(self) -> Path:
+        """A name that no file has yet."""
+        stem, number = f"{self.options.profile_file_prefix}_{time.strftime('%Y-%m-%d_%H-%M-%S')}", 1
+        while (path := Path(f"{stem}{f'_{number}' if number > 1 else ''}.json")).exists():
+            number += 1
+        return path
 
     def _open_shapes(self) -> Shapes:
         """A given plan's shapes, for the inputs that the model leaves open."""
@@ -136,7 +164,7 @@ class InferenceSession:
         if self.options.strict and fallen:
             raise FallbackForbidden(fallen, where=graph.name)
         threads = session_threads(self.devices, self.options.intra_op_num_threads, "gpu" in made.devices)
-        prepared = PreparedRun(graph, made, self.devices, threads, self.options.strict)
+        prepared = PreparedRun(graph, made, self.devices, threads, self.options.strict, self._trace)
         self._prepared[key] = self._current = prepared
         self._tell(prepared)
         while len(self._prepared) > KEPT_SHAPES:
@@ -144,7 +172,9 @@ class InferenceSession:
         return prepared
 
     def _tell(self, prepared: PreparedRun) -> None:
-        """The first rungs of COEXEC_DEBUG, on stderr."""
+        """The trace's facts, and the first rungs of COEXEC_DEBUG, on stderr."""
+        if self._trace is not None:
+            self._trace.facts |= facts_of(prepared)
         level = settings.get("debug")
         if level >= 1:
             devices = ", ".join(f"{name}: {device.facts.name}" for name, device in self.devices.items())
@@ -157,8 +187,10 @@ class InferenceSession:
     def _planned(self, graph: Graph) -> Plan:
         partitioner = self._partitioner
         if self._profile is None and partitioner.needs_profile:
-            self._profile = cached_profile(devices=self.devices)
-        return plan_prepared(graph, profile=self._profile, strategy=self.strategy, force=self.options.force, devices=self.devices)
+            with phase(self._trace, "profile"):
+                self._profile = cached_profile(devices=self.devices)
+        with phase(self._trace, "plan", strategy=self.strategy):
+            return plan_prepared(graph, profile=self._profile, strategy=self.strategy, force=self.options.force, devices=self.devices)
 
     def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None) -> list[Any]:
         """The outputs, all or those named, for a dict of arrays. Raises InputError, UsageError, DeviceError, NumericMismatch."""
@@ -172,8 +204,34 @@ class InferenceSession:
                 raise UsageError("the session is closed", hint="make a new one")
             prepared = self._for(feeds)
             checked = self.options.check or settings.get("check")
-            results = run_checked(prepared, feeds) if checked else prepared.run(feeds)
+            if self._trace is not None:
+                results = self._run_traced(prepared, feeds, checked)
+            else:
+                results = run_checked(prepared, feeds) if checked else prepared.run(feeds)
         return [results[n] for n in names]
+
+    def _run_traced(self, prepared: PreparedRun, feeds: Mapping[str, Any], checked: bool) -> dict[str, Any]:
+        """A run for the trace, after the one that is checked: comparing every node would be all that its times show."""
+        if checked:
+            run_checked(prepared, feeds)
+        if self._trace.full:
+            self._trace.facts["untraced_runs"] += 1
+            return prepared.run(feeds)
+        return run_traced(prepared, feeds, self._trace)
+
+    def end_profiling(self, path: str | os.PathLike[str] | None = None) -> str:
+        """Writes the trace and returns its path: that one, or PREFIX_DATE_TIME.json. Later runs are not traced.
+
+        Raises UsageError where nothing was traced, or the file cannot be written; then the trace is kept for another try.
+        """
+        with self._lock:
+            if self._trace is None:
+                raise UsageError("there is no trace to write", hint="make the session with SessionOptions(enable_profiling=True); "
+                                                                    "end_profiling writes once")
+            target = check_writable(self._trace_path() if path is None else path, "end_profiling")
+            self._trace.save(target)
+            self._trace = None
+        return str(target)
 
     def _for(self, feeds: Mapping[str, Any]) -> PreparedRun:
         current = self._current
@@ -192,7 +250,9 @@ class InferenceSession:
             if self._values_seen > SPECIALISED_VALUES:
                 self._deciding, values = (), {}
                 key = self._key(shapes, values)
-        return self._prepare(bind(self._model, {k: s for k, s in shapes.items() if s is not None}, values), key)
+        with phase(self._trace, "passes"):
+            bound = bind(self._model, {k: s for k, s in shapes.items() if s is not None}, values)
+        return self._prepare(bound, key)
 
     def run_checked(self, input_feed: Mapping[str, Any], rtol: float = 1e-3, atol: float = 1e-5, stop: bool = True,
                     report: Callable[[NodeError], None] | None = None) -> dict[str, Any]:
@@ -243,9 +303,15 @@ class InferenceSession:
         return self._ready.memory.nbytes
 
     def close(self) -> None:
-        """Frees kernels and memory; a closed session cannot run."""
+        """Frees kernels and memory; a closed session cannot run. A trace that was not written yet is written, as `end_profiling` does."""
         with self._lock:
             self._closed = True
+            if self._trace is not None:
+                try:
+                    log.info("wrote the trace to %s", self.end_profiling())
+                except (UsageError, OSError) as error:
+                    log.warning("the trace is lost: %s", error)
+                    self._trace = None
             for prepared in self._prepared.values():
                 prepared.close()
             self._prepared.clear()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, UsageError
+from .console import milliseconds, table
 
 TOP = 5
 
@@ -50,6 +51,23 @@ def lines(name: str, facts: Mapping[str, Any]) -> list[str]:
         f"  {place}. class {str(row['label'] or row['index']):{width}}  {row['value']:.6g}"
         for place, row in enumerate(facts.get("top", []), 1)
     ]
+
+
+def trace_lines(facts: Mapping[str, Any]) -> list[str]:
+    """The summary of a trace (runtime.trace.summary) as text: shares of the run's time, then the slowest pieces."""
+    if not facts:
+        return []
+    share = lambda part: f"{100 * part:.0f} %"  # noqa: E731
+    busy = ", ".join(f"{track} busy {share(part)}" for track, part in facts["busy"].items())
+    waiting = facts["waiting_ms"] / facts["run_ms"] if facts["run_ms"] else 0.0
+    head = f"{facts['runs']} traced run(s) of {milliseconds(facts['run_ms'])} ms: {busy}, waiting {share(waiting)}"
+    rows = [
+        (row["name"], row["op_type"], row["device"], f"{row['us']:.1f}", share(row["us"] / 1e3 / facts["run_ms"]),
+         "-" if row["predicted_us"] is None else f"{row['predicted_us']:.1f}", row["implementation"])
+        for row in facts["slowest"]
+    ]  # fmt: skip
+    header = "slowest pieces", "operator", "on", "us", "of run", "node predicted us", "kernel"
+    return [head, *table(rows, header, "lllrrrl").splitlines()]
 
 
 def check_name(path: Path | None) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import CoexecError, UsageError
 from . import options as shared
 from .console import Console, milliseconds
 from .session import add_inputs, feeds, profile, session_options, shapes_of
@@ -21,6 +23,7 @@ EXAMPLES = (
     "coexec run model.onnx --image cat.jpg --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels names.txt",
     "coexec run model.onnx --random --shape input:8,3,224,224 --strategy fixed:gpu=0.4 --check",
     "coexec run model.onnx --random --plan plan.json --repeat 50",
+    "coexec run model.onnx --random --repeat 3 --trace t.json -v",
 )
 
 
@@ -41,28 +44,44 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("what comes out")
     group.add_argument("-o", "--output", metavar="OUT.npz", help="write every output, by name")
+    group.add_argument(
+        "--trace",
+        metavar="T.json",
+        help="write what every processor did when, for ui.perfetto.dev or chrome://tracing; with -v also a summary",
+    )
     group.add_argument("--labels", metavar="FILE", help="class names, one a line, for the best classes")
 
 
 def execute(options: argparse.Namespace, console: Console) -> int:
     from ..api import InferenceSession, load
+    from ..runtime.trace import Trace, check_writable, phase
     from . import outputs
     from .inputs import read_labels
 
     target = shared.writable(options.output)
     outputs.check_name(target)
+    trace = None
+    if options.trace is not None:
+        check_writable(options.trace, "--trace")
+        trace = Trace()
     if options.plan and (options.profile or options.force):
         raise UsageError("a saved plan says everything", found="--plan beside --profile or --force", expected="one or the other")
     labels = read_labels(options.labels) if options.labels else []
-    graph = load(options.model)
-    given = feeds(graph, options)
-    known = None if options.plan else profile(options, [options.strategy], console)
-    settings = session_options(options, shapes_of(given))
+    with phase(trace, "import"):
+        graph = load(options.model)
+    with phase(trace, "inputs"):
+        given = feeds(graph, options)
+    with phase(trace, "profile"):
+        known = None if options.plan else profile(options, [options.strategy], console)
+    settings = replace(session_options(options, shapes_of(given)), enable_profiling=trace or False)
     started = time.perf_counter()
     with InferenceSession(graph, settings, device_profile=known, strategy=options.strategy, plan=options.plan) as session:
         prepared_ms = (time.perf_counter() - started) * 1e3
         describe_plan(session, console)
-        results, times = _repeat(session, given, options.repeat)
+        with _written(session, options.trace, console):
+            results, times = _repeat(session, given, options.repeat)
+        if trace is not None:  # the runs alone, without what it takes to note them down
+            times = [s.duration_us / 1e3 for s in trace.of("run")][-len(times):]
         facts = _facts(session, options, prepared_ms)
     found = dict(zip((v.name for v in graph.outputs), results))
     facts["outputs"] = {name: outputs.describe(value, labels) for name, value in found.items()}
@@ -82,12 +101,45 @@ def execute(options: argparse.Namespace, console: Console) -> int:
             f"{options.repeat} runs: median {milliseconds(timed['p50_ms'])} ms, p90 {milliseconds(timed['p90_ms'])} ms, "
             f"p99 {milliseconds(timed['p99_ms'])} ms, least {milliseconds(timed['min_ms'])} ms"
         )
+    if trace is not None:
+        _tell_trace(trace, options.trace, facts, console)
     if target is not None:
         console.note(f"wrote {target}")
     if options.check:
         console.note("every operator agrees with the unsplit reference")
     console.emit(facts)
     return 0
+
+
+@contextmanager
+def _written(session: Any, path: str | None, console: Console) -> Iterator[None]:
+    """Writes the trace, where there is one, when the block ends: also of runs that an error or Ctrl-C ended."""
+    if path is None:
+        yield
+        return
+    try:
+        yield
+    except BaseException as error:
+        try:
+            session.end_profiling(path)
+            console.note(f"wrote {path}, up to {type(error).__name__}")
+        except (CoexecError, OSError) as lost:  # what ended the runs is more worth saying
+            console.note(f"the trace is lost: {lost}")
+        raise
+    session.end_profiling(path)
+
+
+def _tell_trace(trace: Any, path: str, facts: dict[str, Any], console: Console) -> None:
+    """Where the trace is, and with -v what it shows."""
+    from ..runtime.trace import summary
+    from . import outputs
+
+    facts["trace"], facts["trace_summary"] = path, summary(trace)
+    for line in outputs.trace_lines(facts["trace_summary"]):
+        console.detail(line)
+    if trace.facts["untraced_runs"]:
+        console.note(f"the trace is full: the last {trace.facts['untraced_runs']} run(s) are not in it")
+    console.note(f"wrote {path}; open it in ui.perfetto.dev or chrome://tracing")
 
 
 def _repeat(session: Any, given: dict[str, Any], times: int) -> tuple[list[Any], list[float]]:

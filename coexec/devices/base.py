@@ -122,6 +122,31 @@ class Kernel(ABC):
         """Starts the work; a synchronous device returns only when it is done. Allocates nothing."""
 
 
+class Handshake(ABC):
+    """Two counters in memory that the host and a device both see while kernels run: `told` by the host, `heard` from the device.
+
+    Both only grow during a run. `sync` makes device work that sets `heard`, then holds the queue until `told` has come far enough.
+    """
+
+    told: memoryview
+    heard: memoryview
+
+    @abstractmethod
+    def sync(self, signal: int = 0, target: int = 0) -> Kernel:
+        """Work that sets `heard` to `signal`, then waits until `told` is at least `target`; 0 leaves that half out."""
+
+    def reset(self) -> None:
+        """Before a run; nothing may be running."""
+        self.told[0] = self.heard[0] = 0
+
+    def release(self) -> None:
+        """Lets everything that waits go on, whatever it waits for: the run is given up."""
+        self.told[0] = 2**31 - 1
+
+    def close(self) -> None:
+        """Frees the counters; nothing may be running."""
+
+
 #: An operand of `Queue.compile`: memory, a constant's array lives in the Value itself, None is an absent input.
 Operand = TensorView | Value | None
 
@@ -154,6 +179,10 @@ class Queue(ABC):
 
     def finish(self) -> None:
         """Waits for everything started."""
+
+    def handshake(self) -> Handshake | None:
+        """Counters by which the host and this queue keep in step, or None where they can only do so by events."""
+        return None
 
     def upload(self, view: TensorView) -> Event:
         """Makes the host's bytes of a view visible to the device; nothing to do where memory is shared."""

@@ -18,7 +18,7 @@ import numpy as np
 from ..cost.compose import ALONE
 from ..cost.features import family
 from ..cost.kernels import bound_by
-from ..devices.base import Device, TensorView
+from ..devices.base import Device, Handshake, TensorView
 from ..errors import DeviceError, UsageError
 from ..graph.ir import Node, TensorType, Value
 from ..ops import native_ops
@@ -301,7 +301,46 @@ def fixed_costs(device: Device, threads: int) -> dict[str, float]:
         each = max(0.0, (many - once) / 32)  # what one more kernel costs: the longer of starting and running it
         sync = max(once - launch - each, 0.1 * once)
         moves = _moves(bench)
+        handshake = bench.queue.handshake()
+        if handshake is not None:
+            counted = _by_counters(bench, handshake)
+            return {**counted, "wait_us": max(0.0, once - each), **moves}
     return {"launch_us": launch, "sync_us": sync, "ready_us": min(ready, sync), "wait_us": max(0.0, once - each), **moves}
+
+
+def _by_counters(bench: Bench, handshake: Handshake, pieces: int = 32) -> dict[str, float]:
+    """launch_us, sync_us and ready_us as a session has them that keeps in step by counters: work is enqueued behind a gate, and
+    the host and the device tell each other of every piece.
+    """
+    launches, rounds = [], []
+    gates = [handshake.sync(number, number + 1) for number in range(pieces)]
+    last = handshake.sync(pieces)
+    heard, told = handshake.heard, handshake.told
+    for _ in range(20):
+        handshake.reset()
+        gates[0].start()
+        bench.queue.flush()
+        begun = time.perf_counter()
+        for gate in gates[1:]:
+            bench.kernel.start()
+            gate.start()
+        bench.queue.flush()
+        launches.append((time.perf_counter() - begun) / (pieces - 1))
+        event = last.start()
+        bench.queue.flush()
+        begun = time.perf_counter()
+        for number in range(1, pieces + 1):
+            told[0] = number
+            while heard[0] < number:
+                pass
+        rounds.append((time.perf_counter() - begun) / pieces)
+        event.wait()
+    handshake.reset()
+    begun = time.perf_counter()
+    for _ in range(pieces):
+        heard[0] >= 0  # noqa: B015 - what hearing of a piece that is done already takes
+    return {"launch_us": float(np.percentile(launches, 10)) * 1e6, "sync_us": float(np.percentile(rounds, 10)) * 1e6,
+            "ready_us": (time.perf_counter() - begun) / pieces * 1e6}
 
 
 def _ready_us(bench: Bench) -> float:

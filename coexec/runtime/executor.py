@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..devices.base import Buffer, Device, Event, Kernel, Operand, Queue, TensorView
+from ..devices.timed import Timer, timed
 from ..errors import CoexecError, DeviceError
 from ..graph.ir import Graph, Node, Value
 from ..ops import op_for
@@ -18,22 +19,28 @@ from ..partition.plan import Plan, on_one_device
 from ..regions import Region
 from .memory import MemoryPlan, plan_memory
 from .schedule import HOST, Alias, Dynamic, Flush, Join, Move, Start, Step, Wait, schedule
+from .trace import Trace, phase
+from .weave import Hear, Sync, Tell, WovenStep, weave
 
 log = logging.getLogger("coexec")
 
 Action = Callable[[], Any]
+
+#: Looks at a counter before the host goes to sleep on the piece's event instead: a few hundred microseconds.
+LOOKS = 10_000
 
 
 class PreparedRun:
     """A plan bound to devices. Not thread-safe: a session lets one thread at a time run it.
 
     `plan` is the plan that really runs: a node whose kernel a device cannot build goes to the CPU with a warning, or, with
-    `strict`, raises the DeviceError.
+    `strict`, raises the DeviceError. With a `trace` its preparation is traced, and `runtime.traced.run_traced` can time its runs.
     """
 
-    def __init__(self, graph: Graph, plan: Plan, devices: Mapping[str, Device], threads: int = 1, strict: bool = False):
+    def __init__(self, graph: Graph, plan: Plan, devices: Mapping[str, Device], threads: int = 1, strict: bool = False,
+                 trace: Trace | None = None):
         plan.check(graph)
-        self.graph, self.devices, self.threads = graph, devices, threads
+        self.graph, self.devices, self.threads, self.trace = graph, devices, threads, trace
         self.plan = settle(graph, plan, devices, strict)
         while True:
             self.queues: dict[str, Queue] = {}
@@ -51,24 +58,31 @@ class PreparedRun:
                 raise
 
     def _prepare(self) -> None:
-        plan = self.plan
-        self.asynchronous = frozenset(name for name, device in self.devices.items() if device.asynchronous)
-        self.steps: list[Step] = schedule(self.graph, plan, self.asynchronous)
-        self.memory: MemoryPlan = plan_memory(self.graph, self.steps)
+        plan, trace = self.plan, self.trace
+        with phase(trace, "schedule"):
+            self.asynchronous = frozenset(name for name, device in self.devices.items() if device.asynchronous)
+            self.steps: list[Step] = schedule(self.graph, plan, self.asynchronous)
+            self.memory: MemoryPlan = plan_memory(self.graph, self.steps)
         used = [self.devices[d] for d in sorted(plan.devices) if d in self.devices]
         allocator = next((d for d in used if d.asynchronous), self.devices[HOST])
-        self.buffer: Buffer = allocator.allocate(max(1, self.memory.nbytes))
+        with phase(trace, "allocate", bytes=self.memory.nbytes):
+            self.buffer: Buffer = allocator.allocate(max(1, self.memory.nbytes))
         self.views = {v: TensorView.contiguous(self.buffer, v.dtype, Region.whole(v.shape), at) for v, at in self.memory.offsets.items()}
         self.queues = {d.name: d.queue(self.threads) for d in {id(d): d for d in (*used, self.devices[HOST])}.values()}
+        asked = {} if trace is None else {name: timed(queue) for name, queue in self.queues.items()}
+        self.timers: dict[str, Timer] = {name: timer for name, timer in asked.items() if timer is not None}
         self.objects: dict[Value, Any] = {}
         self.events: list[Event | None] = [None] * (1 + sum(isinstance(s, Start) and s.index >= 0 for s in self.steps))
         self.kernels: dict[Start, Kernel] = {}
-        numbered = self._number_pieces()
-        compiled = [(step, self._action(step, numbered)) for step in self.steps]
-        for queue in self.queues.values():
-            queue.seal()
+        self.described: dict[Start, dict[str, Any]] = {}
+        slots = self._number_pieces()
+        with phase(trace, "compile"):
+            compiled = [(step, self._action(step, slots)) for step in self.steps]
+        for name, queue in self.queues.items():
+            with phase(trace, f"pack {name}"):  # fills packed weights, allocates scratch memory, binds arguments
+                queue.seal()
         self.actions = [(step, action) for step, action in compiled if action is not None]
-        self.hot: list[Action] = [action for _, action in self.actions]
+        self.hot: list[Action] = self._woven_actions(slots) or [action for _, action in self.actions]
         self.inputs = [(v, self.views[v].array if v in self.views else None) for v in self.graph.inputs]
         self.outputs = [(v, v.data if v.is_constant else self.views[v].array if v in self.views else None) for v in self.graph.outputs]
 
@@ -111,13 +125,66 @@ class PreparedRun:
                 return lambda: self._dynamic(node)
         raise AssertionError(step)
 
+    def _woven_actions(self, slots: Mapping[tuple[str, int], int]) -> list[Action] | None:
+        """The run kept in step by counters, or None where there are none, or nothing to keep in step."""
+        self.handshake = None
+        if len(self.asynchronous) != 1 or not self.buffer.shared:
+            return None
+        device, = self.asynchronous
+        used = {s.device for s in self.steps if isinstance(s, Start)}
+        if used != {HOST, device} or (handshake := self.queues[device].handshake()) is None:
+            return None
+        self.handshake = handshake
+        made = dict(self.actions)
+        actions = [self._woven(step, made, slots) for step in weave(self.steps, self.memory, device)]
+        return [a for a in actions if a is not None]
+
+    def _woven(self, step: WovenStep, made: Mapping[Step, Action], slots: Mapping[tuple[str, int], int]) -> Action | None:
+        handshake = self.handshake
+        match step:
+            case Sync(signal=signal, target=target):
+                return handshake.sync(signal, target).start
+            case Tell(number=number):
+                told = handshake.told
+
+                def tell() -> None:
+                    told[0] = number
+
+                return tell
+            case Hear(device=device, index=index):
+                heard, events, slot, queue = handshake.heard, self.events, slots[device, index], self.queues[device]
+                is_last = (device, index + 1) not in slots
+
+                def hear() -> None:
+                    for _ in range(LOOKS):
+                        if heard[0] >= index:
+                            return
+                    if is_last:
+                        queue.finish()  # not the piece alone: its signal must not arrive in the next run
+                    else:
+                        events[slot].wait()  # type: ignore[union-attr]
+
+                return hear
+            case Flush(device=device):
+                return self.queues[device].flush
+        return made.get(step)
+
     def _compile(self, node: Node, device: str, region: Region) -> Kernel:
         inputs: list[Operand] = [None if v is None else v if v.is_constant else self.views[v] for v in node.inputs]
         outputs = [None if v is None else self.views[v] for v in node.outputs]
         try:
-            return self.queues[device].compile(node, region, inputs, outputs)
+            if self.trace is None:
+                return self.queues[device].compile(node, region, inputs, outputs)
+            return self._compile_traced(self.trace, node, device, region, inputs, outputs)
         except DeviceError as error:
             raise _NoKernel(node, device, error) from error
+
+    def _compile_traced(self, trace: Trace, node: Node, device: str, region: Region, inputs: list[Operand],
+                        outputs: list[TensorView | None]) -> Kernel:
+        with trace.phase(node.name, "compile", op_type=node.op_type, device=device, region=str(region)) as args:
+            kernel = self.queues[device].compile(node, region, inputs, outputs)
+            args["implementation"] = kernel.implementation or None
+        return kernel
 
     def _dynamic(self, node: Node) -> None:
         results = op_for(node).run_whole(node, [None if v is None else self._fetch(v) for v in node.inputs])
@@ -143,9 +210,13 @@ class PreparedRun:
         for queue in queues:
             queue.begin_run()
         try:
+            if self.handshake is not None:
+                self.handshake.reset()
             for action in self.hot:
                 action()
         except BaseException:
+            if self.handshake is not None:
+                self.handshake.release()
             self._drain()
             raise
         finally:
@@ -177,7 +248,7 @@ class PreparedRun:
         """Frees kernels and memory; nothing is running afterwards."""
         for queue in self.queues.values():
             queue.close()
-        self.queues, self.kernels, self.actions, self.hot = {}, {}, [], []
+        self.queues, self.timers, self.kernels, self.actions, self.hot = {}, {}, {}, [], []
         self.views, self.inputs, self.outputs = {}, [], []
         buffer = self.__dict__.pop("buffer", None)
         if buffer is not None:

@@ -22,12 +22,16 @@ HOST = "cpu"
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Start the piece `region` of a node on a device; `index` numbers the pieces of asynchronous devices."""
+    """Start the piece `region` of a node on a device; `index` numbers the pieces of asynchronous devices.
+
+    `after`: the last step by which the host wrote something that an asynchronous piece reads, -1 where there is none.
+    """
 
     node: Node
     device: str
     region: Region
     index: int = -1
+    after: int = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +93,11 @@ class _Knowledge:
 
     seen: dict[str, list[Region]] = field(default_factory=dict)
     writers: list[tuple[Region, str, int]] = field(default_factory=list)
+    written: list[tuple[Region, int]] = field(default_factory=list)  # by the host, at which step
+
+    def last_written(self, region: Region) -> int:
+        """The last step by which the host wrote some of that region; -1 where it was there from the start, or not the host's."""
+        return max((at for there, at in self.written if (there & region).size), default=-1)
 
 
 def schedule(graph: Graph, plan: Plan, asynchronous: frozenset[str] = frozenset({"gpu"}),
@@ -129,7 +138,7 @@ class _Scheduler:
             self.out.append(Dynamic(node))
             for value in node.outputs:
                 if value is not None and value.type.is_static:
-                    self._knowledge(value).seen[HOST] = [Region.whole(value.shape)]
+                    self._wrote(value, Region.whole(value.shape), HOST, -1)
             return
         if self.is_alias(node):
             self._alias(node)
@@ -141,9 +150,11 @@ class _Scheduler:
         todo = pieces(node, self.plan[node.name])
         for device, region in sorted(todo, key=lambda p: p[0] not in self.asynchronous):  # the far device first
             reads = [None if v is None else Region.whole(v.shape) for v in node.inputs] if is_fallback(op) else op.regions_read(node, region)
+            after = -1
             for value, needed in zip(node.inputs, reads):
                 if value is not None and needed is not None and not value.is_constant:
                     self._need(value, needed, device)
+                    after = max(after, self._knowledge(value).last_written(needed))
             index = -1
             if device in self.asynchronous:
                 self.started[device] += 1
@@ -151,7 +162,7 @@ class _Scheduler:
                 self.unflushed.add(device)
             else:
                 self._flush()
-            self.out.append(Start(node, device, region, index))
+            self.out.append(Start(node, device, region, index, after if index >= 0 else -1))
             writes = [None if v is None else Region.whole(v.shape) for v in node.outputs] if is_fallback(op) else op.output_regions(node, region)
             for value, written in zip(node.outputs, writes):
                 if value is not None and written is not None:
@@ -163,7 +174,7 @@ class _Scheduler:
         self.out.append(Alias(node))
         whole_in, whole_out = Region.whole(source.shape), Region.whole(target.shape)
         if source.is_constant:
-            self._knowledge(target).seen[HOST] = [whole_out]
+            self._wrote(target, whole_out, HOST, -1)
             return
         known = self._knowledge(source)
         sides = [side for side, regions in known.seen.items() if not subtract([whole_in], regions)]
@@ -172,6 +183,8 @@ class _Scheduler:
             sides = [HOST]
         for side in sides:
             self._knowledge(target).seen[side] = [whole_out]
+        if known.written:
+            self._knowledge(target).written = [(whole_out, known.last_written(whole_in))]
         if HOST not in sides:
             last = max(i for _, d, i in known.writers if d in sides)
             self._knowledge(target).writers = [(whole_out, sides[0], last)]
@@ -185,6 +198,7 @@ class _Scheduler:
             for side, regions in known.seen.items():
                 target.seen.setdefault(side, []).extend(shifted(r, place) for r in regions)
             target.writers.extend((shifted(r, place), device, index) for r, device, index in known.writers)
+            target.written.extend((shifted(r, place), at) for r, at in known.written)
 
     def _knowledge(self, value: Value) -> _Knowledge:
         return self.known.setdefault(value, _Knowledge())
@@ -194,6 +208,8 @@ class _Scheduler:
         known.seen.setdefault(device, []).append(region)
         if device in self.asynchronous:
             known.writers.append((region, device, index))
+        else:
+            known.written.append((region, len(self.out) - 1))
 
     def _need(self, value: Value, region: Region, side: str) -> None:
         """Puts in what must happen before `side` may read that region."""

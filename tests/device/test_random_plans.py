@@ -1,4 +1,4 @@
-"""The law on the real device: random graphs, random plans, both ways of sharing memory."""
+"""The law on the real device: random graphs, random plans, both ways of sharing memory, kept in step by events and by counters."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from coexec import settings
+from coexec.devices.opencl.handshake import possible
 from coexec.devices.registry import find_devices
 from coexec.graph.onnx_import import load_model
 from coexec.graph.passes import drop_dead_code, infer_and_fold, prepare
@@ -15,10 +16,11 @@ from coexec.runtime.executor import PreparedRun
 from tests.runtime.random_graphs import random_model, random_plan
 
 
-@pytest.mark.parametrize("sharing", ["svm", "copy"])
-def test_random_plans_equal_the_reference(sharing):
+@pytest.mark.parametrize(("sharing", "counters"), [("svm", False), ("svm", True), ("copy", False)])
+def test_random_plans_equal_the_reference(sharing, counters):
     with settings.override(sharing=sharing):
         devices = find_devices(need_gpu=True)
+    counted = 0
 
     @hypothesis_settings(max_examples=40, deadline=None, derandomize=True)
     @given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 10))
@@ -28,7 +30,10 @@ def test_random_plans_equal_the_reference(sharing):
         graph = prepare(model)
         feeds = {"x": rng.standard_normal(model.inputs[0].shape).astype(np.float32)}
         reference = evaluate(prepare(model, passes=(infer_and_fold, drop_dead_code)), feeds)
-        prepared = PreparedRun(graph, random_plan(graph, rng), devices)
+        with settings.override(handshake=counters):
+            prepared = PreparedRun(graph, random_plan(graph, rng), devices)
+        nonlocal counted
+        counted += prepared.handshake is not None
         for _ in range(2):
             for name, found in prepared.run(feeds).items():
                 peak = np.abs(reference[name]).max() if reference[name].size else 0
@@ -36,3 +41,4 @@ def test_random_plans_equal_the_reference(sharing):
         prepared.close()
 
     holds()
+    assert bool(counted) == (counters and possible(devices["gpu"].device, True))

@@ -1,4 +1,6 @@
-"""An adversary: an asynchronous device that does nothing until somebody waits, so that a missing wait or a reused buffer shows."""
+"""Adversaries: an asynchronous device that does nothing until somebody waits, so that a missing wait or a reused buffer shows; and,
+where it is given a `whim`, one that keeps in step by counters and runs as far ahead as its gates let it, when it likes.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from coexec.devices.base import Buffer, Device, DeviceFacts, Event, HostBuffer, Kernel, Operand, Queue, TensorView
+from coexec.devices.base import Buffer, Device, DeviceFacts, Event, Handshake, HostBuffer, Kernel, Operand, Queue, TensorView
 from coexec.devices.cpu.device import CpuDevice
 from coexec.graph.ir import Node
 from coexec.regions import Region
@@ -30,9 +32,9 @@ class LazyDevice(Device):
     name = "gpu"
     asynchronous = True
 
-    def __init__(self, shared: bool = True, declined: frozenset[str] = frozenset()):
+    def __init__(self, shared: bool = True, declined: frozenset[str] = frozenset(), whim: Callable[[], bool] | None = None):
         self.facts = DeviceFacts("lazy", "test")
-        self.shared, self.declined = shared, declined
+        self.shared, self.declined, self.whim = shared, declined, whim
 
     def declines(self, node: Node) -> str | None:
         return "not wanted" if node.op_type in self.declined else None
@@ -61,16 +63,35 @@ class LazyQueue(Queue):
         self.device, self.inner = device, CpuDevice().queue(1)
         self.pending: list[Callable[[], object]] = []
         self.enqueued = self.executed = 0
+        self.counters = None if device.whim is None else Counters(self)
 
     def push(self, action: Callable[[], object]) -> Event:
         self.pending.append(action)
         self.enqueued += 1
-        return LazyEvent(self, self.enqueued)
+        event = LazyEvent(self, self.enqueued)
+        self.wander()
+        return event
 
     def advance(self, count: int) -> None:
         while self.executed < count:
-            self.pending.pop(0)()
-            self.executed += 1
+            if not self.step():
+                raise AssertionError("the host waits for a device that waits for the host")
+
+    def step(self) -> bool:
+        """Runs the next piece of work; False where there is none, or it is a gate that holds."""
+        if not self.pending or self.pending[0]() is HOLDS:
+            return False
+        self.pending.pop(0)
+        self.executed += 1
+        return True
+
+    def wander(self) -> None:
+        """A device of its own mind goes on, or not."""
+        while self.device.whim is not None and self.device.whim() and self.step():
+            pass
+
+    def handshake(self) -> Handshake | None:
+        return self.counters
 
     def compile(self, node: Node, out_region: Region, inputs: Sequence[Operand], outputs: Sequence[TensorView | None]) -> Kernel:
         kernel = self.inner.compile(node, out_region, [far(v) for v in inputs], [far(v) for v in outputs])
@@ -87,6 +108,45 @@ class LazyQueue(Queue):
 
     def download(self, view: TensorView) -> Event:
         return self.push(lambda: np.copyto(view.array, far(view).array))
+
+
+HOLDS = object()
+
+
+class Word:
+    """One counter; touching it is when the other side may have gone on."""
+
+    def __init__(self, queue: LazyQueue):
+        self.queue, self.value = queue, 0
+
+    def __getitem__(self, index: int) -> int:
+        self.queue.wander()
+        return self.value
+
+    def __setitem__(self, index: int, value: int) -> None:
+        self.value = value
+        self.queue.wander()
+
+
+class Counters(Handshake):
+    def __init__(self, queue: LazyQueue):
+        self.queue, self.told, self.heard = queue, Word(queue), Word(queue)
+
+    def sync(self, signal: int = 0, target: int = 0) -> Kernel:
+        def work() -> object:
+            if signal:
+                self.heard.value = signal
+            return HOLDS if self.told.value < target else None
+
+        return LazySync(self.queue, work)
+
+
+class LazySync(Kernel):
+    def __init__(self, queue: LazyQueue, work: Callable[[], object]):
+        self.queue, self.work = queue, work
+
+    def start(self) -> Event:
+        return self.queue.push(self.work)
 
 
 class LazyKernel(Kernel):
