@@ -27,7 +27,7 @@ import make_models  # noqa: E402
 import coexec  # noqa: E402
 from coexec.api import random_feeds  # noqa: E402
 
-STRATEGIES = ["cpu", "gpu", "flops", "coexec", *(f"fixed:gpu={r / 10:g}" for r in range(11))]
+STRATEGIES = ["cpu", "gpu", "flops", "greedy", "coexec", *(f"fixed:gpu={r / 10:g}" for r in range(11))]
 
 
 def light_names() -> list[str]:

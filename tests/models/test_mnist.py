@@ -9,7 +9,7 @@ from PIL import Image
 from coexec.cli.main import main
 
 FOLDER = Path(__file__).resolve().parents[3] / "shared" / "data" / "mnist"
-STRATEGIES = ["cpu", "gpu", "flops", "coexec", *(f"fixed:gpu={r / 10:g}" for r in range(11))]
+STRATEGIES = ["cpu", "gpu", "flops", "greedy", "coexec", *(f"fixed:gpu={r / 10:g}" for r in range(11))]
 
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the trained network and its pictures are kept beside the project, in ../shared/data/mnist")
 

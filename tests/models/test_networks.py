@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 import check_models  # noqa: E402
 import make_models  # noqa: E402
 
-STRATEGIES = ["cpu", "gpu", "flops", "coexec", *(f"fixed:gpu={r / 10:g}" for r in range(11))]
+STRATEGIES = ["cpu", "gpu", "flops", "greedy", "coexec", *(f"fixed:gpu={r / 10:g}" for r in range(11))]
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ GRAPH = tangle()
 PLAN = replace(parse_strategy("fixed:gpu=0.4").plan(GRAPH, board()), planning_ms=1.5)
 
 
-@pytest.mark.parametrize("spec", ["cpu", "gpu", "fixed:gpu=0.4", "flops", "coexec"])
+@pytest.mark.parametrize("spec", ["cpu", "gpu", "fixed:gpu=0.4", "flops", "greedy", "coexec"])
 def test_round_trip(tmp_path, spec):
     for plan in (parse_strategy(spec).plan(GRAPH, board()), PLAN):
         plan.save(tmp_path / "plan.json")

@@ -17,7 +17,7 @@ from coexec.partition.strategies.base import FALLBACK_NOTE, VIEW_NOTE
 from coexec.profiles import DeviceProfile
 from tests.partition.boards import KERNELS, Net, board, classifier, tangle
 
-SPECS = ("cpu", "gpu", "fixed:gpu=0.5", "fixed:gpu=0", "fixed:gpu=1", "fixed:gpu=0.37,axis=channel", "flops", "coexec", "coexec:beam=1")
+SPECS = ("cpu", "gpu", "fixed:gpu=0.5", "fixed:gpu=0", "fixed:gpu=1", "fixed:gpu=0.37,axis=channel", "flops", "greedy", "greedy:window=0", "coexec", "coexec:beam=1")
 BOARDS = {
     "near": board(), "slow gpu": board(gpu_gflops=2.0), "slow cpu": board(cpu_gflops=2.0), "dear wait": board(sync_us=5000.0),
     "two memories": board(map_us=20.0, transfer_gbs=4.0), "no gpu": board(gpu=False), "few kernels": board(operators=("Conv",)),
@@ -68,7 +68,7 @@ def test_without_a_profile_plans_are_not_priced():
     plan = parse_strategy("fixed:gpu=0.25").plan(classifier())
     assert plan.predicted_ms is None and all(p.predicted_us is None for p in plan.partitions)
     assert plan.partitions[1].bounds == (0, 14, 56) and plan.partitions[1].ratio == {"gpu": 0.25, "cpu": 0.75}
-    for spec in ("flops", "coexec"):
+    for spec in ("flops", "greedy", "coexec"):
         with pytest.raises(UsageError, match="needs a device profile"):
             parse_strategy(spec).plan(classifier())
 
@@ -117,7 +117,7 @@ def test_parse_strategy_refuses(text, words):
 
 
 def test_a_strategy_is_a_value_that_prints_as_its_spec():
-    assert set(strategies()) >= {"coexec", "cpu", "fixed", "flops", "gpu"}
+    assert set(strategies()) >= {"coexec", "cpu", "fixed", "flops", "gpu", "greedy"}
     for text in SPECS:
         strategy = parse_strategy(text)
         assert strategy.spec == str(strategy) == text and parse_strategy(strategy.spec) == strategy

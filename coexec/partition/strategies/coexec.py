@@ -139,7 +139,7 @@ class Offers:
     nodes: Sequence[tuple[Node, Partition | None]]
     _grids: dict[int, list[_Grid]] = field(default_factory=dict)
     _always: dict[Node, list[Option]] = field(default_factory=dict)
-    _reads: dict[tuple[Node, Region], tuple[tuple[Value, Region], ...]] = field(default_factory=dict)
+    _cuts: dict[tuple[int, str, int], tuple] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         wanted, asks, grids = [], [], []  # type: ignore[var-annotated]
@@ -203,6 +203,15 @@ class Offers:
 
     def _cut(self, node: Node, grid: _Grid, at: int) -> Option:
         partition = cut(node, grid.axis, (0, at, grid.axis.extent), ("gpu", HOST))
+        kind = self.cost.like(node), grid.axis.name, at
+        told = self._cuts.get(kind)
+        if told is None:
+            told = self._cuts[kind] = self._priced(node, grid, at)
+        parts, gpu_us, cpu_us = told
+        return Option(partition, parts, gpu_us, cpu_us, self._read(node, parts))
+
+    def _priced(self, node: Node, grid: _Grid, at: int) -> tuple[tuple[tuple[str, Region], ...], float, float]:
+        """The pieces of a cut and what they take, the same for all nodes that are alike."""
         whole = Region.whole(node.output.shape)
         parts = (("gpu", whole.replace(grid.axis.dim, (0, at))), (HOST, whole.replace(grid.axis.dim, (at, grid.axis.extent))))
         found = int(np.searchsorted(grid.at, at))
@@ -212,7 +221,7 @@ class Offers:
                 self.cost.keep(node, unit, region, *side[:, found].tolist())
         else:
             gpu_us, cpu_us = grid.between(at)
-        return Option(partition, parts, gpu_us, cpu_us, self._read(node, parts))
+        return parts, gpu_us, cpu_us
 
     def _read(self, node: Node, parts: Sequence[tuple[str, Region]]) -> tuple[tuple[Value, Region], ...]:
         """What the CPU's piece reads."""
