@@ -19,7 +19,7 @@ from ..partition.chains import HOST, Access, Flow, Visit, access
 from ..partition.plan import Partition, pieces
 from ..profiles import DeviceProfile, UnitProfile
 from ..regions import Region
-from .features import COLUMNS, family, features
+from .features import COLUMNS, family, features, features_of
 from .geometry import Facts, bounds
 from .kernels import bound_by, cases
 from .model import KernelModel, LatencyModel
@@ -57,7 +57,7 @@ class CostModel:
                           fit in s.latency.items() if fit.provenance == "estimated"}
         self.facts = {unit: Facts.of(section.facts, section.threads) for unit, section in self.units.items()}
         self.shared = profile.gpu is None or profile.gpu.transfer_gbs is None
-        self._columns: dict[tuple[Node, Region], tuple[float, ...]] = {}
+        self._columns: dict[int, tuple[bytes, np.ndarray]] = {}
         self._kept: dict[tuple[int, str, Region], Estimate] = {}
         self._slow: dict[tuple[int, str, Region], float] = {}
         self._kinds: dict[Node, str] = {}
@@ -65,6 +65,7 @@ class CostModel:
         self._like: dict[Node, int] = {}
         self._ops: dict[Node, Op] = {}
         self._access: dict[tuple[Node, Region], Access] = {}
+        self._reach: dict[tuple[int, Region], tuple[Node, Access]] = {}
 
     def kernel(self, node: Node, region: Region, unit: str) -> Estimate:
         """The piece `region` of a node on a unit, by itself: no launch, no wait. Never zero, unless the piece is empty or a view."""
@@ -147,25 +148,34 @@ class CostModel:
             start = np.concatenate([a for a, _ in parts])
             stop = np.concatenate([b for _, b in parts])
             us[(stop <= start).any(axis=1)] = 0.0
-            for i in np.flatnonzero(np.isnan(us)):
-                us[i], rough[i] = self._simple(node, Region(zip(start[i].tolist(), stop[i].tolist())), unit, self._what(node))
+            left = np.flatnonzero(np.isnan(us))
+            if len(left):
+                us[left], rough[left] = self._simple(node, start[left], stop[left], unit)
         return found
 
-    def _simple(self, node: Node, region: Region, unit: str, what: str) -> Estimate:
-        """Where no kernel of that name was measured: the family's line, else the roofline."""
+    def _simple(self, node: Node, start: np.ndarray, stop: np.ndarray, unit: str) -> tuple[np.ndarray | float, np.ndarray | bool]:
+        """Where no kernel of that name was measured: the family's line, else the roofline. Microseconds, and whether they are estimates."""
+        what = self._what(node)
         if what == "dynamic":
-            return Estimate(FALLBACK_US, True)
-        if what == "view" or not region.size:
-            return Estimate(0.0, False)
-        section, x = self.units[unit], self.columns(node, region)
+            return FALLBACK_US, True
+        if what == "view":
+            return 0.0, False
+        section, x = self.units[unit], self._features(node, start, stop)
         if what == "fallback":
-            return Estimate(FALLBACK_US + x[_MFLOP] / FALLBACK_GFLOPS * 1e3 + x[_MBYTE] / FALLBACK_GBS * 1e3, True)
-        name, model = what, self.models[unit].get(what)
-        if model is not None:
-            us = sum(c * v for c, v in zip(model.weights_, x))
-            if us > 0:
-                return Estimate(float(us), (unit, name) in self.estimates)
-        return Estimate(section.launch_us + roofline_us(section, x[_MFLOP], x[_MBYTE]), True)
+            return FALLBACK_US + x[_MFLOP] / FALLBACK_GFLOPS * 1e3 + x[_MBYTE] / FALLBACK_GBS * 1e3, True
+        roofline, model = section.launch_us + roofline_us(section, x[_MFLOP], x[_MBYTE]), self.models[unit].get(what)
+        if model is None:
+            return roofline, True
+        us = sum(c * v for c, v in zip(model.weights_, x))
+        return np.where(us > 0, us, roofline), np.where(us > 0, (unit, what) in self.estimates, True)
+
+    def _features(self, node: Node, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """`features_of`, a row a column; the last answer is kept for each kind of node: both units ask for much the same pieces."""
+        key = start.tobytes() + stop.tobytes()
+        like = self.like(node)
+        if self._columns.get(like, (b"",))[0] != key:
+            self._columns[like] = key, features_of(node, start, stop).T
+        return self._columns[like][1]
 
     def _what(self, node: Node) -> str:
         """The node's family, or `dynamic`, `fallback` or `view`; kept."""
@@ -176,20 +186,20 @@ class CostModel:
                                          else family(node))
         return found
 
-    def columns(self, node: Node, region: Region) -> tuple[float, ...]:
-        """`features`, kept: both units ask for the same pieces."""
-        key = (node, region)
-        found = self._columns.get(key)
-        if found is None:
-            found = self._columns[key] = tuple(features(node, region).tolist())
-        return found
-
     def access(self, node: Node, region: Region) -> Access:
-        """`access`, kept."""
+        """`access`, kept; of nodes that are alike, the regions are worked out once."""
         key = (node, region)
         found = self._access.get(key)
         if found is None:
-            found = self._access[key] = access(node, region, self.op(node))
+            kind = self.like(node), region
+            known = self._reach.get(kind)
+            if known is None:
+                found = access(node, region, self.op(node))
+                if len({*node.inputs}) == len(node.inputs):  # else one cannot tell which input was meant
+                    self._reach[kind] = node, found
+            else:
+                found = _for(node, *known)
+            self._access[key] = found
         return found
 
     def move_us(self, nbytes: float, moves: int) -> float:
@@ -217,7 +227,7 @@ class CostModel:
         if len(costs) == 1:
             return Estimate(gpu.launch_us + costs["gpu"].us, estimated)
         us = gpu.launch_us + max(costs[d].us * self.busy(node, r, d) for d, r in parts) + gpu.sync_us
-        return Estimate(us + self.move_us(self.columns(node, region)[_MBYTE] * 1e6, 2), estimated)
+        return Estimate(us + self.move_us(0.0 if self.shared else features(node, region)[_MBYTE] * 1e6, 2), estimated)
 
     def host_unit(self, alone: bool) -> str:
         """Which section tells the host's times: plans without a GPU may use more threads."""
@@ -332,7 +342,24 @@ class Run:
         return self.finish + self.cost.move_us(nbytes, 1 if nbytes else 0) + 2 * copied / (self.cost.units[self.unit].bandwidth_gbs * 1e3)
 
 
-def roofline_us(section: UnitProfile, mflop: float, mbyte: float) -> float:
+def _for(node: Node, other: Node, told: Access) -> Access:
+    """What a node accesses, from what a node of the same kind does."""
+    reads = _renamed(node.inputs, other.inputs, told.reads)
+    return Access(reads, _renamed(node.outputs, other.outputs, told.writes), told.view)
+
+
+def _renamed(mine: Sequence[Value | None], theirs: Sequence[Value | None], told: Sequence[tuple[Value, Region]]) -> tuple[tuple[Value, Region], ...]:
+    """`told` of their values, in order, told of mine."""
+    found, at = [], 0
+    for value, region in told:
+        while theirs[at] is not value:
+            at += 1
+        found.append((mine[at], region))
+        at += 1
+    return tuple(found)
+
+
+def roofline_us(section: UnitProfile, mflop: np.ndarray, mbyte: np.ndarray) -> np.ndarray:
     """The longer of computing and moving, at the stated share of the unit's peaks. Above zero."""
     # mflop / (GFLOP/s) is 1e-3 s; mbyte / (GB/s) likewise.
-    return max(mflop / section.peak_gflops, mbyte / section.bandwidth_gbs, 1e-6) * 1e3 / ROOFLINE_SHARE
+    return np.maximum(np.maximum(mflop / section.peak_gflops, mbyte / section.bandwidth_gbs), 1e-6) * 1e3 / ROOFLINE_SHARE

@@ -7,6 +7,7 @@ import numpy as np
 from ..graph.ir import Node
 from ..ops import Work, op_for
 from ..regions import Region
+from .geometry import work_of
 
 #: Columns of `features`, in order. A fitted term of column c is `us_per_<c>` (of `fixed`: `fixed_us`).
 COLUMNS = ("fixed", "mflop", "mbyte", "mbyte_read", "mbyte_written", "kelement_out", "krow_out")
@@ -64,6 +65,16 @@ def features(node: Node, region: Region) -> np.ndarray:
     rows = region.size // max(1, region[-1].size) if len(region) else 1
     return np.array([1.0, work.flops / 1e6, (read + work.bytes_written) / 1e6, read / 1e6, work.bytes_written / 1e6,
                      region.size / 1e3, rows / 1e3])
+
+
+def features_of(node: Node, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+    """`features` of many pieces that are not empty, given by starts and stops, int64 (pieces, rank): float64 (pieces, len(COLUMNS))."""
+    flops, read, written = work_of(node, start, stop).T
+    if node.op_type.startswith("Gather"):
+        read = np.minimum(read, 2 * written)
+    size = np.prod(stop - start, axis=1, dtype=np.int64)
+    rows = size // np.maximum(1, stop[:, -1] - start[:, -1]) if start.shape[1] else np.ones(len(size))
+    return np.stack([np.ones(len(size)), flops / 1e6, (read + written) / 1e6, read / 1e6, written / 1e6, size / 1e3, rows / 1e3], axis=1)
 
 
 def term(column: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,42 @@ def bounds(regions: Sequence[Region], rank: int) -> tuple[Array, Array]:
     """Starts and stops of regions, int64 (pieces, rank) each."""
     both = np.array([[(i.start, i.stop) for i in r] for r in regions], np.int64).reshape(len(regions), rank, 2)
     return both[..., 0], both[..., 1]
+
+
+#: Operators whose work `work_of` computes for all pieces at once.
+_WINDOWS = {"Conv": conv_params, "MaxPool": pool_params, "AveragePool": pool_params, "LpPool": pool_params}
+_COPIES = ("Transpose", "Concat")  # as many elements read as written
+
+
+def work_of(node: Node, start: Array, stop: Array) -> Array:
+    """`Op.work` of pieces that are not empty: operations, bytes read and bytes written, float64 (pieces, 3); the same to the last bit."""
+    op = op_for(node)
+    if node.domain or node.op_type not in (*_WINDOWS, *_COPIES):
+        found = [op.work(node, Region(zip(a, b))) for a, b in zip(start.tolist(), stop.tolist())]
+        return np.array([(w.flops, w.bytes_read, w.bytes_written) for w in found]).reshape(len(start), 3)
+    size = stop - start
+    elements = np.prod(size, axis=1, dtype=np.int64)
+    read = elements * (node.inputs[-1].dtype.itemsize if node.residual else 0)
+    written = elements * sum(v.dtype.itemsize for v in node.outputs if v is not None)
+    each = op.flops(node, Region([(0, 1)] * size.shape[1])) + node.residual + (node.activation is not None)
+    flops = elements * float(each)
+    if node.op_type in _COPIES:
+        return np.stack([flops, (read + elements * node.inputs[0].dtype.itemsize).astype(float), written.astype(float)], axis=1)
+    params, x, channels = _WINDOWS[node.op_type](node), node.inputs[0].shape, size[:, 1]
+    if node.op_type == "Conv":
+        w = node.inputs[1]
+        per_group = w.shape[0] // params.group
+        channels = (up(stop[:, 1], per_group) - start[:, 1] // per_group) * w.shape[1] if params.group > 1 else np.full(len(size), x[1])
+        read = read + size[:, 1] * (prod(w.shape[1:]) * w.dtype.itemsize)
+        if node.operand(2) is not None:
+            read = read + size[:, 1] * node.operand(2).dtype.itemsize
+    whole = size[:, 0] * channels
+    for axis, (k, s, d, pad) in enumerate(zip(params.kernel, params.strides, params.dilations, params.pads_begin)):
+        a, b = start[:, 2 + axis], stop[:, 2 + axis]
+        inside = np.clip((b - 1) * s - pad + (k - 1) * d + 1, 0, x[2 + axis]) - np.clip(a * s - pad, 0, x[2 + axis])
+        whole = whole * np.maximum(inside, min(1, x[2 + axis]))
+    read = read + whole * node.inputs[0].dtype.itemsize
+    return np.stack([flops, read.astype(float), written.astype(float)], axis=1)
 
 
 class Windowed:

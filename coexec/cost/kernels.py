@@ -78,7 +78,8 @@ def cases(node: Node, parts: Parts, unit: str, facts: Facts) -> Iterator[Case]:
         size, flops, lines = p.elements, p.flops, p.rows
     tail = {"mflop": flops * M, **_tail(node, size, lines)}
     for case in found:
-        yield case._replace(terms={**case.terms, **{k: v[case.at] for k, v in tail.items()}})
+        every = len(case.at) == len(start)
+        yield case._replace(terms={**case.terms, **(tail if every else {k: v[case.at] for k, v in tail.items()})})
 
 
 def _tail(node: Node, size: Array, lines: Array) -> dict[str, Array]:
@@ -97,8 +98,13 @@ def _pick(case: Case, keep: Array) -> Case | None:
     at = np.flatnonzero(keep)
     if not len(at):
         return None
-    cut = {k: np.broadcast_to(v, keep.shape)[at] for k, v in case.terms.items()}
-    return Case(case.kernel, at, cut, {k: np.broadcast_to(v, keep.shape)[at] for k, v in case.sizes.items()})
+    every = len(at) == len(keep)
+
+    def picked(told: dict[str, Array]) -> dict[str, Array]:
+        whole = {k: v if np.shape(v) == keep.shape else np.broadcast_to(v, keep.shape) for k, v in told.items()}
+        return whole if every else {k: v[at] for k, v in whole.items()}
+
+    return Case(case.kernel, at, picked(case.terms), picked(case.sizes))
 
 
 def _strips(columns: Array, lanes: int) -> tuple[Array, Array, Array, Array]:

@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -28,15 +29,15 @@ class TensorType:
     dtype: np.dtype | None
     shape: tuple[Dim, ...] | None
 
-    @property
+    @cached_property
     def is_static(self) -> bool:
         """True where memory for it can be planned: a fixed-size element type and every dimension known."""
         return self.dtype is not None and self.dtype != object and self.shape is not None and all(isinstance(d, int) for d in self.shape)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of elements; only for static types."""
-        return int(np.prod(self.shape, dtype=np.int64)) if self.shape else 1
+        return prod(self.shape) if self.shape else 1
 
     @property
     def nbytes(self) -> int:
@@ -128,7 +129,7 @@ class Node:
         """The first output."""
         return self.outputs[0]  # type: ignore[return-value]
 
-    @property
+    @cached_property
     def operands(self) -> tuple[Value | None, ...]:
         """The inputs of the operator itself, without a fused residual."""
         return self.inputs[:-1] if self.residual else self.inputs
@@ -140,7 +141,7 @@ class Node:
     def attr(self, name: str, default: Any = None) -> Any:
         return self.attributes.get(name, default)
 
-    @property
+    @cached_property
     def is_static(self) -> bool:
         """True where every input and output has a static type, so that memory and cuts can be planned."""
         return all(v.type.is_static for v in (*self.inputs, *self.outputs) if v is not None)

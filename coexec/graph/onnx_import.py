@@ -5,6 +5,7 @@ Every defect of the file is an InvalidModel with one line; all unsupported opera
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,8 +22,11 @@ from .ir import Graph, Node, Value, constant, sort_nodes
 from .onnx_semantics import LATEST, OnnxNode, free_names, has_reference, subgraphs
 from .onnx_types import array_from_onnx, attribute_from_onnx, dense_from_sparse, type_from_onnx
 from .onnx_upgrade import DEPRECATED, Upgrader
+from .onnx_weights import arrays, external_arrays, without_weights
 
 OLDEST = 7
+#: Files of at least so many bytes are mapped, not read.
+LARGE_BYTES = 1 << 20
 
 #: Operators whose outputs after the first are dropped where nobody reads them: without them they are simpler operators.
 OPTIONAL_OUTPUTS = frozenset({"BatchNormalization", "Dropout", "LayerNormalization", "MaxPool"})
@@ -35,46 +39,73 @@ def load_model(source: Source) -> Graph:  # type: ignore[valid-type]
 
     Raises InvalidModel, UnsupportedOps.
     """
-    model, where = _read(source)
+    model, where, weights = _read(source)
     _check_header(model, where)
     model = _modern(model, where)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
-    return _Importer(model, where).graph()
+    return _Importer(model, where, weights).graph()
 
 
-def _read(source: object) -> tuple[onnx.ModelProto, str]:
+#: Initializers that are not in the message, by position: arrays, or what is wrong with them.
+Weights = Mapping[int, "np.ndarray | ValueError"]
+
+
+def _read(source: object) -> tuple[onnx.ModelProto, str, Weights]:
     if isinstance(source, onnx.ModelProto):
         _refuse_external(source, "model")
-        return source, source.graph.name or "model"
+        return source, source.graph.name or "model", {}
     if isinstance(source, (bytes, bytearray, memoryview)):
-        model = _parse(bytes(source), "model bytes")
+        model, weights = _parse(bytes(source), "model bytes")
         _refuse_external(model, "model bytes")
-        return model, model.graph.name or "model"
+        return model, model.graph.name or "model", weights
     if not isinstance(source, (str, os.PathLike)):
         raise InvalidModel("cannot read a model from this", found=type(source).__name__, expected="a path, bytes or an onnx.ModelProto")
     path = Path(source)
     try:
-        data = path.read_bytes()
+        data = _contents(path)
     except OSError as error:
         raise InvalidModel("cannot read the model", where=str(path), found=error.strerror or str(error), expected="an ONNX file") from None
-    model = _parse(data, str(path))
+    model, weights = _parse(data, str(path))
+    weights = {**weights, **external_arrays(model.graph, path.parent)}
     try:
         onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise InvalidModel("the model's weights are missing", where=str(path), found=str(error).splitlines()[0][:300],
                            expected="its external data files beside it", hint="copy them there, or save the model with the weights inside") from None
-    return model, path.name
+    return model, path.name, weights
 
 
-def _parse(data: bytes, where: str) -> onnx.ModelProto:
+def _contents(path: Path) -> bytes | mmap.mmap:
+    """The file's bytes; a large one is mapped, so that its weights take no memory of their own. It must not be cut short while in use."""
+    with path.open("rb") as file:
+        if path.stat().st_size >= LARGE_BYTES:
+            try:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            except (OSError, ValueError):  # not every file system can
+                pass
+        return file.read()
+
+
+def _parse(data: bytes | mmap.mmap, where: str) -> tuple[onnx.ModelProto, Weights]:
+    """The message, and the large weights that it was parsed without."""
+    lean = without_weights(data)
+    if lean is not None:
+        model = onnx.ModelProto()
+        try:
+            model.ParseFromString(lean[0])
+        except DecodeError:
+            pass
+        else:
+            if not model.functions and _main_opset(model) >= OLDEST:  # else ONNX rewrites the model, and needs all of it
+                return model, arrays(data, lean[1], model.graph)
     model = onnx.ModelProto()
     try:
-        model.ParseFromString(data)
+        model.ParseFromString(bytes(data))
     except DecodeError:
         raise InvalidModel("not an ONNX model, or a truncated one", where=where, found=f"{len(data)} bytes that do not parse",
                            expected="a serialized ModelProto", hint="export or copy it again") from None
-    return model
+    return model, {}
 
 
 def _refuse_external(model: onnx.ModelProto, where: str) -> None:
@@ -113,8 +144,8 @@ def _modern(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
 
 
 class _Importer:
-    def __init__(self, model: onnx.ModelProto, where: str):
-        self.model, self.where = model, where
+    def __init__(self, model: onnx.ModelProto, where: str, weights: Weights):
+        self.model, self.where, self.weights = model, where, weights
         self.opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
         self.opsets.setdefault("", 1 if self.opsets else LATEST)
         self.values: dict[str, Value] = {}
@@ -123,8 +154,8 @@ class _Importer:
     def graph(self) -> Graph:
         proto = self.model.graph
         self._refuse_unsupported(proto.node)
-        for tensor in proto.initializer:
-            self.values[tensor.name] = constant(tensor.name, self._array(tensor))
+        for number, tensor in enumerate(proto.initializer):
+            self.values[tensor.name] = constant(tensor.name, self._array(tensor, self.weights.get(number)))
         for sparse in proto.sparse_initializer:
             self.values[sparse.values.name] = constant(sparse.values.name, dense_from_sparse(sparse))
         inputs = []
@@ -141,9 +172,11 @@ class _Importer:
         names = {p.key: p.value for p in self.model.metadata_props}
         return Graph(Path(self.where).stem or "model", tuple(inputs), tuple(outputs), tuple(nodes), self.opsets[""], names)
 
-    def _array(self, tensor: onnx.TensorProto) -> np.ndarray:
+    def _array(self, tensor: onnx.TensorProto, read: np.ndarray | ValueError | None = None) -> np.ndarray:
         try:
-            return array_from_onnx(tensor)
+            if isinstance(read, ValueError):
+                raise read
+            return array_from_onnx(tensor) if read is None else read
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise InvalidModel(f"initializer '{tensor.name}' is damaged", where=self.where, found=str(error)[:200],
                                expected=f"{list(tensor.dims)} elements of its type", hint="export or copy the model again") from None

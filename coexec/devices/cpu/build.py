@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeVar
@@ -21,7 +21,7 @@ from ...graph.ir import Node, Value
 from ...ops.base import Op, SplitAxis
 from ...ops.fallback import is_fallback
 from ...regions import Region, even_cuts
-from .threads import Task
+from .threads import Task, run_all
 
 
 class Program(NamedTuple):
@@ -93,10 +93,11 @@ class Options:
 
 
 class Packs:
-    """Constants rearranged once for the kernels of a queue, by (value, cut, layout)."""
+    """Constants rearranged once for the kernels of a queue, by (value, cut, layout). Much of it is filled in later, by many threads."""
 
     def __init__(self) -> None:
         self._made: dict[Hashable, tuple[Any, Any]] = {}
+        self._open: list[Task] = []
 
     def get(self, owner: object, key: Hashable, make: Callable[[], Any]) -> Any:
         """What `make` returned the first time this owner and key were asked for."""
@@ -104,6 +105,16 @@ class Packs:
         if found is None:
             found = self._made[id(owner), key] = (owner, make())  # the owner is kept so that its id stays its own
         return found[1]
+
+    def later(self, packing: tuple[np.ndarray, Sequence[Task]]) -> np.ndarray:
+        """The memory of a Packing, to be filled by `finish`."""
+        self._open += packing[1]
+        return packing[0]
+
+    def finish(self, threads: int) -> None:
+        """Fills what `later` was given since the last call."""
+        tasks, self._open = self._open, []
+        run_all(tasks, threads)
 
     @property
     def nbytes(self) -> int:

@@ -109,7 +109,7 @@ def implicit(piece: Piece, case: Convolution) -> Program | None:
 
     def pack() -> tuple[np.ndarray, np.ndarray]:
         bias = None if case.bias is None else case.bias.reshape(case.group, rows)
-        return (np.concatenate([pack_rows(g, taps) for g in case.w.reshape(case.group, rows, -1)]),
+        return (piece.packed.later(pack_rows(case.w.reshape(case.group, rows, -1), taps)),
                 np.concatenate([pack_bias(None if bias is None else bias[g], rows) for g in range(case.group)]))
 
     a, bias = piece.packed.get(case.weights, ("panels", case.cut), pack)

@@ -58,7 +58,7 @@ def small(piece: Piece, case: Convolution) -> Program | None:
         bias = np.zeros(round_up(oc, LANES), np.float32)
         if case.bias is not None:
             bias[:oc] = case.bias
-        return pack_strips(case.w.reshape(oc, k).T.astype(np.float32)), bias
+        return piece.packed.later(pack_strips(case.w.reshape(oc, k).T)), bias
 
     b, bias = piece.packed.get(case.weights, ("small", case.cut), pack)
     strips = max(1, SUMS_BYTES // (tiles * rows * PANEL * 4))

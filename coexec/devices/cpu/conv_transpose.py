@@ -16,7 +16,7 @@ from .build import Piece, Program, builds
 from .conv import conv_panels
 from .jit import flat, inlined, kernel, rows_contiguous, strides
 from .panels import DEPTH, NO_FLOATS, block_depth, pack_bias, pack_rows, round_up, tail_of
-from .simd import LANES, PANEL, load, store2
+from .simd import LANES, PANEL, ROWS, load, store2
 
 #: What a band of every phase may take (bytes).
 BAND_BYTES = 512 * 1024
@@ -46,13 +46,13 @@ def conv_transpose(piece: Piece) -> Program | None:
     bias = None if piece.absent(2) else piece.inputs[2]
 
     def pack() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        panels, starts = [], []
-        for _, down, *_ in axes[0]:
-            for _, right, *_ in axes[1]:
-                part = np.ascontiguousarray(w[:, :, down][:, :, :, right].transpose(1, 0, 2, 3), np.float32)
-                starts.append(sum(a.size for a in panels))
-                panels.append(pack_rows(part.reshape(oc, -1), max(1, len(down) * len(right))))
-        return np.concatenate([*panels, np.zeros(1, np.float32)]), pack_bias(bias, oc), np.array(starts, np.int64)
+        phases = [(down, right) for _, down, *_ in axes[0] for _, right, *_ in axes[1]]
+        starts = np.cumsum([0, *(round_up(oc, ROWS) * ic * len(down) * len(right) for down, right in phases)])
+        panels = np.zeros(int(starts[-1]) + 1, np.float32)
+        for (down, right), start, stop in zip(phases, starts, starts[1:]):
+            part = np.ascontiguousarray(w[:, :, down][:, :, :, right].transpose(1, 0, 2, 3))
+            piece.packed.later(pack_rows(part.reshape(oc, -1), max(1, len(down) * len(right)), panels[start:stop]))
+        return panels, pack_bias(bias, oc), starts[:-1]
 
     key = "phases", tuple((start, tuple(taps)) for axis in axes for start, taps, *_ in axis), piece.region[1]
     a, packed_bias, starts = piece.packed.get(piece.values[1], key, pack)

@@ -70,7 +70,7 @@ class CpuQueue(Queue):
         for share in shares(op, node, out_region, self.threads):
             regions = op.regions_read(node, share)
             written = op.output_regions(node, share)
-            piece = Piece(node, op, share, regions, tuple(_window(v, r, node) for v, r in zip(inputs, regions)),
+            piece = Piece(node, op, share, regions, tuple(self._window(v, r, node) for v, r in zip(inputs, regions)),
                           tuple(None if v is None or r is None else v.sub(r).array for v, r in zip(outputs, written)),
                           self.options, self._packs)
             programs.append(build(piece))
@@ -78,8 +78,19 @@ class CpuQueue(Queue):
         self._kernels.append(kernel)
         return kernel
 
+    @staticmethod
+    def _window(operand: Operand, region: Region | None, node: Node) -> np.ndarray | None:
+        if operand is None or region is None:
+            return None
+        if isinstance(operand, Value):
+            if operand.data is None:
+                raise DeviceError("an operand is neither memory nor a constant", where=f"{node.op_type} '{node.name}'", found=operand)
+            return operand.data[region.slices]
+        return operand.sub(region).array
+
     def seal(self) -> None:
-        """Allocates scratch memory for the neediest kernel of each thread, and binds what was compiled since the last call."""
+        """Fills packed weights, allocates scratch memory for the neediest kernel of each thread, and binds what was compiled since."""
+        self._packs.finish(self.threads)
         grown = False
         for i in range(self.threads):
             needed = max((k.programs[i].scratch_bytes for k in self._kernels if i < len(k.programs)), default=0)
@@ -159,16 +170,6 @@ def shares(op: Op, node: Node, out_region: Region, threads: int) -> list[Region]
         if best[0] <= FAIR_SHARE:
             break
     return best[1] if best else [out_region]
-
-
-def _window(operand: Operand, region: Region | None, node: Node) -> np.ndarray | None:
-    if operand is None or region is None:
-        return None
-    if isinstance(operand, Value):
-        if operand.data is None:
-            raise DeviceError("an operand is neither memory nor a constant", where=f"{node.op_type} '{node.name}'", found=operand)
-        return operand.data[region.slices]
-    return operand.sub(region).array
 
 
 def _aligned(nbytes: int) -> np.ndarray:

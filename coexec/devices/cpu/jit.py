@@ -64,10 +64,17 @@ def _cached(function: Callable, wanted: dict[str, Any]) -> Callable:
         return numba.njit(**wanted)(function)
 
 
+#: Kernels that are compiled, with the kinds of arguments: numba's own look takes as long as some kernels run.
+_prepared: set[tuple[Any, ...]] = set()
+
+
 def prepare(task: Callable) -> None:
     """Compiles the kernel behind a bound call (or loads it from the cache) without running it; other callables are left alone."""
     function = getattr(task, "func", None)
     if not isinstance(function, Dispatcher):
+        return
+    alike = (function, *(f"{a.dtype.char}{a.ndim}.{a.flags.num}" if type(a) is np.ndarray else type(a) for a in task.args))
+    if alike in _prepared and tuple not in alike:
         return
     kinds = tuple(function.typeof_pyval(a) for a in task.args)
     try:
@@ -75,6 +82,7 @@ def prepare(task: Callable) -> None:
     except OSError:  # the cache became unwritable, or its disk full, since it was looked at
         function._cache = NullCache()
         function.compile(kinds)
+    _prepared.add(alike)
 
 
 def inlined(function: Callable) -> Callable:
@@ -90,21 +98,27 @@ def helper(function: Callable) -> Callable:
 class _Memory:
     """Memory of an array under another shape, for numpy.asarray; keeps the array alive."""
 
-    def __init__(self, owner: np.ndarray, count: int):
+    def __init__(self, owner: np.ndarray, count: int, dtype: np.dtype):
         self.owner = owner
-        self.__array_interface__ = {"version": 3, "shape": (count,), "typestr": owner.dtype.str, "data": (owner.ctypes.data, False)}
+        self.__array_interface__ = {"version": 3, "shape": (count,), "typestr": dtype.str, "data": (owner.ctypes.data, False)}
 
 
-def flat(view: np.ndarray) -> np.ndarray:
+def flat(view: np.ndarray, dtype: Any = None) -> np.ndarray:
     """The memory from a view's first element to its last as one 1-D array, so that kernels see one type whatever the strides.
 
     It passes for writable even where the view is not (a constant): kernels are compiled for one kind of array. They write to outputs only.
+    Where it is not aligned (a constant in a mapped file), a copy. With a dtype (bytes), elements of that type, where they lie.
+    Raises ValueError for negative strides.
     """
+    if dtype is None and not view.flags.aligned:
+        return flat(view, np.uint8).copy().view(view.dtype)
+    dtype = view.dtype if dtype is None else np.dtype(dtype)
     if not view.size:
-        return np.empty(0, view.dtype)
+        return np.empty(0, dtype)
     if any(s < 0 for s in view.strides):
         raise ValueError("a view with negative strides has no flat form")
-    return np.asarray(_Memory(view, sum((n - 1) * s for n, s in zip(view.shape, view.strides)) // view.itemsize + 1))
+    nbytes = sum((n - 1) * s for n, s in zip(view.shape, view.strides)) + view.itemsize
+    return np.asarray(_Memory(view, nbytes // dtype.itemsize, dtype))
 
 
 def strides(view: np.ndarray) -> tuple[int, ...]:

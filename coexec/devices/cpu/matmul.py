@@ -7,7 +7,8 @@ from functools import partial
 import numpy as np
 
 from .build import Piece, Program, builds
-from .jit import flat, inlined, kernel
+from .jit import flat, inlined, kernel, strides
+from .packing import Packing, Strips, pack, strips_of
 from .panels import DEPTH, NO_FLOATS, group_end, multiply_rows, pack_rows, round_up, strip_vectors, tail_of
 from .simd import LANES, PANEL, ROWS, load, store, store_turned
 
@@ -67,9 +68,9 @@ def product(piece: Piece, a: np.ndarray, b: np.ndarray, extra: np.ndarray | None
         return None
     key = piece.region, alpha
     if a_fixed:
-        a_pack = piece.packed.get(piece.values[0], ("rows", key), lambda: pack_rows(np.ascontiguousarray(a)))
+        a_pack = piece.packed.get(piece.values[0], ("rows", key), lambda: piece.packed.later(pack_rows(a)))
     if b_fixed:
-        b_pack = piece.packed.get(piece.values[1], ("strips", piece.regions[1], alpha), lambda: pack_strips(b * np.float32(alpha)))
+        b_pack = piece.packed.get(piece.values[1], ("strips", piece.regions[1], alpha), lambda: piece.packed.later(pack_strips(b, alpha)))
     rows = round_up(m, ROWS)
     strips = 1 if k <= DEPTH else max(1, min(16, SUMS_BYTES // (rows * PANEL * 4)))
     offsets = np.stack([matrix_offsets(v, stack) for v in (a, b, y, extra, first)], axis=1).reshape(-1)
@@ -88,16 +89,16 @@ def product(piece: Piece, a: np.ndarray, b: np.ndarray, extra: np.ndarray | None
     return Program(f"f32_{piece.node.op_type.lower()}_{'strips' if b_fixed else 'packed'}_{ROWS}x{PANEL}", bind, 4 * int(starts[2]))
 
 
-def pack_strips(b: np.ndarray) -> np.ndarray:
-    """B (k x n) as flat strips of at most PANEL columns, the last one padded to whole vectors."""
-    k, n = b.shape
-    padded, strips, at = np.zeros((k, round_up(n, LANES)), np.float32), [], 0
-    padded[:, :n] = b
+def pack_strips(b: np.ndarray, factor: float = 1.0) -> Packing:
+    """B (k x n, float32) times a factor as flat strips of at most PANEL columns, the last one padded to whole vectors."""
+    (k, n), (row, column) = b.shape, strides(b)
+    whole = max(0, n - 4 * LANES) // PANEL * PANEL  # what comes before the last strips is full ones
+    table, at = [strips_of(k, whole, PANEL, row, column).table], whole
     while at < n:
         width = strip_vectors.py_func(n - at) * LANES
-        strips.append(padded[:, at:at + width].reshape(-1))
+        table.append(np.array([[at * k, at * column, k, width, min(width, n - at)]], np.int64))
         at += width
-    return np.concatenate(strips)
+    return pack(b, Strips(np.concatenate(table), at * k), row, column, factor)
 
 
 def _fits(view: np.ndarray | None) -> bool:

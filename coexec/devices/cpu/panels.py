@@ -13,7 +13,8 @@ import numpy as np
 
 from ...graph.ir import Activation
 from .activations import CLAMPED, activate, code_of
-from .jit import helper, inlined
+from .jit import helper, inlined, strides
+from .packing import Packing, pack, side_by_side, strips_of
 from .simd import LANES, PANEL, ROWS, multiply_tile
 
 #: Depth of a block of k: a strip of that depth takes most of a 32-48 KB first-level cache where vectors are wide.
@@ -49,14 +50,15 @@ def round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
-def pack_rows(a: np.ndarray, unit: int = 1) -> np.ndarray:
-    """A (m x k) as flat panels of ROWS rows, zero-padded; blocks of k hold a multiple of `unit` of it, at most DEPTH if that allows."""
-    m, k = a.shape
-    padded = np.zeros((round_up(m, ROWS), k), np.float32)
-    padded[:m] = a
-    step = block_depth(unit)
-    blocks = [padded[:, at:at + step].reshape(-1, ROWS, min(step, k - at)).transpose(0, 2, 1).ravel() for at in range(0, k, step)]
-    return np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+def pack_rows(a: np.ndarray, unit: int = 1, to: np.ndarray | None = None) -> Packing:
+    """A (m x k, or a stack of such, float32) as flat panels of ROWS rows, zero-padded; into `to`, or memory of their own.
+
+    Blocks of k hold a multiple of `unit` of it, at most DEPTH if that allows.
+    """
+    m, k = a.shape[-2:]
+    row, column = strides(a)[-2:]
+    what = strips_of(k, m, ROWS, column, row, block_depth(unit))
+    return pack(a, what if a.ndim == 2 else side_by_side(what, a.shape[0], strides(a)[0]), column, row, to=to)
 
 
 def pack_bias(bias: np.ndarray | None, m: int) -> np.ndarray:

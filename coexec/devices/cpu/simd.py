@@ -87,6 +87,16 @@ def store(typingctx, array, index, value):
     return types.void(array, types.int64, vector), codegen
 
 
+@intrinsic
+def element(typingctx, array, index):
+    """The float32 number `index` of an array of bytes that need not be aligned."""
+    def codegen(context, builder, signature, args):
+        found = builder.load(builder.gep(_pointer(context, builder, signature.args[0], args[0], ir.Constant(_I64, 0), _F32), [args[1]]))
+        found.align = 1
+        return found
+    return types.float32(array, types.int64), codegen
+
+
 def _prefetch(builder, pointer):
     pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
     kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])

@@ -6,6 +6,7 @@ Raw locks are the quickest hand-over Python has: one futex call to wake a thread
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 
 Task = Callable[[], None]
@@ -73,3 +74,22 @@ class ThreadTeam:
         for worker in self._workers:
             worker.thread.join()
         self._workers = []
+
+
+def run_all(tasks: Sequence[Task], threads: int) -> None:
+    """Runs tasks that may run in any order, each on whichever of `threads` threads is free. Raises what one of them raised."""
+    left = deque(tasks)
+
+    def work() -> None:
+        while left:
+            try:
+                task = left.popleft()
+            except IndexError:  # another thread took the last one
+                return
+            task()
+
+    team = ThreadTeam(max(1, min(threads, len(left))))
+    try:
+        team.run([work] * team.size)
+    finally:
+        team.close()

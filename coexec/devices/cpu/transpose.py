@@ -30,7 +30,7 @@ def transpose(piece: Piece) -> Program | None:
         run = partial(copy_rows, flat(x), flat(y), rows.offsets, rows.length)
         return Program("f32_transpose_rows", lambda scratch: run)
     height, width = y.shape[-2:]
-    if x.strides[-2] != 4 or y.strides[-1] != 4 or height % LANES or width % LANES or any(s < 0 for v in (x, y) for s in v.strides):
+    if x.strides[-2] != 4 or y.strides[-1] != 4 or min(height, width) < LANES or any(s < 0 for v in (x, y) for s in v.strides):
         return None
     offsets = np.stack([matrix_offsets(v, y.shape[:-2]) for v in (x, y)], axis=1).reshape(-1)
     geometry = np.array([height, width, x.strides[-1] // 4, y.strides[-2] // 4], np.int64)
@@ -48,9 +48,13 @@ def copy_rows(x, y, offsets, length):
 @kernel
 def turn_squares(x, y, offsets, g, square):
     height, width, x_column, y_row = g[0], g[1], g[2], g[3]
+    last_row, last_column = height - LANES, width - LANES
     for i in range(0, offsets.size, 2):
-        for column in range(0, width, LANES):
-            for row in range(0, height, LANES):
+        # The last square of a row or column lies over the one before it where the extent is no multiple.
+        for wanted_column in range(0, width, LANES):
+            column = min(wanted_column, last_column)
+            for wanted_row in range(0, height, LANES):
+                row = min(wanted_row, last_row)
                 turn(square, 0, x, offsets[i] + column * x_column + row, x_column)
                 for r in range(LANES):
                     store(y, offsets[i + 1] + (row + r) * y_row + column, load(square, r * LANES))

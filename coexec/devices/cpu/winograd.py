@@ -15,6 +15,7 @@ from .activations import activate
 from .build import Piece, Program
 from .conv_small import MOST_PIXELS
 from .jit import flat, inlined, kernel, strides
+from .packing import pack_filters
 from .panels import NO_FLOATS, pack_bias, round_up
 from .simd import (
     LANES,
@@ -85,11 +86,7 @@ def winograd(piece: Piece, case: Convolution) -> Program | None:
     points, padded = (m + 2) ** 2, round_up(oc, ROWS)
 
     def pack() -> tuple[np.ndarray, np.ndarray]:
-        g = _G[m]
-        u = np.einsum("ab,ocbd,ed->aeoc", g, case.w.astype(np.float64), g, optimize=True).reshape(points, oc, ic)
-        full = np.zeros((points, padded, ic), np.float32)
-        full[:, :oc] = u
-        return np.ascontiguousarray(full.reshape(points, -1, ROWS, ic).transpose(0, 1, 3, 2)).reshape(-1), pack_bias(case.bias, oc)
+        return piece.packed.later(pack_filters(case.w, _G[m], ROWS, points_first=True)), pack_bias(case.bias, oc)
 
     u, bias = piece.packed.get(case.weights, ("winograd", m, case.cut), pack)
     tiles_across, tiles = -(-ow // m), -(-oh // m) * -(-ow // m)

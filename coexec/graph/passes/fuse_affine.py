@@ -104,7 +104,7 @@ def _apply(host: Node, output: Value, scale: np.ndarray | float, shift: np.ndarr
         if spread is None:
             return None
         old_bias = beta * spread
-    inputs = [host.operand(0), weights if np.all(by_channel == 1) else constant(weights.name, _scaled(host, by_channel).astype(dtype)),
+    inputs = [host.operand(0), weights if np.all(by_channel == 1) else constant(weights.name, _scaled(host, by_channel)),
               constant(f"{host.name}/bias", (old_bias * by_channel + offset).astype(dtype))]
     attributes = {**host.attributes, "beta": 1.0} if host.op_type == "Gemm" else host.attributes
     return replace(host, inputs=tuple(inputs), outputs=(output, *host.outputs[1:]), attributes=attributes)
@@ -113,11 +113,16 @@ def _apply(host: Node, output: Value, scale: np.ndarray | float, shift: np.ndarr
 def _scaled(host: Node, scale: np.ndarray) -> np.ndarray:
     weights = host.operand(1).data
     if host.op_type == "Conv":
-        return weights * scale.reshape((-1,) + (1,) * (weights.ndim - 1))
+        return _times(weights, scale.reshape((-1,) + (1,) * (weights.ndim - 1)))
     if host.op_type == "ConvTranspose":  # [IC, OC / group, ...]: each group of input channels makes its own output channels
         group = host.attr("group", 1)
         grouped = weights.reshape((group, weights.shape[0] // group, *weights.shape[1:]))
-        return (grouped * scale.reshape((group, 1, -1) + (1,) * (weights.ndim - 2))).reshape(weights.shape)
+        return _times(grouped, scale.reshape((group, 1, -1) + (1,) * (weights.ndim - 2))).reshape(weights.shape)
     if host.op_type == "Gemm" and host.attr("transB", 0):
-        return weights * scale[:, None]
-    return weights * scale
+        return _times(weights, scale[:, None])
+    return _times(weights, scale)
+
+
+def _times(weights: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """The product in float64, rounded to the weights' type a block at a time: large weights are not held twice."""
+    return np.multiply(weights, scale, out=np.empty(weights.shape, weights.dtype), casting="same_kind")
