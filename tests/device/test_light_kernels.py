@@ -437,7 +437,8 @@ RESIZES = [
     ((1, 2, 6, 6), (1, 1, 0.5, 0.5), {"mode": "linear", "antialias": 1}), ((1, 1, 5, 6), (1, 1, 2, 1.5), {"mode": "cubic"}),
     ((1, 1, 5, 6), (1, 1, 0.8, 2), {"mode": "cubic", "exclude_outside": 1, "cubic_coeff_a": -0.5}),
     ((1, 1, 3, 4, 5), (1, 1, 2, 1, 2), {"mode": "linear", "coordinate_transformation_mode": "asymmetric"}),
-    ((6,), (2,), {"mode": "nearest"})]
+    ((6,), (2,), {"mode": "nearest"}),
+    ((1, 1, 4, 4), (1, 1, 0.25, 0.25), {"mode": "nearest"}), ((1, 1, 4, 4), (1, 1, 1, 1), {"mode": "linear"})]  # nothing to loop over
 
 
 @pytest.mark.parametrize("shape,scales,attributes", RESIZES)

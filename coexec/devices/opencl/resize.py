@@ -65,7 +65,7 @@ def _loops(taps: tuple[int, ...], weighted: bool) -> str:
     product = " * ".join(f"w{k}" for k, t in enumerate(taps) if t and weighted)
     guard = " && ".join(f"from{k} >= 0" for k, t in enumerate(taps) if t)
     body = f"const A v = CAT(convert_, A)(LOAD(T, x, {place})); total += v{' * ' + product if product else ''};"
-    body = f"if ({guard}) {{ {body} }}" if guard else body
+    body = f"if ({guard}) {{ {body} }}" if guard else f"{{ {body} }}"
     for k, t in enumerate(taps):
         if t:
             body = f"AXIS_({k}, {names[k]}, {body})"
