@@ -246,6 +246,8 @@ def _tree(text: str, where: str) -> Any:
             loader.dispose()
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        if "nesting depth" in str(error.problem):  # PyYAML from 6.0.4 counts too, and further than we do
+            raise ProfileMismatch("nested too deep for a profile", where=where + line, expected=f"at most {MAX_DEPTH} levels") from None
         raise ProfileMismatch("not YAML", where=where + line, found=error.problem or str(error), expected="a device profile") from None
     except (yaml.YAMLError, ValueError) as error:
         raise ProfileMismatch("not YAML", where=where, found=str(error)[:200], expected="a device profile") from None

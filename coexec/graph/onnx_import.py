@@ -67,7 +67,8 @@ def _read(source: object) -> tuple[onnx.ModelProto, str, Weights]:
     except OSError as error:
         raise InvalidModel("cannot read the model", where=str(path), found=error.strerror or str(error), expected="an ONNX file") from None
     model, weights = _parse(data, str(path))
-    weights = {**weights, **external_arrays(model.graph, path.parent)}
+    if _stays(model):
+        weights = {**weights, **external_arrays(model.graph, path.parent)}
     try:
         onnx.external_data_helper.load_external_data_for_model(model, str(path.parent))
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
@@ -97,7 +98,7 @@ def _parse(data: bytes | mmap.mmap, where: str) -> tuple[onnx.ModelProto, Weight
         except DecodeError:
             pass
         else:
-            if not model.functions and _main_opset(model) >= OLDEST:  # else ONNX rewrites the model, and needs all of it
+            if _stays(model):
                 return model, arrays(data, lean[1], model.graph)
     model = onnx.ModelProto()
     try:
@@ -128,6 +129,11 @@ def _check_header(model: onnx.ModelProto, where: str) -> None:
 def _main_opset(model: onnx.ModelProto) -> int:
     versions = [o.version for o in model.opset_import if o.domain in ("", "ai.onnx")]
     return versions[0] if versions else OLDEST
+
+
+def _stays(model: onnx.ModelProto) -> bool:
+    """False where ONNX is to rewrite the model, for which it needs all of it."""
+    return not model.functions and _main_opset(model) >= OLDEST
 
 
 def _modern(model: onnx.ModelProto, where: str) -> onnx.ModelProto:

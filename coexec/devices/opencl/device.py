@@ -168,7 +168,8 @@ class OpenCLQueue(Queue):
             # Where memory is shared, large weights are used where they were packed: a copy would take as much memory and time again.
             stays = "svm" in self.device.facts.sharing and array.nbytes >= SHARED_BYTES and array.ctypes.data % host.ALIGNMENT == 0
             flags = cl.mem_flags.READ_ONLY | (cl.mem_flags.USE_HOST_PTR if stays else cl.mem_flags.COPY_HOST_PTR)
-            self._constants[key] = (owner, filled if stays else None), allocate(self.context, lambda _: cl.Buffer(self.context, flags, hostbuf=filled), array.nbytes)
+            buffer = allocate(self.context, lambda _: cl.Buffer(self.context, flags, hostbuf=filled), array.nbytes)
+            self._constants[key] = (owner, filled if stays else None), buffer
         return self._constants[key][1]
 
     def close(self) -> None:

@@ -1,0 +1,92 @@
+"""Packed weights: every layout against its definition in NumPy, wherever the weights lie."""
+
+import numpy as np
+import pytest
+
+from coexec.devices.cpu.matmul import pack_strips
+from coexec.devices.cpu.packing import pack, pack_filters, side_by_side, strips_of
+from coexec.devices.cpu.panels import block_depth, pack_rows
+from coexec.devices.cpu.simd import LANES, PANEL, ROWS
+from coexec.devices.cpu.threads import run_all
+from coexec.devices.cpu.winograd import _G
+from coexec.devices.opencl.conv import pack_rows as gpu_rows
+from coexec.devices.opencl.conv import pack_winograd
+from coexec.devices.opencl.products import pack_columns
+
+RNG = np.random.default_rng(1)
+
+
+def array(*shape: int, shift: int = 0) -> np.ndarray:
+    """Random float32, `shift` bytes off any alignment."""
+    found = RNG.standard_normal(shape, dtype=np.float32)
+    raw = np.zeros(found.nbytes + 8, np.uint8)
+    raw[shift:shift + found.nbytes] = found.reshape(-1).view(np.uint8)
+    return np.frombuffer(raw, np.float32, found.size, shift).reshape(shape)
+
+
+def filled(packing) -> np.ndarray:
+    packing.data[:] = np.nan
+    run_all(packing.tasks[::-1], 3)
+    return packing.data
+
+
+def strips(matrix: np.ndarray, width: int) -> np.ndarray:
+    """The definition: strips of `width` columns, zeros beyond the last column."""
+    padded = np.pad(matrix, ((0, 0), (0, -matrix.shape[1] % width)))
+    return np.concatenate([padded[:, at:at + width].reshape(-1) for at in range(0, padded.shape[1], width)])
+
+
+@pytest.mark.parametrize("shift", [0, 1, 6])
+@pytest.mark.parametrize("depth, columns", [(1, 1), (7, PANEL), (300, 5 * PANEL + 3), (33, 4 * LANES)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_strips(depth: int, columns: int, turned: bool, shift: int):
+    matrix = array(columns, depth, shift=shift).T if turned else array(depth, columns, shift=shift)
+    found = filled(pack_strips(matrix, 0.5))
+    at, rest = 0, matrix * np.float32(0.5)
+    while rest.shape[1]:
+        left = -(-rest.shape[1] // LANES)
+        width = min(3 if left != 4 else 2, left) * LANES
+        assert np.array_equal(found[at:at + depth * width], strips(rest[:, :width], width))
+        at, rest = at + depth * width, rest[:, width:]
+    assert at == found.size
+    assert np.array_equal(pack_columns(matrix, 12).reshape(-1), strips(matrix, 12))
+
+
+@pytest.mark.parametrize("m, k, unit", [(1, 1, 1), (ROWS, 192, 1), (3 * ROWS + 1, 500, 9), (5, 700, 300)])
+def test_rows_in_blocks_of_depth(m: int, k: int, unit: int):
+    stack, step = array(2, m, k, shift=3), block_depth(unit)
+    wanted = np.concatenate([strips(a[:, at:at + step].T, ROWS) for a in stack for at in range(0, k, step)])
+    assert np.array_equal(filled(pack_rows(stack, unit)), wanted)
+    assert np.array_equal(gpu_rows(stack.reshape(2 * m, k), 2, 6).reshape(-1), np.concatenate([strips(a.T, 6) for a in stack]))
+
+
+@pytest.mark.parametrize("m", [2, 4])
+@pytest.mark.parametrize("out, channels, groups, rows", [(1, 1, 1, 8), (21, 5, 1, 8), (26, 3, 2, 12)])
+def test_filters(m: int, out: int, channels: int, groups: int, rows: int):
+    w, g, points = array(out, channels, 3, 3, shift=2), _G[m], (m + 2) ** 2
+    transformed = np.einsum("ab,ocbd,ed->aeoc", g, w.astype(np.float64), g).reshape(points, groups, out // groups, channels)
+    padded = np.pad(transformed, ((0, 0), (0, 0), (0, -(out // groups) % rows), (0, 0)))
+    tiled = padded.reshape(points, groups, -1, rows, channels)  # point, group, tile, row, channel
+    np.testing.assert_allclose(filled(pack_filters(w, g, rows, groups)), tiled.transpose(1, 2, 0, 4, 3).reshape(-1), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(filled(pack_filters(w, g, rows, groups, points_first=True)), tiled.transpose(0, 1, 2, 4, 3).reshape(-1),
+                               rtol=1e-6, atol=1e-7)
+    if m == 4:
+        cpu = filled(pack_filters(w, g, rows, groups))
+        assert np.array_equal(pack_winograd(w, groups, rows).reshape(-1), cpu)  # both devices multiply by the very same numbers
+
+
+def test_large_weights_are_many_tasks_that_any_thread_may_run():
+    matrix = array(1500, 1000)
+    packing = pack(matrix, side_by_side(strips_of(1500, 1000, 16, 1000, 1), 1, 0), 1000, 1)
+    assert len(packing.tasks) > 2
+    assert np.array_equal(filled(packing), strips(matrix, 16))
+
+
+def test_what_a_task_raises_comes_out():
+    def fail() -> None:
+        raise ValueError("no")
+
+    done: list[int] = []
+    with pytest.raises(ValueError, match="no"):
+        run_all([fail, *(lambda i=i: done.append(i) for i in range(20))], 3)
+    run_all([], 3)
