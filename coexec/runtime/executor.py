@@ -17,6 +17,7 @@ from ..ops import op_for
 from ..ops.fallback import is_fallback
 from ..partition.plan import Plan, on_one_device
 from ..regions import Region
+from .hazards import guard
 from .memory import MemoryPlan, plan_memory
 from .schedule import HOST, Alias, Dynamic, Flush, Join, Move, Start, Step, Wait, schedule
 from .trace import Trace, phase
@@ -61,8 +62,9 @@ class PreparedRun:
         plan, trace = self.plan, self.trace
         with phase(trace, "schedule"):
             self.asynchronous = frozenset(name for name, device in self.devices.items() if device.asynchronous)
-            self.steps: list[Step] = schedule(self.graph, plan, self.asynchronous)
-            self.memory: MemoryPlan = plan_memory(self.graph, self.steps)
+            steps = schedule(self.graph, plan, self.asynchronous)
+            self.memory: MemoryPlan = plan_memory(self.graph, steps)
+            self.steps: list[Step] = guard(steps, self.memory)
         used = [self.devices[d] for d in sorted(plan.devices) if d in self.devices]
         allocator = next((d for d in used if d.asynchronous), self.devices[HOST])
         with phase(trace, "allocate", bytes=self.memory.nbytes):

@@ -15,6 +15,9 @@ from .schedule import Alias, Dynamic, Join, Move, Start, Step, Wait
 
 #: Cache lines are 64 bytes on the boards we know; OpenCL's largest vector needs 128.
 ALIGNMENT_BYTES = 128
+#: Memory that an asynchronous piece uses is free again when so many later pieces of its device were started: the host may be that
+#: far ahead without waiting (`hazards.guard`), and what is written next lies in memory that is still in a cache.
+BEHIND = 1
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class _Life:
 def plan_memory(graph: Graph, steps: Sequence[Step]) -> MemoryPlan:
     """Offsets such that no two values that live at the same time overlap: largest first, lowest gap (as in TensorFlow Lite's planner).
 
-    A value lives from the first step that touches it to the last; what an asynchronous piece touches lives until that piece was waited for.
-    Graph inputs live from the start; outputs to the end.
+    A value lives from the first step that touches it to the last; what an asynchronous piece touches lives until that piece was waited
+    for, or until `BEHIND` later ones were started: then `hazards.guard` must be asked. Graph inputs live from the start; outputs to the end.
     """
     lives = _lifetimes(graph, steps)
     placed: list[tuple[int, _Life]] = []
@@ -81,6 +84,13 @@ def _lifetimes(graph: Graph, steps: Sequence[Step]) -> list[_Life]:
         life.last = max(life.last, at)
         return life
 
+    def release(device: str, index: int, at: int) -> None:
+        """What the pieces up to `index` touched lives until now, and no longer on their account."""
+        for started, life in pending.get(device, ()):
+            if started <= index:
+                life.last = max(life.last, at)
+        pending[device] = [(i, life) for i, life in pending.get(device, ()) if i > index]
+
     for value in graph.inputs:
         touch(value, -1)
     for at, step in enumerate(steps):
@@ -88,6 +98,7 @@ def _lifetimes(graph: Graph, steps: Sequence[Step]) -> list[_Life]:
             case Start(node=node, device=device, index=index):
                 touched = [touch(v, at) for v in (*node.inputs, *node.outputs)]
                 if index >= 0:
+                    release(device, index - BEHIND, at)
                     pending.setdefault(device, []).extend((index, life) for life in touched if life is not None)
             case Dynamic(node=node):
                 for value in (*node.inputs, *node.outputs):
@@ -107,10 +118,7 @@ def _lifetimes(graph: Graph, steps: Sequence[Step]) -> list[_Life]:
                 if index >= 0 and life is not None:
                     pending.setdefault(device, []).append((index, life))
             case Wait(device=device, index=index):
-                for started, life in pending.get(device, ()):
-                    if started <= index:
-                        life.last = max(life.last, at)
-                pending[device] = [(i, life) for i, life in pending.get(device, ()) if i > index]
+                release(device, index, at)
     for left in pending.values():
         for _, life in left:
             life.last = len(steps)

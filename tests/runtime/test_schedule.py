@@ -7,7 +7,8 @@ from coexec.graph.onnx_import import load_model
 from coexec.graph.passes import prepare
 from coexec.ops import op_for
 from coexec.partition.plan import Plan, cut, on_one_device
-from coexec.runtime.memory import plan_memory
+from coexec.runtime.hazards import guard
+from coexec.runtime.memory import MemoryPlan, plan_memory
 from coexec.runtime.schedule import Flush, Move, Start, Wait, schedule
 
 
@@ -93,12 +94,29 @@ def overlaps(graph, steps):
     return {frozenset((a.name, b.name)) for i, (s, e, a) in enumerate(spans) for t, f, b in spans[i + 1:] if s < f and t < e}
 
 
-def test_memory_of_a_gpu_piece_is_kept_until_it_was_waited_for():
+def test_memory_of_a_gpu_piece_is_kept_until_a_later_piece_was_started():
     graph = chain((1, 1, 1, 1))
     on_cpu = overlaps(graph, schedule(graph, plan_of(graph, *["cpu"] * 4)))
     on_gpu = overlaps(graph, schedule(graph, plan_of(graph, *["gpu"] * 4)))
     assert frozenset(("t0", "t2")) in on_cpu
-    assert not on_gpu  # one wait at the end: nothing is known to be over before it
+    assert frozenset(("t0", "t2")) not in on_gpu and frozenset(("t0", "t3")) in on_gpu
+
+
+def test_the_host_waits_before_it_writes_into_memory_that_a_piece_still_uses():
+    graph = chain((1, 1, 1, 1))
+    half = ("height", (0, 4, 8))
+    steps = schedule(graph, plan_of(graph, half, half, half, half))
+    memory = plan_memory(graph, steps)
+    assert "wait 1" not in told(steps)
+    guarded = guard(steps, memory)
+    found = told(guarded)
+    assert found.index("gpu:c2") < found.index("wait 1") < found.index("cpu:c2")  # c2's output lies where c0's input lay
+    apart = MemoryPlan({v: i * 4096 for i, v in enumerate(memory.offsets)}, 4096 * len(memory.offsets))
+    assert told(guard(steps, apart)) == told(steps)
+    before = {(s.node.name, s.device): s for s in steps if isinstance(s, Start)}
+    for step in guarded:
+        if isinstance(step, Start) and step.after >= 0:
+            assert guarded[step.after] is steps[before[step.node.name, step.device].after]
 
 
 def dense(batch=1):
