@@ -16,7 +16,7 @@ from ...ops.fallback import is_fallback
 from ...ops.narrow import is_narrow
 from ...regions import Region
 from ..base import DONE, Buffer, Device, Event, Operand, Queue, TensorView
-from . import builder, host, platform
+from . import builder, cores, host, platform
 from .handshake import ClHandshake, possible, works
 from .launch import ClEvent, ClKernel, failed
 from .memory import ALIGNMENT, CopyBuffer, SvmBuffer, allocate, transfer
@@ -97,6 +97,7 @@ class OpenCLQueue(Queue):
         self.context = device.context
         self.queue = cl.CommandQueue(device.context)
         self.scratch = _Scratch()
+        self._elsewhere = cores.Elsewhere(cores.reserve() if device.facts.emulated else frozenset())
         self._handshake: ClHandshake | None = None
         self._constants: dict[Any, tuple[Any, cl.Buffer]] = {}
         self.shapes: dict[Any, tuple[tuple[int, ...], np.dtype]] = {}
@@ -123,6 +124,12 @@ class OpenCLQueue(Queue):
             scratch.handle = allocate(self.context, lambda n: cl.Buffer(self.context, cl.mem_flags.READ_WRITE, n), scratch.nbytes)
         for kernel, index in scratch.users:
             kernel.set_arg(index, scratch.handle)
+
+    def begin_run(self) -> None:
+        self._elsewhere.enter()
+
+    def end_run(self) -> None:
+        self._elsewhere.leave()
 
     def flush(self) -> None:
         self.queue.flush()

@@ -12,7 +12,7 @@ from ... import settings
 from ...errors import NoDevice
 from ...ops.narrow import NARROW
 from ..base import DeviceFacts
-from . import quirks
+from . import cores, quirks
 
 #: What every device can hold, and load into a register: half by vload_half, the narrow types by their bits.
 _ALWAYS = ("float32", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64", "bool", "float16", *NARROW)
@@ -22,7 +22,7 @@ _INSTALL = "install a driver (apt install pocl-opencl-icd gives an OpenCL device
 def _platforms() -> list[cl.Platform]:
     os.environ.setdefault("POCL_MAX_PTHREAD_COUNT", str(settings.get("emulated_gpu_threads") or 1))
     try:
-        return cl.get_platforms()
+        return cores.notice(cl.get_platforms)
     except cl.Error:  # the loader calls "no driver installed" an error
         return []
 

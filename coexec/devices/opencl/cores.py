@@ -1,0 +1,70 @@
+"""Cores for an OpenCL device that runs on the CPU's own: its driver's threads get some to themselves, the host keeps off them meanwhile.
+
+Left alone, the kernel at times puts a worker that it wakes on the waker's core, and both halves of a run take turns there for as long
+as the run lasts. A driver does not say which threads are its own: those that appear while its platforms are asked for the first time
+are taken to be.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+from typing import TypeVar
+
+Result = TypeVar("Result")
+_workers: list[int] = []
+
+
+def notice(ask: Callable[[], Result]) -> Result:
+    """ask(), and the threads that it starts are remembered as the driver's."""
+    before = _threads()
+    found = ask()
+    _workers.extend(sorted(_threads() - before))
+    return found
+
+
+@cache
+def reserve() -> frozenset[int]:
+    """Gives each of the driver's threads a core of its own, once a process, and returns those cores; none where the host would have none."""
+    if not hasattr(os, "sched_setaffinity"):
+        return frozenset()
+    usable = sorted(os.sched_getaffinity(0))
+    if not _workers or len(_workers) >= len(usable):
+        return frozenset()
+    given = usable[-len(_workers):]  # the first core is where the kernel's own work tends to be done: that is seldom the slower half's
+    try:
+        for worker, core in zip(_workers, given):
+            os.sched_setaffinity(worker, {core})
+    except OSError:  # a thread that has ended, or a sandbox that allows it to nobody
+        return frozenset()
+    return frozenset(given)
+
+
+class Elsewhere:
+    """The calling thread's affinity less those cores, and back again."""
+
+    def __init__(self, cores: frozenset[int]):
+        self._cores = cores
+        self._before: set[int] | None = None
+
+    def enter(self) -> None:
+        if not self._cores:
+            return
+        now = os.sched_getaffinity(0)
+        rest = now - self._cores
+        if rest and rest != now:
+            self._before = now
+            os.sched_setaffinity(0, rest)
+
+    def leave(self) -> None:
+        if self._before is not None:
+            before, self._before = self._before, None
+            os.sched_setaffinity(0, before)
+
+
+def _threads() -> set[int]:
+    try:
+        return set(map(int, os.listdir("/proc/self/task")))
+    except OSError:
+        return set()
