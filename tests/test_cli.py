@@ -22,8 +22,10 @@ from coexec.cli.main import VERBS, main, verb
 from coexec.cli.progress import Progress
 from coexec.errors import CoexecError, DeviceHang, InputError, UsageError
 from coexec.graph.ir import Graph, TensorType, Value
+from coexec.profiles import save_profile
 from coexec.report import timing
 
+from .partition.boards import board
 from .test_smoke import tiny_model
 
 
@@ -255,6 +257,17 @@ def test_stdout_that_cannot_be_written(tmp_path, sink, code, said):
 def test_json_is_one_object_on_stdout(call, arguments, keys):
     _, out, _ = call(*arguments, "--json")
     assert out.count("\n") == 1 and keys <= set(json.loads(out, parse_constant=pytest.fail))
+
+
+def test_a_verified_plan_is_measured_and_remembered(call, tmp_path):
+    board_file = tmp_path / "board.yaml"
+    save_profile(board(gpu=False), board_file)
+    with settings.override(cache_dir=tmp_path):
+        code, out, err = call("run", "tiny.onnx", "--random", "--verify", "--profile", board_file, "--json", strategy="coexec")
+        assert code == 0, err
+        assert json.loads(call("cache", "info", "--json")[1])["parts"]["plans"]["files"] == 1
+        assert call("run", "tiny.onnx", "--random", "--profile", board_file, strategy="coexec")[0] == 0
+    assert "replayed as it is" in refused(call, 2, "run", "tiny.onnx", "--random", "--verify", "--plan", "plan.json")
 
 
 def test_bench_figures(call):

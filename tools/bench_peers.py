@@ -46,10 +46,10 @@ COMPARISONS = {
 }
 
 
-def coexec_engine(strategy: str, threads: int) -> Callable[[str, dict], Run]:
-    """A session of ours with that strategy."""
+def coexec_engine(strategy: str, threads: int, verify: bool = False) -> Callable[[str, dict], Run]:
+    """A session of ours with that strategy; `verify` as `coexec bench --verify`."""
     def prepare(path: str, feeds: dict) -> Run:
-        options = coexec.SessionOptions(intra_op_num_threads=threads)
+        options = coexec.SessionOptions(intra_op_num_threads=threads, verify=verify)
         session = coexec.InferenceSession(path, options, strategy=strategy)
         return lambda: session.run(None, feeds)
 
@@ -116,7 +116,7 @@ def mnn_engine(threads: int) -> Callable[[str, dict], Run]:
 ENGINES: dict[str, Callable[[str, dict], Run]] = {
     "coexec cpu 1T": coexec_engine("cpu", 1),
     "coexec gpu 1T": coexec_engine("gpu", 1),
-    "coexec 2": coexec_engine("coexec", 1),
+    "coexec 2": coexec_engine("coexec", 1, verify=True),
     "onnxruntime 1T": onnxruntime_engine(1),
     "onnxruntime 2T": onnxruntime_engine(2),
     "openvino 1T": openvino_engine(1),
@@ -218,7 +218,7 @@ def markdown(result: dict) -> str:
              f"OpenCL: {result['machine']['gpu']}.", "",
              ", ".join(f"{k} {v}" for k, v in result["versions"].items()) + ".", "",
              "Median latency in ms, batch 1, float32; engines run in turn within each round. `1T`, `2T`: threads. "
-             "`coexec 2`: the default strategy, one core for NumPy and numba, one for the OpenCL driver.", "",
+             "`coexec 2`: the default strategy, its plan checked by measurement (`--verify`), one core for NumPy and numba, one for the OpenCL driver.", "",
              "| Model | " + " | ".join(engines) + " |", "|---" * (len(engines) + 1) + "|"]
     for model, found in result["models"].items():
         lines.append(f"| {model} | " + " | ".join(f"{found[e]['p50_ms']:.2f}" if e in found else "-" for e in engines) + " |")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from ..cost.corrections import Corrections
 from ..devices.base import Device
 from ..devices.registry import find_devices, session_threads
 from ..errors import CoexecError, UsageError, suggest
@@ -36,8 +37,9 @@ def plan(source: Any, *, profile: DeviceProfile | str | None = None, strategy: s
 
 
 def plan_prepared(graph: Graph, *, profile: DeviceProfile | str | None = None, strategy: str = "coexec",
-                  force: Mapping[str, str] | None = None, devices: Mapping[str, Device] | None = None) -> Plan:
-    """`plan` for a graph that `bind` has prepared already."""
+                  force: Mapping[str, str] | None = None, devices: Mapping[str, Device] | None = None,
+                  corrections: Corrections | None = None) -> Plan:
+    """`plan` for a graph that `bind` has prepared already; `corrections` are what its runs have shown."""
     partitioner = parse_strategy(strategy)
     found = resolve_profile(profile)
     if found is None and devices is None:
@@ -47,7 +49,7 @@ def plan_prepared(graph: Graph, *, profile: DeviceProfile | str | None = None, s
     gpu = (devices or {}).get("gpu")
     supports = None if devices is None or not partitioner.uses_gpu else (gpu.declines if gpu is not None else lambda node: "there is no GPU")
     started = time.perf_counter()
-    made = partitioner.plan(graph, found, supports)
+    made = partitioner.plan(graph, found, supports, corrections)
     made = _forced(graph, made, force or {}, supports)
     return replace(made, planning_ms=(time.perf_counter() - started) * 1e3, shapes={v.name: v.shape for v in graph.inputs if v.type.is_static})
 

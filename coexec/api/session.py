@@ -18,7 +18,7 @@ import numpy as np
 
 from .. import settings
 from ..devices.registry import find_devices, session_threads
-from ..errors import FallbackForbidden, UsageError, suggest
+from ..errors import FallbackForbidden, InputError, UsageError, suggest
 from ..graph.ir import Graph, Value
 from ..graph.passes import deciding_inputs
 from ..partition.plan import Plan
@@ -30,8 +30,9 @@ from ..runtime.feeds import check_feeds
 from ..runtime.schedule import Wait
 from ..runtime.trace import Trace, check_writable, phase
 from ..runtime.traced import facts_of, run_traced
-from .models import Shapes, bind, load
+from .models import Shapes, bind, load, random_feeds
 from .planning import cached_profile, plan_prepared, resolve_profile
+from .refinement import Candidate, refine, remember, remembered
 
 log = logging.getLogger("coexec")
 
@@ -50,6 +51,9 @@ class SessionOptions:
     force: node name -> device, against the strategy's choice.
     shapes: input name -> shape, for models with symbolic dimensions; else the first run decides.
     gpu: the OpenCL device, PLATFORM:DEVICE, or `none`.
+    verify: check the strategy's plan by measurement when the session is made: runs correct the cost model, it plans again, and the fastest is
+        kept, the CPU's and the GPU's own plans among the candidates. Takes seconds; remembered, so that later sessions start with it.
+    progress: called with (done, of, what) meanwhile.
     enable_profiling: trace the session's making and its runs, for `end_profiling` to write; or a Trace that was begun before.
     profile_file_prefix: where `end_profiling` writes unless it is told: PREFIX_DATE_TIME.json.
     """
@@ -60,6 +64,8 @@ class SessionOptions:
     force: Mapping[str, str] = field(default_factory=dict)
     shapes: Shapes = field(default_factory=dict)
     gpu: str = ""
+    verify: bool = False
+    progress: Callable[[int, int, str], None] | None = None
     enable_profiling: bool | Trace = False
     profile_file_prefix: str = "coexec_profile"
 
@@ -115,6 +121,8 @@ class InferenceSession:
         self._given_plan = Plan.load(plan) if plan is not None and not isinstance(plan, Plan) else plan
         self._partitioner = None if self._given_plan is not None else parse_strategy(strategy)
         self._profile = resolve_profile(device_profile)
+        #: What `verify` tried, with what was measured; empty without it.
+        self.candidates: list[Candidate] = []
         self._lock = threading.RLock()
         self._prepared: OrderedDict[tuple, PreparedRun] = OrderedDict()
         self._current: PreparedRun | None = None
@@ -155,11 +163,11 @@ class InferenceSession:
     def _key(shapes: Mapping[str, Any], values: Mapping[str, np.ndarray]) -> tuple:
         return tuple(shapes.values()), tuple((n, a.tobytes()) for n, a in values.items())
 
-    def _prepare(self, graph: Graph, key: tuple) -> PreparedRun:
+    def _prepare(self, graph: Graph, key: tuple, feeds: Mapping[str, Any] | None = None) -> PreparedRun:
         if self._given_plan is not None:
             made = self._given_plan
         else:
-            made = self._planned(graph)
+            made = self._planned(graph, feeds)
         fallen = [(p.name, p.note) for p in made.partitions if p.note.startswith(("fallback:", "gpu:"))]
         if self.options.strict and fallen:
             raise FallbackForbidden(fallen, where=graph.name)
@@ -184,13 +192,31 @@ class InferenceSession:
         if level >= 2:
             print(prepared.plan, file=sys.stderr)
 
-    def _planned(self, graph: Graph) -> Plan:
+    def _planned(self, graph: Graph, feeds: Mapping[str, Any] | None) -> Plan:
         partitioner = self._partitioner
         if self._profile is None and partitioner.needs_profile:
             with phase(self._trace, "profile"):
                 self._profile = cached_profile(devices=self.devices)
+        own = partitioner == parse_strategy("coexec") and not self.options.force
+        if self.options.verify and partitioner.needs_profile and (made := self._verified(graph, feeds)) is not None:
+            if own:
+                remember(made, graph, self._profile, self.devices, self.options.intra_op_num_threads)
+            return made
         with phase(self._trace, "plan", strategy=self.strategy):
-            return plan_prepared(graph, profile=self._profile, strategy=self.strategy, force=self.options.force, devices=self.devices)
+            known = remembered(graph, self._profile, self.devices, self.options.intra_op_num_threads) if own else None
+            return known or plan_prepared(graph, profile=self._profile, strategy=self.strategy, force=self.options.force, devices=self.devices)
+
+    def _verified(self, graph: Graph, feeds: Mapping[str, Any] | None) -> Plan | None:
+        """The plan that measurement kept; None, with a warning, where made-up inputs do not run."""
+        with phase(self._trace, "verify", strategy=self.strategy):
+            try:
+                made, self.candidates = refine(
+                    graph, random_feeds(graph) if feeds is None else feeds, self.devices, self._profile, strategy=self.strategy,
+                    threads=self.options.intra_op_num_threads, force=self.options.force, progress=self.options.progress)
+            except InputError as error:
+                log.warning("the plan cannot be checked by measurement: %s", error)
+                return None
+        return made
 
     def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None) -> list[Any]:
         """The outputs, all or those named, for a dict of arrays. Raises InputError, UsageError, DeviceError, NumericMismatch."""
@@ -252,7 +278,7 @@ class InferenceSession:
                 key = self._key(shapes, values)
         with phase(self._trace, "passes"):
             bound = bind(self._model, {k: s for k, s in shapes.items() if s is not None}, values)
-        return self._prepare(bound, key)
+        return self._prepare(bound, key, feeds)
 
     def run_checked(self, input_feed: Mapping[str, Any], rtol: float = 1e-3, atol: float = 1e-5, stop: bool = True,
                     report: Callable[[NodeError], None] | None = None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ EXAMPLES = (
     "coexec bench model.onnx",
     "coexec bench model.onnx --compare cpu,gpu,flops,coexec --iters 200",
     "coexec bench model.onnx --compare cpu,fixed:gpu=0.3,fixed:gpu=0.5 --json",
+    "coexec bench model.onnx --verify               the plan is first checked and corrected by measurement",
     "coexec bench model.onnx --oracle",
 )
 
@@ -33,6 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--iters", metavar="N", type=shared.positive, default=50, help="rounds; each runs every strategy once (default: %(default)s)"
     )
     parser.add_argument("--percentiles", metavar="P,P", type=_percentiles, default=(50.0, 90.0, 99.0), help="(default: 50,90,99)")
+    shared.verify(parser)
     parser.add_argument("--oracle", action="store_true", help="also time every operator by itself, in every sensible cut (slow)")
 
 
@@ -46,10 +48,10 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     percents = sorted({50.0, 90.0, 99.0, *options.percentiles})
     with ExitStack() as stack:
         sessions = {}
-        for name in options.compare:
-            sessions[name] = stack.enter_context(
-                InferenceSession(graph, session_options(options, shapes_of(given)), device_profile=known, strategy=name)
-            )
+        with Progress(console, "checking the plan") as tick:
+            for name in options.compare:
+                asked = session_options(options, shapes_of(given), tick)
+                sessions[name] = stack.enter_context(InferenceSession(graph, asked, device_profile=known, strategy=name))
         with Progress(console, "benchmark") as tick:
             times = interleave({name: lambda s=s: s.run(None, given) for name, s in sessions.items()}, options.warmup, options.iters, tick)
         found = {
@@ -58,6 +60,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
                 "predicted_ms": s.plan.predicted_ms,
                 "peak_memory_bytes": s.peak_memory_bytes,
                 "threads": s.threads,
+                **({"candidates": [{"name": c.name, "ms": c.latency_ms} for c in s.candidates]} if s.candidates else {}),
             }
             for name, s in sessions.items()
         }

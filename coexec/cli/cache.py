@@ -1,4 +1,4 @@
-"""Shows or empties the cache: this machine's profile, compiled kernels, tuning results. Everything in it can be made again."""
+"""Shows or empties the cache: this machine's profile, compiled kernels, tuning results, checked plans. Everything in it can be made again."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ PARTS = {
     "opencl": "compiled OpenCL kernels",
     "numba": "compiled CPU kernels",
     "tuning": "kernel choices",
+    "plans": "plans that --verify kept",
 }
 
 

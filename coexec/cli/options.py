@@ -68,6 +68,16 @@ def planning(parser: argparse.ArgumentParser, strategy: bool = True) -> None:
     )
 
 
+def verify(parser: argparse.ArgumentParser) -> None:
+    """Measuring before trusting."""
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="check the plan by measurement first: runs correct the predictions, it is planned again, and the fastest plan is kept, "
+        "the CPU's and the GPU's alone among them; remembered for later sessions (takes seconds)",
+    )
+
+
 def processors(parser: argparse.ArgumentParser) -> None:
     """Which processors are used. `coexec.cli.main` puts both into the settings."""
     parser.add_argument("--threads", metavar="N", type=count, default=0, help="CPU threads (default: every core that is free)")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
 from ..errors import CoexecError, UsageError
 from . import options as shared
 from .console import Console, milliseconds
+from .progress import Progress
 from .session import add_inputs, feeds, profile, session_options, shapes_of
 
 HELP = "run a model"
@@ -23,6 +24,7 @@ EXAMPLES = (
     "coexec run model.onnx --image cat.jpg --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels names.txt",
     "coexec run model.onnx --random --shape input:8,3,224,224 --strategy fixed:gpu=0.4 --check",
     "coexec run model.onnx --random --plan plan.json --repeat 50",
+    "coexec run model.onnx --random --verify --repeat 50          plan, measure, correct the plan; remembered for the next time",
     "coexec run model.onnx --random --repeat 3 --trace t.json -v",
 )
 
@@ -39,6 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--strict", action="store_true", help="fail where an operator cannot run where the plan puts it, instead of using the CPU"
     )
+    shared.verify(group)
     group.add_argument(
         "--repeat", metavar="N", type=shared.positive, default=1, help="run N times and show how long it took (default: %(default)s)"
     )
@@ -64,6 +67,8 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     if options.trace is not None:
         check_writable(options.trace, "--trace")
         trace = Trace()
+    if options.plan and options.verify:
+        raise UsageError("a saved plan is replayed as it is", found="--verify beside --plan", expected="one or the other")
     if options.plan and (options.profile or options.force):
         raise UsageError("a saved plan says everything", found="--plan beside --profile or --force", expected="one or the other")
     labels = read_labels(options.labels) if options.labels else []
@@ -73,9 +78,13 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         given = feeds(graph, options)
     with phase(trace, "profile"):
         known = None if options.plan else profile(options, [options.strategy], console)
-    settings = replace(session_options(options, shapes_of(given)), enable_profiling=trace or False)
     started = time.perf_counter()
-    with InferenceSession(graph, settings, device_profile=known, strategy=options.strategy, plan=options.plan) as session:
+    with ExitStack() as stack:
+        with Progress(console, "checking the plan") as tick:
+            settings = replace(session_options(options, shapes_of(given), tick), enable_profiling=trace or False)
+            session = stack.enter_context(
+                InferenceSession(graph, settings, device_profile=known, strategy=options.strategy, plan=options.plan)
+            )
         prepared_ms = (time.perf_counter() - started) * 1e3
         describe_plan(session, console)
         with _written(session, options.trace, console):

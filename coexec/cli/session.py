@@ -87,12 +87,17 @@ def profile(options: argparse.Namespace, strategies: list[str], console: Console
         return cached_profile(progress=tick)
 
 
-def session_options(options: argparse.Namespace, shapes: Mapping[str, Any]) -> Any:
+def session_options(options: argparse.Namespace, shapes: Mapping[str, Any], progress: Progress | None = None) -> Any:
     """SessionOptions of a command line; threads and GPU travel by the settings."""
     from ..api import SessionOptions
 
     return SessionOptions(
-        strict=getattr(options, "strict", False), check=getattr(options, "check", False), force=dict(options.force), shapes=shapes
+        strict=getattr(options, "strict", False),
+        check=getattr(options, "check", False),
+        force=dict(options.force),
+        shapes=shapes,
+        verify=getattr(options, "verify", False),
+        progress=progress,
     )
 
 

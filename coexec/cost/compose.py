@@ -7,6 +7,7 @@ GPU's: the host starts GPU pieces and goes on, the GPU works through them in ord
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,7 @@ from ..partition.chains import HOST, Access, Flow, Visit, access
 from ..partition.plan import Partition, pieces
 from ..profiles import DeviceProfile, UnitProfile
 from ..regions import Region
+from .corrections import Corrections
 from .features import COLUMNS, family, features, features_of
 from .geometry import Facts, bounds
 from .kernels import bound_by, cases
@@ -42,10 +44,15 @@ class Estimate(NamedTuple):
 
 
 class CostModel:
-    """Costs on one board. Answers are kept: a piece asked for twice, or of another node of the same kind and shapes, is computed once."""
+    """Costs on one board, as the profile's fits tell them, and as runs have corrected them.
 
-    def __init__(self, profile: DeviceProfile):
-        self.profile = profile
+    Answers are kept: a piece asked for twice, or of another node of the same kind and shapes, is computed once.
+    """
+
+    def __init__(self, profile: DeviceProfile, corrections: Corrections | None = None):
+        if corrections is not None and corrections.launch_us is not None and profile.gpu is not None:
+            profile = replace(profile, gpu=replace(profile.gpu, launch_us=corrections.launch_us))
+        self.profile, self.corrections = profile, corrections
         self.units: dict[str, UnitProfile] = {"cpu": profile.cpu, **({"gpu": profile.gpu} if profile.gpu else {})}
         if profile.cpu_alone is not None:
             self.units[ALONE] = profile.cpu_alone
@@ -96,7 +103,8 @@ class CostModel:
         if found is None:
             told = (node.qualified_type, repr(sorted(node.attributes.items(), key=lambda kv: kv[0])), node.residual, node.activation,
                     tuple(None if v is None else (v.type, v.is_constant) for v in (*node.inputs, None, *node.outputs)),
-                    node if is_fallback(self.op(node)) else None)
+                    node if is_fallback(self.op(node)) else None,
+                    None if self.corrections is None else tuple(self.corrections.of(node.name, unit) for unit in self.units))
             found = self._like[node] = self._likes.setdefault(told, len(self._likes))
         return found
 
@@ -144,13 +152,16 @@ class CostModel:
                 us[case.at] = predicted[at:at + len(case.at)]
                 rough[case.at] = (unit, name) in self.estimates
                 at += len(case.at)
-        for (node, unit, parts), (us, _, rough) in zip(asks, found):
+        for (node, unit, parts), (us, slow, rough) in zip(asks, found):
             start = np.concatenate([a for a, _ in parts])
             stop = np.concatenate([b for _, b in parts])
             us[(stop <= start).any(axis=1)] = 0.0
             left = np.flatnonzero(np.isnan(us))
             if len(left):
                 us[left], rough[left] = self._simple(node, start[left], stop[left], unit)
+            if self.corrections is not None and unit != ALONE:
+                us *= self.corrections.of(node.name, unit)
+                slow[:] = 1.0  # the ratio was seen in company
         return found
 
     def _simple(self, node: Node, start: np.ndarray, stop: np.ndarray, unit: str) -> tuple[np.ndarray | float, np.ndarray | bool]:

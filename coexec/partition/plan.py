@@ -60,7 +60,8 @@ class Partition:
 class Plan:
     """Every partition of a graph, in its order, with what it was made from and what it should take.
 
-    `chains` are runs of nodes between two waits. `shapes` are the input shapes it was made for.
+    `chains` are runs of nodes between two waits. `shapes` are the input shapes it was made for. `measured_ms` is the lower quartile of
+    runs on the machine where it was checked, None where it was not.
     """
 
     model: str
@@ -72,6 +73,7 @@ class Plan:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     predicted_ms: float | None = None
     planning_ms: float | None = None
+    measured_ms: float | None = None
 
     def __getitem__(self, name: str) -> Partition:
         return self._by_name[name]
@@ -100,6 +102,7 @@ class Plan:
             "shapes": {k: list(v) for k, v in self.shapes.items()},
             "predicted_ms": self.predicted_ms,
             "planning_ms": self.planning_ms,
+            "measured_ms": self.measured_ms,
             "nodes": [{**asdict(p), "bounds": list(p.bounds), "devices": list(p.devices)} for p in self.partitions],
             "chains": [list(c) for c in self.chains],
         }
@@ -156,6 +159,7 @@ class Plan:
             top["model"], top["model_digest"], top["strategy"], tuple(partitions), str(top.get("profile", "")),
             tuple(tuple(map(str, c)) for c in chains if isinstance(c, list)),
             {str(k): tuple(v) for k, v in shapes.items() if isinstance(v, list)}, number("predicted_ms"), number("planning_ms"),
+            number("measured_ms"),
         )
 
     def check(self, graph: Graph) -> None:
@@ -173,7 +177,8 @@ class Plan:
     def __str__(self) -> str:
         width = min(40, max([len(p.name) for p in self.partitions], default=4))
         lines = [f"plan of {self.model} by {self.strategy}"
-                 + (f", predicted {self.predicted_ms:.2f} ms" if self.predicted_ms is not None else "")]
+                 + (f", predicted {self.predicted_ms:.2f} ms" if self.predicted_ms is not None else "")
+                 + (f", measured {self.measured_ms:.2f} ms" if self.measured_ms is not None else "")]
         for p in self.partitions:
             cost = "" if p.predicted_us is None else f"{p.predicted_us:9.1f} us{'~' if p.estimated else ' '}"
             lines.append(f"  {p.name[-width:]:{width}}  {p.op_type:18.18}  {p}  {cost}{'  # ' + p.note if p.note else ''}".rstrip())

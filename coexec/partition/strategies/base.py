@@ -10,6 +10,7 @@ from functools import cached_property, lru_cache
 from typing import Any, ClassVar, TypeVar
 
 from ...cost.compose import CostModel
+from ...cost.corrections import Corrections
 from ...errors import UsageError, suggest
 from ...graph.ir import Graph, Node
 from ...ops import op_for
@@ -28,18 +29,19 @@ VIEW_NOTE = "view: no work"
 
 @dataclass(frozen=True)
 class Situation:
-    """What a strategy plans for: a graph, a board (None: unknown), and, where a real GPU is at hand, what it supports."""
+    """What a strategy plans for: a graph, a board (None: unknown), where a real GPU is at hand what it supports, and what runs showed."""
 
     graph: Graph
     profile: DeviceProfile | None = None
     supports: Supports | None = None
+    corrections: Corrections | None = None
 
     @cached_property
     def cost(self) -> CostModel:
         """Costs on the board. Raises UsageError without a profile."""
         if self.profile is None:
             raise UsageError("this strategy needs a device profile", hint="make one with `coexec profile -o FILE`")
-        return CostModel(self.profile)
+        return CostModel(self.profile, self.corrections)
 
     def refused(self, node: Node) -> str | None:
         """Why the GPU cannot run a native node, or None where it can."""
@@ -95,14 +97,15 @@ class Partitioner:
     def __str__(self) -> str:
         return self.spec
 
-    def plan(self, graph: Graph, profile: DeviceProfile | None = None, supports: Supports | None = None) -> Plan:
+    def plan(self, graph: Graph, profile: DeviceProfile | None = None, supports: Supports | None = None,
+             corrections: Corrections | None = None) -> Plan:
         """A plan for that graph. `supports` tells why the GPU cannot run a node; without it the profile's operator list does.
 
         Raises UsageError where the strategy needs a profile and there is none.
         """
         if self.needs_profile and profile is None:
             raise UsageError(f"strategy '{self.name}' needs a device profile", hint="make one with `coexec profile -o FILE`")
-        situation = Situation(graph, profile, supports)
+        situation = Situation(graph, profile, supports, corrections)
         return finish(situation, self.arrange(situation), self.spec)
 
     def arrange(self, situation: Situation) -> list[Partition]:

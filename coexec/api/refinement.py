@@ -1,0 +1,199 @@
+"""Plans checked by measurement: runs of a plan correct the cost model, it plans anew, and whatever is fastest on this machine is kept.
+
+Every candidate is measured in turns with the best so far, the CPU alone and the GPU alone among them, so that a plan that does not pay is
+never kept. The best plan is remembered in the cache, by model, shapes, profile, devices and kernels; later sessions start with it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import __version__, settings
+from ..cost.compose import CostModel
+from ..cost.corrections import Corrections
+from ..devices.base import Device
+from ..devices.registry import session_threads
+from ..errors import CoexecError
+from ..graph.ir import Graph
+from ..partition.plan import Plan, pieces
+from ..profiles import DeviceProfile
+from ..report.timing import interleave
+from ..runtime.executor import PreparedRun
+from ..runtime.trace import Trace
+from ..runtime.traced import run_traced
+from .planning import plan_prepared
+
+log = logging.getLogger("coexec")
+
+FORMAT = 1
+#: Plans made from what the one before showed, and traced runs of each.
+ROUNDS, TRACED = 3, 10
+#: Two candidates are compared by this many turns, or as many as fit into the time (seconds), but at least so many.
+TURNS, COMPARE_S, LEAST_TURNS = 40, 2.5, 7
+#: A challenger must be faster by this share: less is noise.
+MARGIN = 0.01
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A plan and the milliseconds of its runs, the lower quartile; None for the first, which was compared only as the best so far."""
+
+    name: str
+    plan: Plan
+    latency_ms: float | None
+
+
+def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device], profile: DeviceProfile, *, strategy: str = "coexec",
+           threads: int = 0, force: Mapping[str, str] | None = None, progress: Callable[[int, int, str], None] | None = None
+           ) -> tuple[Plan, list[Candidate]]:
+    """The fastest plan that was found, and every candidate in the order it was tried.
+
+    `feeds` are inputs to measure with. `threads` 0: as many as a session would take. Raises what preparing the first plan raises.
+    """
+    asked = {"profile": profile, "force": force, "devices": devices}
+    steps = ROUNDS + 2
+    tell = progress or (lambda done, total, what: None)
+
+    def prepare(plan: Plan, trace: Trace | None = None) -> PreparedRun:
+        return PreparedRun(graph, plan, devices, session_threads(dict(devices), threads, "gpu" in plan.devices), trace=trace)
+
+    tell(0, steps, strategy)
+    latest = plan_prepared(graph, strategy=strategy, **asked)
+    best, tried = Candidate(strategy, latest, None), [Candidate(strategy, latest, None)]
+    running, corrections, costs = prepare(latest), Corrections(), CostModel(profile)
+
+    def challenge(name: str, plan: Plan) -> None:
+        nonlocal best, running
+        if plan.partitions == best.plan.partitions:
+            return
+        challenger = prepare(plan)
+        defender_ms, challenger_ms = _compare(running, challenger, feeds)
+        tried.append(Candidate(name, plan, challenger_ms))
+        if challenger_ms < (1 - MARGIN) * defender_ms:
+            running, challenger = challenger, running
+            best = Candidate(name, plan, challenger_ms)
+        else:
+            best = replace(best, latency_ms=defender_ms)
+        challenger.close()
+
+    try:
+        for turn in range(ROUNDS):
+            if "gpu" not in latest.devices:
+                break
+            corrections = _observe(graph, latest, prepare, feeds, costs, corrections)
+            again = plan_prepared(graph, strategy=strategy, corrections=corrections, **asked)
+            if again.partitions == latest.partitions:
+                break
+            tell(turn + 1, steps, f"{strategy}, corrected")
+            latest = again
+            challenge(f"{strategy}, corrected {turn + 1}x", again)
+        for turn, alone in enumerate(("cpu", "gpu") if "gpu" in devices else ()):
+            tell(ROUNDS + turn, steps, alone)
+            challenge(alone, plan_prepared(graph, strategy=alone, **asked))
+        if best.latency_ms is None:
+            best = replace(best, latency_ms=_time(running, feeds))
+    finally:
+        running.close()
+    tell(steps, steps, "")
+    return replace(best.plan, strategy=strategy, predicted_ms=best.plan.predicted_ms, measured_ms=best.latency_ms), tried
+
+
+def _observe(graph: Graph, plan: Plan, prepare: Callable[..., PreparedRun], feeds: Mapping[str, Any], costs: CostModel,
+             known: Corrections) -> Corrections:
+    """What traced runs of the plan add to the corrections."""
+    trace = Trace()
+    prepared = prepare(plan, trace)
+    try:
+        prepared.run(feeds)
+        for _ in range(TRACED):
+            run_traced(prepared, feeds, trace)
+    finally:
+        prepared.close()
+    taken: dict[tuple[str, str], list[float]] = {}
+    for span in trace.of("piece"):
+        taken.setdefault((span.args["node"], span.track), []).append(span.duration_us)
+    ratios = {}
+    for node in graph.nodes:
+        parts = pieces(node, prepared.plan[node.name])
+        for unit, region in parts:
+            if (node.name, unit) in taken and sum(u == unit for u, _ in parts) == 1:
+                predicted = costs.kernel(node, region, unit).us
+                if predicted > 0:
+                    ratios[node.name, unit] = max(_quiet(taken[node.name, unit]), 1e-3) / predicted
+    started = [s.duration_us for s in trace.of("enqueue") if s.name != "flush"]
+    return known.seen(ratios, _quiet(started) if started else None)
+
+
+def _quiet(times: Sequence[float]) -> float:
+    """The lower quartile: what is slower was mostly disturbed by something else."""
+    return float(np.percentile(times, 25))
+
+
+def _compare(first: PreparedRun, second: PreparedRun, feeds: Mapping[str, Any]) -> tuple[float, float]:
+    """Milliseconds of both, run in turns: lower quartiles."""
+    once = _time(first, feeds, 1) + _time(second, feeds, 1)
+    turns = max(LEAST_TURNS, min(TURNS, int(COMPARE_S * 1e3 / max(once, 1e-3))))
+    times = interleave({"first": lambda: first.run(feeds), "second": lambda: second.run(feeds)}, 2, turns)
+    return _quiet(times["first"]), _quiet(times["second"])
+
+
+def _time(run: PreparedRun, feeds: Mapping[str, Any], rounds: int = LEAST_TURNS) -> float:
+    return _quiet(interleave({"it": lambda: run.run(feeds)}, 1, rounds)["it"])
+
+
+# What is remembered
+
+
+def remember(plan: Plan, graph: Graph, profile: DeviceProfile, devices: Mapping[str, Device], threads: int) -> Path | None:
+    """Keeps a refined plan for later sessions; where, or None where the cache cannot be written."""
+    path = _path(graph, profile, devices, threads)
+    content = json.dumps({"format": FORMAT, "plan": plan.to_dict()}, indent=1)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as file:
+                file.write(content)
+            os.replace(temporary, path)
+        except BaseException:
+            os.unlink(temporary)
+            raise
+    except OSError as error:
+        log.warning("[%s] the refined plan cannot be kept: %s; set COEXEC_CACHE_DIR to a writable folder", path.parent, error.strerror or error)
+        return None
+    return path
+
+
+def remembered(graph: Graph, profile: DeviceProfile, devices: Mapping[str, Device], threads: int) -> Plan | None:
+    """The refined plan for that graph on these devices, if there is a sound one."""
+    path = _path(graph, profile, devices, threads)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            return None
+        found = Plan.from_dict(data.get("plan"), where=str(path))
+        found.check(graph)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError, CoexecError) as error:
+        log.info("the refined plan in %s is ignored: %s", path, error)
+        return None
+    return found
+
+
+def _path(graph: Graph, profile: DeviceProfile, devices: Mapping[str, Device], threads: int) -> Path:
+    told = [f"format {FORMAT}", __version__, graph.digest, profile.name, repr(profile.machine), f"threads {threads}", np.__version__,
+            settings.get("sharing"), str(settings.get("handshake"))]
+    told += [f"{name}|{d.facts.name}|{d.facts.driver}|{d.facts.compute_units}" for name, d in sorted(devices.items())]
+    digest = hashlib.sha256("\n".join(map(str, told)).encode()).hexdigest()[:32]
+    return settings.get("cache_dir") / "plans" / f"{digest}.json"
