@@ -31,6 +31,8 @@ PANEL_VECTORS = 3
 PANEL = LANES * PANEL_VECTORS
 #: How many rows of b a product with one row of a asks for in advance.
 AHEAD = 64
+#: Tiles of at most so many steps fetch what is written next: longer ones give the hardware time enough.
+SHORT_DEPTH = 128
 
 
 class F32Vector(types.Type):
@@ -97,11 +99,12 @@ def element(typingctx, array, index):
     return types.float32(array, types.int64), codegen
 
 
-def _prefetch(builder, pointer):
+def _prefetch(builder, pointer, write=0):
+    """Brings a cache line near: to the second level for reading, to the first for writing."""
     pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
     kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(function, [pointer, ir.Constant(_I32, 0), ir.Constant(_I32, 2), ir.Constant(_I32, 1)])
+    builder.call(function, [pointer, ir.Constant(_I32, write), ir.Constant(_I32, 3 if write else 2), ir.Constant(_I32, 1)])
 
 
 @intrinsic
@@ -451,6 +454,16 @@ def multiply_tile(typingctx, rows, vectors, a, a_at, b, b_at, depth, c, c_at, c_
                 merged.append(phi)
             return merged
 
+        if tall > 1:  # where a tile is done soon, its rows of the next strip would not be in the cache when they are written
+            soon_done, ready = block("fetch"), block("ready")
+            builder.cbranch(builder.and_(isnt(last), builder.icmp_signed("<=", depth, number(SHORT_DEPTH))), soon_done, ready)
+            builder.position_at_end(soon_done)
+            for r in range(tall):
+                row = builder.gep(c0, [builder.mul(c_row, there[r])])
+                for v in range(wide):
+                    _prefetch(builder, builder.gep(row, [number((wide + v) * LANES)]), write=1)
+            builder.branch(ready)
+            builder.position_at_end(ready)
         begin, body, after = block("begin"), block("k"), block("end")
         fresh, more = builder.block, block("more")
         builder.cbranch(isnt(accumulate), more, begin)
