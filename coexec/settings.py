@@ -70,7 +70,7 @@ define("threads", 0, _count, "CPU threads of a session. 0: every core this proce
 define("opencl", "", str, "Which OpenCL device is the GPU: PLATFORM:DEVICE, each an index or a part of the name; `none` for no GPU.")
 define("emulated_gpu_threads", 1, _count, "Cores given to an OpenCL device that runs on the CPU's own cores (PoCL); set before the first OpenCL call.")
 define("sharing", "", str, "How the CPU and the GPU share activations: svm or copy. Default: the fastest the device has.")
-define("handshake", False, _flag, "1 keeps the CPU and the GPU in step by words in shared memory, where the device can, not by the driver's events: "
+define("handshake", False, _flag, "1 keeps the CPU and the GPU of every plan in step by words in shared memory, where the device can, not by the driver's events: "
        "quicker where each has a core to itself, slower on a machine that is busy with something else.")
 define("test_devices", "", str, "Comma-separated OpenCL devices (PLATFORM:DEVICE) that the tests run on. Default: the one a session would take.")
 

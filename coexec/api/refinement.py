@@ -61,7 +61,7 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
     `feeds` are inputs to measure with. `threads` 0: as many as a session would take. Raises what preparing the first plan raises.
     """
     asked = {"profile": profile, "force": force, "devices": devices}
-    steps = ROUNDS + 2
+    steps = ROUNDS + 3
     tell = progress or (lambda done, total, what: None)
 
     def prepare(plan: Plan, trace: Trace | None = None) -> PreparedRun:
@@ -74,9 +74,12 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
 
     def challenge(name: str, plan: Plan) -> None:
         nonlocal best, running
-        if plan.partitions == best.plan.partitions:
+        if (plan.partitions, plan.counters) == (best.plan.partitions, best.plan.counters):
             return
         challenger = prepare(plan)
+        if plan.counters and challenger.handshake is None:  # the device has none, and runs as before
+            challenger.close()
+            return
         defender_ms, challenger_ms = _compare(running, challenger, feeds)
         tried.append(Candidate(name, plan, challenger_ms))
         if challenger_ms < (1 - MARGIN) * defender_ms:
@@ -100,6 +103,9 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
         for turn, alone in enumerate(("cpu", "gpu") if "gpu" in devices else ()):
             tell(ROUNDS + turn, steps, alone)
             challenge(alone, plan_prepared(graph, strategy=alone, **asked))
+        if {"cpu", "gpu"} <= best.plan.devices:
+            tell(steps - 1, steps, "in step by counters")
+            challenge(f"{best.name}, in step by counters", replace(best.plan, counters=True))
         if best.latency_ms is None:
             best = replace(best, latency_ms=_time(running, feeds))
     finally:

@@ -180,8 +180,8 @@ class Queue(ABC):
     def finish(self) -> None:
         """Waits for everything started."""
 
-    def handshake(self) -> Handshake | None:
-        """Counters by which the host and this queue keep in step, or None where they can only do so by events."""
+    def handshake(self, wanted: bool = False) -> Handshake | None:
+        """Where they are wanted, counters by which the host and this queue keep in step, or None where they can only do so by events."""
         return None
 
     def upload(self, view: TensorView) -> Event:

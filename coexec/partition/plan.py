@@ -61,7 +61,8 @@ class Plan:
     """Every partition of a graph, in its order, with what it was made from and what it should take.
 
     `chains` are runs of nodes between two waits. `shapes` are the input shapes it was made for. `measured_ms` is the lower quartile of
-    runs on the machine where it was checked, None where it was not.
+    runs on the machine where it was checked, None where it was not. `counters`: CPU and GPU are kept in step by words in shared
+    memory, where the device can, not by the driver's events.
     """
 
     model: str
@@ -74,6 +75,7 @@ class Plan:
     predicted_ms: float | None = None
     planning_ms: float | None = None
     measured_ms: float | None = None
+    counters: bool = False
 
     def __getitem__(self, name: str) -> Partition:
         return self._by_name[name]
@@ -103,6 +105,7 @@ class Plan:
             "predicted_ms": self.predicted_ms,
             "planning_ms": self.planning_ms,
             "measured_ms": self.measured_ms,
+            "counters": self.counters,
             "nodes": [{**asdict(p), "bounds": list(p.bounds), "devices": list(p.devices)} for p in self.partitions],
             "chains": [list(c) for c in self.chains],
         }
@@ -159,7 +162,7 @@ class Plan:
             top["model"], top["model_digest"], top["strategy"], tuple(partitions), str(top.get("profile", "")),
             tuple(tuple(map(str, c)) for c in chains if isinstance(c, list)),
             {str(k): tuple(v) for k, v in shapes.items() if isinstance(v, list)}, number("predicted_ms"), number("planning_ms"),
-            number("measured_ms"),
+            number("measured_ms"), top.get("counters") is True,
         )
 
     def check(self, graph: Graph) -> None:

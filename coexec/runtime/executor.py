@@ -134,7 +134,7 @@ class PreparedRun:
             return None
         device, = self.asynchronous
         used = {s.device for s in self.steps if isinstance(s, Start)}
-        if used != {HOST, device} or (handshake := self.queues[device].handshake()) is None:
+        if used != {HOST, device} or (handshake := self.queues[device].handshake(self.plan.counters)) is None:
             return None
         self.handshake = handshake
         made = dict(self.actions)

@@ -90,7 +90,7 @@ class LazyQueue(Queue):
         while self.device.whim is not None and self.device.whim() and self.step():
             pass
 
-    def handshake(self) -> Handshake | None:
+    def handshake(self, wanted: bool = False) -> Handshake | None:
         return self.counters
 
     def compile(self, node: Node, out_region: Region, inputs: Sequence[Operand], outputs: Sequence[TensorView | None]) -> Kernel:

@@ -140,9 +140,9 @@ class OpenCLQueue(Queue):
         except cl.Error as error:
             raise failed("work failed on the device", error, self) from error
 
-    def handshake(self) -> ClHandshake | None:
+    def handshake(self, wanted: bool = False) -> ClHandshake | None:
         facts, device = self.device.facts, self.device.device
-        if self.device.sharing != "svm" or not settings.get("handshake") or not possible(device, facts.emulated):
+        if not (wanted or settings.get("handshake")) or self.device.sharing != "svm" or not possible(device, facts.emulated):
             return None
         if self._handshake is None:
             made = ClHandshake(self.context, self.queue, facts.emulated, self.where)
