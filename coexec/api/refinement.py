@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from .. import __version__, settings
 from ..cost.compose import CostModel
-from ..cost.corrections import Corrections
+from ..cost.corrections import Between, Corrections
 from ..devices.base import Device
 from ..devices.registry import session_threads
 from ..errors import CoexecError
@@ -103,9 +104,14 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
         for turn, alone in enumerate(("cpu", "gpu") if "gpu" in devices else ()):
             tell(ROUNDS + turn, steps, alone)
             challenge(alone, plan_prepared(graph, strategy=alone, **asked))
-        if {"cpu", "gpu"} <= best.plan.devices:
+        if {"cpu", "gpu"} <= latest.devices:
             tell(steps - 1, steps, "in step by counters")
-            challenge(f"{best.name}, in step by counters", replace(best.plan, counters=True))
+            between = _by_counters(corrections.between, devices, profile, session_threads(dict(devices), threads))
+            if between is not None:
+                again = plan_prepared(graph, strategy=strategy, corrections=replace(corrections, between=between), **asked)
+                challenge(f"{strategy}, corrected, in step by counters", replace(again, counters="gpu" in again.devices))
+                if "gpu" in best.plan.devices and not best.plan.counters:
+                    challenge(f"{best.name}, in step by counters", replace(best.plan, counters=True))
         if best.latency_ms is None:
             best = replace(best, latency_ms=_time(running, feeds))
     finally:
@@ -136,8 +142,43 @@ def _observe(graph: Graph, plan: Plan, prepare: Callable[..., PreparedRun], feed
                 predicted = costs.kernel(node, region, unit).us
                 if predicted > 0:
                     ratios[node.name, unit] = max(_quiet(taken[node.name, unit]), 1e-3) / predicted
-    started = [s.duration_us for s in trace.of("enqueue") if s.name != "flush"]
-    return known.seen(ratios, _quiet(started) if started else None)
+    return known.seen(ratios, _between(trace))
+
+
+def _between(trace: Trace) -> Between:
+    """What was lost between the pieces of traced runs."""
+    free: dict[int, float] = {}  # when each piece could have begun, but for its own enqueueing
+    for before, piece in pairwise(sorted(trace.of("piece"), key=lambda s: (s.track, s.start_us))):
+        if before.track == piece.track:
+            free[id(piece)] = before.stop_us
+    lost: dict[str, list[float]] = {"launch_us": [], "begin_us": [], "sync_us": [], "ready_us": []}
+    for arrow in trace.arrows:
+        source, target = arrow.source, arrow.target
+        if arrow.name == "enqueue" and target.category == "piece":
+            lost["launch_us"].append(source.duration_us)
+            if free.get(id(target), 0.0) < source.start_us:
+                lost["begin_us"].append(target.start_us - source.stop_us)
+        elif arrow.name == "join":
+            late = target.stop_us - source.stop_us
+            lost["ready_us" if source.stop_us < target.start_us else "sync_us"].append(min(late, target.duration_us))
+    return Between(**{k: max(0.0, _quiet(v)) for k, v in lost.items() if v})
+
+
+def _by_counters(seen: Between, devices: Mapping[str, Device], profile: DeviceProfile, threads: int) -> Between | None:
+    """What would be lost between pieces if both were kept in step by counters; None where the device has none.
+
+    A run's launches take longer than those of a bare loop by as much either way: caches hold other things.
+    """
+    from ..profiling.run import fixed_costs
+
+    with settings.override(handshake=True):
+        with_counters = fixed_costs(devices["gpu"], threads)
+    with settings.override(handshake=False):
+        without = fixed_costs(devices["gpu"], threads)
+    if with_counters["sync_us"] >= without["sync_us"]:
+        return None
+    slower = 1.0 if seen.launch_us is None else max(1.0, seen.launch_us / max(without["launch_us"], 1e-3))
+    return Between(with_counters["launch_us"] * slower, 0.0, with_counters["sync_us"], with_counters["ready_us"])
 
 
 def _quiet(times: Sequence[float]) -> float:

@@ -50,8 +50,11 @@ class CostModel:
     """
 
     def __init__(self, profile: DeviceProfile, corrections: Corrections | None = None):
-        if corrections is not None and corrections.launch_us is not None and profile.gpu is not None:
-            profile = replace(profile, gpu=replace(profile.gpu, launch_us=corrections.launch_us))
+        self.begin_us = 0.0
+        if corrections is not None and profile.gpu is not None:
+            seen = {k: v for k, v in vars(corrections.between).items() if v is not None}
+            self.begin_us = seen.pop("begin_us", 0.0)
+            profile = replace(profile, gpu=replace(profile.gpu, **seen))
         self.profile, self.corrections = profile, corrections
         self.units: dict[str, UnitProfile] = {"cpu": profile.cpu, **({"gpu": profile.gpu} if profile.gpu else {})}
         if profile.cpu_alone is not None:
@@ -306,7 +309,7 @@ class Run:
             if device != HOST:
                 self.host += cost.move_us(visit.upload_bytes, visit.moves) if visit.upload_bytes else 0.0
                 self.host += cost.profile.gpu.launch_us
-                self.gpu = max(self.gpu, self.host) + gpu_us  # type: ignore[operator]
+                self.gpu = max(self.gpu, self.host + cost.begin_us) + gpu_us  # type: ignore[operator]
                 self.done.append(self.gpu)
         if visit.waits_for:
             self.host = self._heard(self.host, self.done[visit.waits_for])
@@ -329,7 +332,7 @@ class Run:
         started = flow.started
         if option.gpu_us is not None:
             host += self.cost.profile.gpu.launch_us
-            gpu = max(gpu, host) + option.gpu_us
+            gpu = max(gpu, host + self.cost.begin_us) + option.gpu_us
             started += 1
         waited = flow.waited
         if option.cpu_us is not None:

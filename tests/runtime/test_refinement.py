@@ -11,7 +11,7 @@ import pytest
 from coexec import settings
 from coexec.api import refinement
 from coexec.api.refinement import refine, remember, remembered
-from coexec.cost.corrections import MOST_RATIO, Corrections
+from coexec.cost.corrections import MOST_RATIO, Between, Corrections
 from coexec.devices.cpu.device import CpuDevice
 from coexec.graph.onnx_import import load_model
 from coexec.graph.passes import prepare
@@ -80,11 +80,11 @@ def test_corrections_change_a_plan_and_nothing_else(graph):
 
 
 def test_ratios_are_bounded_and_settle_between_what_was_seen():
-    once = Corrections().seen({("a", "cpu"): 4.0, ("b", "cpu"): 1e9, ("c", "gpu"): 0.5}, launch_us=7.0)
-    assert once.of("b", "cpu") == MOST_RATIO and once.of("other", "gpu") == 0.5 and once.launch_us == 7.0
+    once = Corrections().seen({("a", "cpu"): 4.0, ("b", "cpu"): 1e9, ("c", "gpu"): 0.5}, Between(launch_us=7.0))
+    assert once.of("b", "cpu") == MOST_RATIO and once.of("other", "gpu") == 0.5 and once.between.launch_us == 7.0
     assert once.of("other", "cpu") == (4.0 + MOST_RATIO) / 2 and Corrections().of("a", "cpu") == 1.0
     again = once.seen({("a", "cpu"): 1.0})
-    assert again.of("a", "cpu") == 2.0 and again.launch_us == 7.0
+    assert again.of("a", "cpu") == 2.0 and again.between.launch_us == 7.0
 
 
 def test_a_kept_plan_is_found_again_and_damage_is_not(graph, tmp_path):
