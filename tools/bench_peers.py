@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
-import math
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -32,6 +30,7 @@ import numpy as np  # noqa: E402
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import make_models  # noqa: E402
 import onnx  # noqa: E402
+from benching import geometric_mean, machine, versions  # noqa: E402
 
 import coexec  # noqa: E402
 
@@ -168,10 +167,6 @@ def bench(path: str, engines: list[str], rounds: int, budget_s: float) -> dict[s
     return found
 
 
-def geometric_mean(values: list[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values)) if values else float("nan")
-
-
 def compare(models: dict[str, dict[str, dict]]) -> dict[str, dict]:
     """comparison -> {"ratios": {model: ours / best other}, "geomean", "worst"}."""
     result = {}
@@ -184,30 +179,6 @@ def compare(models: dict[str, dict[str, dict]]) -> dict[str, dict]:
         if ratios:
             result[title] = {"ours": ours, "others": others, "ratios": ratios, "geomean": geometric_mean(list(ratios.values())), "worst": max(ratios.values())}
     return result
-
-
-def versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for package in ("coexec", "numpy", "numba", "onnxruntime", "openvino", "MNN"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    try:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    return {**found, "commit": commit}
-
-
-def machine() -> dict[str, str]:
-    from coexec.devices.registry import find_devices
-
-    devices = find_devices()
-    return {"cpu": devices["cpu"].facts.name, "cores": str(devices["cpu"].facts.compute_units), "system": platform.platform(terse=True),
-            "gpu": f"{devices['gpu'].facts.name}, {devices['gpu'].facts.driver}" if "gpu" in devices else "none"}
 
 
 def markdown(result: dict) -> str:

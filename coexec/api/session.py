@@ -51,6 +51,7 @@ class SessionOptions:
     force: node name -> device, against the strategy's choice.
     shapes: input name -> shape, for models with symbolic dimensions; else the first run decides.
     gpu: the OpenCL device, PLATFORM:DEVICE, or `none`.
+    tune_budget_s: seconds at most in which to try kernel forms for the GPU's pieces of the plan that were not tuned before; kept on disk.
     verify: check the strategy's plan by measurement when the session is made: runs correct the cost model, it plans again, and the fastest is
         kept, the CPU's and the GPU's own plans among the candidates. Takes seconds; remembered, so that later sessions start with it.
     progress: called with (done, of, what) meanwhile.
@@ -64,6 +65,7 @@ class SessionOptions:
     force: Mapping[str, str] = field(default_factory=dict)
     shapes: Shapes = field(default_factory=dict)
     gpu: str = ""
+    tune_budget_s: float = 0.0
     verify: bool = False
     progress: Callable[[int, int, str], None] | None = None
     enable_profiling: bool | Trace = False
@@ -168,6 +170,9 @@ class InferenceSession:
             made = self._given_plan
         else:
             made = self._planned(graph, feeds)
+        if self.options.tune_budget_s > 0 and "gpu" in made.devices and "gpu" in self.devices:
+            with phase(self._trace, "tune"):
+                self.devices["gpu"].tune(graph, made, self.options.tune_budget_s, self.options.progress)
         fallen = [(p.name, p.note) for p in made.partitions if p.note.startswith(("fallback:", "gpu:"))]
         if self.options.strict and fallen:
             raise FallbackForbidden(fallen, where=graph.name)

@@ -18,6 +18,7 @@ EXAMPLES = (
     "coexec bench model.onnx --compare cpu,gpu,flops,coexec --iters 200",
     "coexec bench model.onnx --compare cpu,fixed:gpu=0.3,fixed:gpu=0.5 --json",
     "coexec bench model.onnx --verify               the plan is first checked and corrected by measurement",
+    "coexec bench model.onnx --tune 2m --verify     ... after kernel forms were tried for what the GPU computes",
     "coexec bench model.onnx --oracle",
 )
 
@@ -34,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--iters", metavar="N", type=shared.positive, default=50, help="rounds; each runs every strategy once (default: %(default)s)"
     )
     parser.add_argument("--percentiles", metavar="P,P", type=_percentiles, default=(50.0, 90.0, 99.0), help="(default: 50,90,99)")
-    shared.verify(parser)
+    shared.measuring(parser)
     parser.add_argument("--oracle", action="store_true", help="also time every operator by itself, in every sensible cut (slow)")
 
 
@@ -48,7 +49,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     percents = sorted({50.0, 90.0, 99.0, *options.percentiles})
     with ExitStack() as stack:
         sessions = {}
-        with Progress(console, "checking the plan") as tick:
+        with Progress(console, "measuring") as tick:
             for name in options.compare:
                 asked = session_options(options, shapes_of(given), tick)
                 sessions[name] = stack.enter_context(InferenceSession(graph, asked, device_profile=known, strategy=name))

@@ -68,8 +68,15 @@ def planning(parser: argparse.ArgumentParser, strategy: bool = True) -> None:
     )
 
 
-def verify(parser: argparse.ArgumentParser) -> None:
+def measuring(parser: argparse.ArgumentParser) -> None:
     """Measuring before trusting."""
+    parser.add_argument(
+        "--tune",
+        metavar="TIME",
+        type=duration,
+        default=0.0,
+        help="first try kernel forms for the GPU's pieces, for at most 30s, 5m ...; kept, so that a second time has nothing to do",
+    )
     parser.add_argument(
         "--verify",
         action="store_true",

@@ -41,7 +41,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--strict", action="store_true", help="fail where an operator cannot run where the plan puts it, instead of using the CPU"
     )
-    shared.verify(group)
+    shared.measuring(group)
     group.add_argument(
         "--repeat", metavar="N", type=shared.positive, default=1, help="run N times and show how long it took (default: %(default)s)"
     )
@@ -80,7 +80,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         known = None if options.plan else profile(options, [options.strategy], console)
     started = time.perf_counter()
     with ExitStack() as stack:
-        with Progress(console, "checking the plan") as tick:
+        with Progress(console, "measuring") as tick:
             settings = replace(session_options(options, shapes_of(given), tick), enable_profiling=trace or False)
             session = stack.enter_context(
                 InferenceSession(graph, settings, device_profile=known, strategy=options.strategy, plan=options.plan)

@@ -96,6 +96,7 @@ def session_options(options: argparse.Namespace, shapes: Mapping[str, Any], prog
         check=getattr(options, "check", False),
         force=dict(options.force),
         shapes=shapes,
+        tune_budget_s=getattr(options, "tune", 0.0),
         verify=getattr(options, "verify", False),
         progress=progress,
     )

@@ -7,13 +7,14 @@ compile, seals the queues (scratch memory is allocated, arguments are bound), an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ..graph.ir import Node, Value
+from ..graph.ir import Graph, Node, Value
+from ..partition.plan import Plan
 from ..regions import Region
 
 
@@ -234,6 +235,10 @@ class Device(ABC):
     @abstractmethod
     def queue(self, threads: int = 1) -> Queue:
         """A session's use of this device, with that many threads where the device is made of threads."""
+
+    def tune(self, graph: Graph, plan: Plan, budget_s: float, progress: Callable[[int, int, str], None] | None = None) -> int:
+        """Tries kernel forms for this device's pieces of a plan, within so many seconds; returns how many pieces were tuned."""
+        return 0
 
     def close(self) -> None:
         """Gives the device back."""

@@ -202,3 +202,19 @@ def test_a_graph_is_tuned_piece_by_piece_within_its_budget(device: OpenCLDevice,
     half = Region.whole(nodes[3].output.shape).replace(2, (0, 3))
     assert tuning.is_tuned(device.facts, nodes[3], half) and not tuning.is_tuned(device.facts, nodes[0], whole(nodes[0]))
     assert tuning.tune_graph(device, graph, plan) == 0, "nothing is left to do"
+
+
+def test_a_session_tunes_its_plan_s_pieces_once(tmp_path):
+    from coexec import InferenceSession, SessionOptions
+    from tests.test_smoke import tiny_model
+
+    said: list[tuple[int, int, str]] = []
+    with settings.override(cache_dir=tmp_path):
+        for expected in (True, False):
+            said.clear()
+            options = SessionOptions(tune_budget_s=30.0, progress=lambda *told: said.append(told))
+            with InferenceSession(tiny_model(), options, strategy="gpu") as session:
+                session.run(None, {session.get_inputs()[0].name: np.ones((1, 3, 12, 12), np.float32)})
+            assert bool(said and said[-1][1]) is expected
+        assert list((tmp_path / "tuning").glob("*.json"))
+    tuning.forget()

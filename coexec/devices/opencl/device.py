@@ -10,10 +10,11 @@ import pyopencl as cl
 
 from ... import settings
 from ...errors import DeviceError, UsageError
-from ...graph.ir import Node
+from ...graph.ir import Graph, Node
 from ...ops import op_for
 from ...ops.fallback import is_fallback
 from ...ops.narrow import is_narrow
+from ...partition.plan import Plan
 from ...regions import Region
 from ..base import DONE, Buffer, Device, Event, Operand, Queue, TensorView
 from . import builder, cores, host, platform
@@ -71,6 +72,11 @@ class OpenCLDevice(Device):
     @property
     def operators(self) -> frozenset[tuple[str, str]]:
         return builder.built_ops()
+
+    def tune(self, graph: Graph, plan: Plan, budget_s: float, progress: Callable[[int, int, str], None] | None = None) -> int:
+        from .tuning import tune_graph  # it opens queues of this device itself
+
+        return tune_graph(self, graph, plan, budget_s, progress)
 
     def allocate(self, nbytes: int) -> Buffer:
         return (SvmBuffer if self.sharing == "svm" else CopyBuffer)(self.context, nbytes)
