@@ -13,7 +13,7 @@ import pyopencl as cl
 from ...ops.conv import conv_input, conv_params
 from . import host
 from .builder import ClOperand, Compile, builds, int8, short
-from .strips import Strip
+from .strips import Strip, share
 from .tail import bias_args, five, i32, three, type_defines
 from .tiles import Tiles
 
@@ -296,10 +296,24 @@ def build_depthwise(c: Compile, s: Shape, tiles: Tiles) -> None:
                  (-(-width // tiles.item_width) * height, channels, batch), None,
                  s.x, strides(s.x), w, s.y, strides(s.y), *_plane_args(s), *tail)
         return
+    if can_rows(s):
+        wide = min(tiles.width, max(4, 1 << (width - 1).bit_length()))
+        rows, many = share(batch, channels, height, width, tiles)
+        c.implementation = f"f32_conv_depthwise_rows_{s.kernel[1]}x{s.kernel[2]}"
+        inside, outside, *_, pad = s.args()
+        c.launch("conv_depthwise_rows.cl", "conv_depthwise_rows", {**defines, "SH": s.strides[1], "SW": s.strides[2], "VW": wide},
+                 (-(-height // rows), -(-channels // many), batch), (1, 1, 1), s.x, strides(s.x), w, s.y, strides(s.y), inside, outside, pad,
+                 *i32(rows, many, channels), *tail)
+        return
     strip = Strip.of(s.y.shape, s.kernel, s.strides, s.dilations, tiles)
     c.implementation = f"f32_conv_depthwise_strip_{s.kernel[1]}x{s.kernel[2]}"
     c.launch(["strip.clh", "conv_depthwise.cl"], "conv_depthwise_strip", {**defines, **strip.defines()}, strip.groups, (1, 1, 1),
              s.x, strides(s.x), w, s.y, strides(s.y), *_plane_args(s), *strip.args(), *tail)
+
+
+def can_rows(s: Shape) -> bool:
+    """True for a small depthwise filter without dilation, of stride 1 or 2: it runs down the rows with its sums in registers."""
+    return max(s.kernel) <= 5 and max(s.strides) <= 2 and set(s.dilations) == {1}
 
 
 def _plane_args(s: Shape) -> list[Any]:
