@@ -3,7 +3,7 @@
 //
 // It runs down a strip of VW columns. Each input row is loaded once and added to every output row that it reaches, so that SUMS rows of
 // sums are under way at a time; an output is one chain over the filter's elements in order. The last strip overlaps the one before it.
-// Loads may run beyond a row into what lies between the first and the last element of the input window; such lanes are cleared.
+// Loads may run beyond a row into what lies between the first and the last element of the input window; such lanes are cleared. vectors.clh comes before.
 
 #ifdef RESIDUAL
 #define RESIDUAL_ARGS , __global const T *restrict r, int r_off, int8 rs
@@ -18,10 +18,7 @@
 #define BIAS_OF(c) 0
 #endif
 
-#define VEC CAT(T, VW)
 #define LANES CAT(int, VW)
-#define VLOAD CAT(vload, VW)
-#define VSTORE CAT(vstore, VW)
 #define SUMS ((KH + SH - 1) / SH)
 #if VW == 16
 #define LANE_NUMBERS (LANES)(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
