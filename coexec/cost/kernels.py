@@ -500,7 +500,10 @@ def _gpu_winograd(g: Windowed, f: Facts) -> dict[str, Array]:
 def _gpu_conv(g: Windowed, f: Facts) -> Iterator[Case]:
     depthwise = (g.icg == 1) & (g.ocg == 1) & (g.groups > 1)
     if depthwise.any():
-        if f.local_bytes:
+        small = max(g.kh, g.kw) <= 5 and max(g.sh, g.sw) <= 2 and {g.dh, g.dw} == {1}
+        if f.local_bytes and small:
+            yield _pick(_gpu_rows(g, f), depthwise)  # type: ignore[misc]
+        elif f.local_bytes:
             for case in _gpu_strip(g, f, "conv_depthwise" if g.taps == 9 else "conv_depthwise_any"):
                 yield _pick(case, depthwise)  # type: ignore[misc]
         else:
@@ -608,6 +611,22 @@ def _gpu_loops(g: Windowed, f: Facts, name: str) -> Case:
     terms = {"fixed": np.ones(len(outer)), "mac_m": blocks * depth * M, "out_melem": g.n * g.oc * g.pixels * M, "mb": nbytes * M}
     return Case(f"conv/{name}", np.arange(len(outer)), terms, {"oc": g.ocg, "pixels": g.pixels, "depth": np.full(len(outer), depth),
                                                                "ow": g.ow, "outer": outer})
+
+
+def _gpu_rows(g: Windowed, f: Facts) -> Case:
+    """Small depthwise filters where a work-item owns a core: down strips of one vector of columns, each input row read once."""
+    images = g.n * g.oc
+    width = np.clip(2 ** np.ceil(np.log2(np.maximum(g.ow, 1))), 4, f.gpu_width)
+    vectors = up(g.ow, width.astype(np.int64))
+    many = np.clip(STRIP_ITEM // np.maximum(1, g.oh * g.ow), 1, np.maximum(1, g.oc))
+    nbytes = images * (g.ih * g.iw + g.pixels) * 4
+    terms = {
+        "fixed": np.ones(len(images)), "images_k": images * K, "items_k": g.n * up(g.oc, many) * K, "strips_k": images * vectors * K,
+        f"in{g.sw}_mvec": images * vectors * g.ih * g.kw * M, "fma_m": images * vectors * g.oh * g.taps * M,
+        "out_mvec": images * vectors * g.oh * M, "mb": nbytes * M, "mb_l3": nbytes * M * (nbytes > 0.7 * f.l2_bytes),
+    }
+    sizes = {"images": images, "oh": g.oh, "ow": g.ow, "taps": np.full(len(images), g.taps), "stride": np.full(len(images), g.sw)}
+    return Case("conv/conv_depthwise_rows", np.arange(len(images)), terms, sizes)
 
 
 def _gpu_strip(g: Windowed, f: Facts, name: str) -> Iterator[Case]:

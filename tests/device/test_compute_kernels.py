@@ -69,6 +69,8 @@ CONVS = {
     "3-D": ((1, 3, 5, 6, 7), (4, 3, 2, 3, 2), dict(pads=[1, 0, 1, 0, 1, 1], strides=[1, 2, 1])),
     "depthwise 3x3": ((1, 12, 15, 17), (12, 1, 3, 3), dict(group=12, pads=[1, 1, 1, 1])),
     "depthwise 5x5 strided": ((2, 4, 15, 37), (4, 1, 5, 5), dict(group=4, pads=[2, 2, 2, 2], strides=[2, 2])),
+    "depthwise, narrow": ((1, 20, 7, 7), (20, 1, 3, 3), dict(group=20, pads=[1, 1, 1, 1])),
+    "depthwise, two by five": ((1, 5, 9, 21), (5, 1, 2, 5), dict(group=5, pads=[0, 2, 1, 2], strides=[2, 1])),
     "depthwise, odd": ((1, 6, 15, 33), (6, 1, 3, 4), dict(group=6, pads=[0, 2, 1, 1], strides=[1, 3], dilations=[2, 1])),
     "depthwise, two per channel": ((1, 4, 9, 9), (8, 1, 3, 3), dict(group=4, pads=[1, 1, 1, 1])),
 }

@@ -33,7 +33,7 @@ NAMES = {
     "product/strips": "strips", "product/packed": "packed",
     "conv/panel": "conv_panel", "conv/panel_pointwise": "conv_panel", "conv/winograd": "conv_winograd",
     "conv/winograd_staged": "conv_winograd",
-    "conv/conv_depthwise": "conv_depthwise_strip", "conv/conv_depthwise_any": "conv_depthwise_strip", "conv/conv_direct": "conv_direct",
+    "conv/conv_depthwise_rows": "conv_depthwise_rows", "conv/conv_depthwise": "conv_depthwise_strip", "conv/conv_depthwise_any": "conv_depthwise_strip", "conv/conv_direct": "conv_direct",
     "conv/conv_tiled": "conv_tiled", "conv/conv_items": "conv_depthwise_items", "pool/maxpool_strip": "maxpool_strip",
     "pool/averagepool_strip": "averagepool_strip", "product/panel": "panel", "product/panel_copied": "panel", "product/tiled": "",
 }

@@ -13,7 +13,7 @@ import pyopencl as cl
 from ...ops.conv import conv_input, conv_params
 from . import host
 from .builder import ClOperand, Compile, builds, int8, short
-from .strips import Strip
+from .strips import Strip, share
 from .tail import bias_args, five, i32, three, type_defines
 from .tiles import Tiles
 
@@ -188,7 +188,7 @@ def build_panel(c: Compile, s: Shape, tiles: Tiles, key: Any = "conv", arrange: 
     w = c.packed(1, ("rows", key, s.groups, cut.rows), lambda w: pack_rows(arrange(w), s.groups, cut.rows))
     defines, tail = _operands(c, s)
     c.implementation = f"f32_conv_panel_{cut.rows}x{cut.columns}"
-    c.launch(["gemm_tile.clh", "strip.clh", "conv_panel.cl"], "conv_panel", {**defines, **tiles.panel_defines(cut.rows, cut.vectors)},
+    c.launch(["vectors.clh", "gemm_tile.clh", "strip.clh", "conv_panel.cl"], "conv_panel", {**defines, **tiles.panel_defines(cut.rows, cut.vectors)},
              (-(-s.pixels // cut.columns), s.y.shape[0] * s.groups), (1, 1), s.x, strides(s.x), w, s.y, strides(s.y),
              *i32(s.groups, s.in_channels, s.out_channels), *s.args(), *i32(cut.unit), *map(cl.LocalMemory, cut.locals), *tail)
 
@@ -274,7 +274,7 @@ def build_winograd(c: Compile, s: Shape, tiles: Tiles) -> None:
     stacks = s.y.shape[0] * s.groups
     shape = [s.x, strides(s.x), w, s.y, strides(s.y), *i32(s.groups, s.in_channels, s.out_channels), inside, outside, pad]
     memory = [cl.LocalMemory(n) for n in cut.locals]
-    files = ["gemm_tile.clh", "conv_winograd.cl"]
+    files = ["vectors.clh", "gemm_tile.clh", "conv_winograd.cl"]
     c.implementation = f"f32_conv_winograd_4x4_{cut.rows}x{cut.columns}" + "_staged" * cut.staged
     if not cut.staged:
         c.launch(files, "conv_winograd", {**defines, "STAGE": 0}, (cut.panels, stacks), (1, 1), *shape, cl.LocalMemory(cut.freq), *memory,
@@ -296,10 +296,24 @@ def build_depthwise(c: Compile, s: Shape, tiles: Tiles) -> None:
                  (-(-width // tiles.item_width) * height, channels, batch), None,
                  s.x, strides(s.x), w, s.y, strides(s.y), *_plane_args(s), *tail)
         return
+    if can_rows(s):
+        wide = min(tiles.width, max(4, 1 << (width - 1).bit_length()))
+        rows, many = share(batch, channels, height, width, tiles)
+        c.implementation = f"f32_conv_depthwise_rows_{s.kernel[1]}x{s.kernel[2]}"
+        inside, outside, *_, pad = s.args()
+        c.launch(["vectors.clh", "conv_depthwise_rows.cl"], "conv_depthwise_rows", {**defines, "SH": s.strides[1], "SW": s.strides[2], "VW": wide},
+                 (-(-height // rows), -(-channels // many), batch), (1, 1, 1), s.x, strides(s.x), w, s.y, strides(s.y), inside, outside, pad,
+                 *i32(rows, many, channels), *tail)
+        return
     strip = Strip.of(s.y.shape, s.kernel, s.strides, s.dilations, tiles)
     c.implementation = f"f32_conv_depthwise_strip_{s.kernel[1]}x{s.kernel[2]}"
-    c.launch(["strip.clh", "conv_depthwise.cl"], "conv_depthwise_strip", {**defines, **strip.defines()}, strip.groups, (1, 1, 1),
+    c.launch(["vectors.clh", "strip.clh", "conv_depthwise.cl"], "conv_depthwise_strip", {**defines, **strip.defines()}, strip.groups, (1, 1, 1),
              s.x, strides(s.x), w, s.y, strides(s.y), *_plane_args(s), *strip.args(), *tail)
+
+
+def can_rows(s: Shape) -> bool:
+    """True for a small depthwise filter without dilation, of stride 1 or 2: it runs down the rows with its sums in registers."""
+    return max(s.kernel) <= 5 and max(s.strides) <= 2 and set(s.dilations) == {1}
 
 
 def _plane_args(s: Shape) -> list[Any]:

@@ -142,7 +142,7 @@ def _panel(c: Compile, p: Product, tiles: Tiles, defines: dict[str, Any]) -> Non
         right, local = p.b.args(), [cl.LocalMemory(4 * p.depth * columns)]
     c.implementation = f"f32_{c.node.op_type.lower()}_panel_{rows}x{columns}"
     # One panel of columns runs over all rows; where there are many products, each brings its own.
-    c.launch(["gemm_tile.clh", "gemm_panel.cl"], "gemm_panel", defines, (-(-p.columns // columns), p.count), (1, 1),
+    c.launch(["vectors.clh", "gemm_tile.clh", "gemm_panel.cl"], "gemm_panel", defines, (-(-p.columns // columns), p.count), (1, 1),
              *p.a.args(), *right, *p.y.args(), *middle, *i32(p.rows, p.columns), *local, *tail)
 
 

@@ -17,6 +17,13 @@ VECTORS = 4
 ITEM = 4096
 
 
+def share(batch: int, channels: int, height: int, width: int, tiles: Tiles) -> tuple[int, int]:
+    """How many rows of how many channels a work-item makes: whole planes, several where they are small, parts where they are few."""
+    wanted = 4 * tiles.cores
+    rows = -(-height // min(height, -(-wanted // (batch * channels))))
+    return rows, max(1, min(ITEM // (rows * width), channels * batch // wanted, channels))
+
+
 @dataclass(frozen=True)
 class Strip:
     """How many output rows of how many channels a work-item makes, the NDRange, and the float32 elements of local memory it takes."""

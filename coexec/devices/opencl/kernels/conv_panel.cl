@@ -71,6 +71,8 @@
   }                                                                                                    \
 }
 
+#define SOON 8  // channels from the one that is copied to the one that is fetched into cache meanwhile
+
 __attribute__((reqd_work_group_size(1, 1, 1)))
 __kernel void conv_panel(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off,
                          __global T *restrict y, int y_off, int8 ys,
@@ -106,7 +108,16 @@ __kernel void conv_panel(__global const T *restrict x, int x_off, int8 xs, __glo
   PLAIN_LOOP for (int c0 = 0; c0 < in_channels; c0 += unit) {
     const int channels = min(unit, in_channels - c0), steps = channels * KH * KW;
     __local T *to = panel;
-    PLAIN_LOOP for (int c = 0; c < channels; c++, x += xs.s1) {
+    int c = 0;
+    if (direct && KH * KW == 1 && lanes == NR && row >= 0 && row < H)
+      PLAIN_LOOP for (; c < channels; c++, x += xs.s1, to += NR) {
+        __global const T *from = x + row * x_row + column;
+        PREFETCH(from + SOON * xs.s1);
+        VEC v[NV];
+        _Pragma("unroll") for (int j = 0; j < NV; j++) v[j] = VLOAD(j, from);
+        _Pragma("unroll") for (int j = 0; j < NV; j++) VSTORE(v[j], j, to);
+      }
+    PLAIN_LOOP for (; c < channels; c++, x += xs.s1) {
       if (direct) {
         PLAIN_LOOP for (int kh = 0; kh < KH; kh++) {
           const int h = row + kh * DH;

@@ -29,6 +29,18 @@ int reflected(int at, int n)
     } else \
         from += (i) * x_s.s##k;
 
+// y[i] = x[i] for i in low .. high - 1; returns high.
+int copied(global const T *x, int x_step, global T *y, int y_step, int low, int high)
+{
+    int i = low;
+    if (x_step == 1 && y_step == 1)
+        for (; i + 16 <= high; i += 16)
+            vstore16(vload16(0, x + i), 0, y + i);
+    for (; i < high; ++i)
+        y[i * y_step] = x[i * x_step];
+    return i;
+}
+
 kernel void pad(global const T *restrict x, int x_off, int8 x_s, global T *restrict y, int y_off, int8 y_s, int8 shape, int chunk, int span,
                 int8 begin, int8 extent, int8 first, int8 held
 #ifdef VALUE
@@ -54,7 +66,20 @@ kernel void pad(global const T *restrict x, int x_off, int8 x_s, global T *restr
             begun = from;
             outside = !inside;
         }
+#if MASK & 1
+        // What the map leaves in place is copied; only the ends of a row are mapped one by one.
+        const int low = outside ? end : clamp(max(0, first.s0) - begin.s0, start, end);
+        const int high = outside ? end : clamp(min(extent.s0, first.s0 + held.s0) - begin.s0, low, end);
+        global const T *straight = x + begun + (begin.s0 - first.s0) * x_s.s0;
+#else
+        const int low = outside ? end : start, high = end;
+        global const T *straight = x + begun;
+#endif
         for (int i = start; i < end; ++i) {
+            if (i == low)
+                i = copied(straight, x_s.s0, row, y_s.s0, low, high);
+            if (i == end)
+                break;
             int from = begun, inside = !outside;
             MOVE_(0, i)
             T v = other;
