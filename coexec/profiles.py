@@ -47,13 +47,15 @@ class Machine:
 class Correction:
     """A smooth factor on a fit, of the logarithms of the sizes `inputs`: exp of `weights` times nearness to `centres`.
 
-    scale: what each logarithm is multiplied by; centres: that of each weight, one number an input, one after another.
+    scale: what each logarithm is multiplied by; centres: that of each weight, one number an input, one after another. most: the factor
+    lies between 1 / most and most.
     """
 
     inputs: tuple[str, ...]
     scale: tuple[float, ...]
     centres: tuple[float, ...]
     weights: tuple[float, ...]
+    most: float = 1.8
 
 
 @dataclass(frozen=True)
@@ -165,7 +167,7 @@ def _plain(item: Any) -> Any:
         return body if item.error_pct is None else {**body, "error_pct": item.error_pct}
     if isinstance(item, Correction):  # numbers as one text: a list of thousands would take long to read
         numbers = {k: " ".join(f"{v:.6g}" for v in getattr(item, k)) for k in ("scale", "centres", "weights")}
-        return {"inputs": list(item.inputs), **numbers}
+        return {"inputs": list(item.inputs), **numbers, "most": item.most}
     if isinstance(item, (Machine, UnitProfile)):
         return {f.name: _plain(getattr(item, f.name)) for f in fields(item)}
     if isinstance(item, Mapping):
@@ -361,13 +363,13 @@ class _Reader:
         return Latency(terms, **more)
 
     def correction(self, key: str, item: Any) -> Correction:
-        names = [f.name for f in fields(Correction)]
-        body = self.mapping(item, key, names, names)
+        needed = ("inputs", "scale", "centres", "weights")
+        body = self.mapping(item, key, (*needed, "most"), needed)
         inputs = self.words(f"{key}.inputs", body["inputs"])
-        rest = {n: self.line_of_numbers(f"{key}.{n}", body[n]) for n in names[1:]}
+        rest = {n: self.line_of_numbers(f"{key}.{n}", body[n]) for n in needed[1:]}
         if not inputs or len(rest["scale"]) != len(inputs) or len(rest["centres"]) != len(inputs) * len(rest["weights"]):
             self.wrong(key, item, "a scale an input, and for each weight a centre of as many numbers", found="other counts")
-        return Correction(inputs, **rest)
+        return Correction(inputs, **rest, **({"most": self.number(f"{key}.most", body["most"], 1.0)} if "most" in body else {}))
 
     def line_of_numbers(self, key: str, item: Any) -> tuple[float, ...]:
         try:
@@ -432,7 +434,7 @@ class _Reader:
         except ValueError:
             value = math.nan
         if not math.isfinite(value) or value < at_least:
-            self.wrong(key, item, f"a number{unit}, {'above' if at_least else 'at least'} 0")
+            self.wrong(key, item, f"a number{unit}, {'above 0' if 0 < at_least < 1 else f'at least {at_least:g}'}")
         return value
 
     def rate(self, key: str, item: Any) -> float:

@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,7 @@ def _measure(options: argparse.Namespace, target: Path | None, raw: Path | None,
 
 def _from_table(options: argparse.Namespace, target: Path | None, console: Console) -> int:
     from ..profiles import save_profile
+    from ..profiling.baselines import BASELINES, predictions
     from ..profiling.fit import fit_profile_from_table, held_out_accuracy
     from ..profiling.table import read_table
 
@@ -101,6 +103,12 @@ def _from_table(options: argparse.Namespace, target: Path | None, console: Conso
     if target is not None:
         save_profile(made, target)
     judged = held_out_accuracy(rows) if options.group_by else {}
+    others = {name: held_out_accuracy(rows, predict=partial(predictions, name)) for name in BASELINES} if judged else {}
+    for unit in ("cpu", "gpu"):
+        boards = sorted({r.device for r in rows if r.unit == unit})
+        if len(boards) > 1:
+            chosen = (made.cpu if unit == "cpu" else made.gpu).name
+            console.note(f"the table has {len(boards)} devices of unit {unit}: the profile is of '{chosen}', which has the most rows")
     units = {"cpu": made.cpu, **({"gpu": made.gpu} if made.gpu else {})}
     console.emit(
         {
@@ -108,12 +116,13 @@ def _from_table(options: argparse.Namespace, target: Path | None, console: Conso
             "name": made.name,
             "measurements": len(rows),
             "devices": judged,
+            "baselines": others,
             "units": {unit: summary(section) for unit, section in units.items()},
         }
     )
     show(units, console)
     if judged:
-        show_accuracy(judged, console)
+        show_accuracy(judged, console, others)
     if target is not None:
         console.note(f"wrote {target}")
     return 0
@@ -151,12 +160,13 @@ def show(units: dict[str, Any], console: Console) -> None:
     console.result(table(rows, ("unit", "name", "GFLOP/s", "GB/s", "launch us", "sync us", "families fitted"), "ll"))
 
 
-def show_accuracy(judged: dict[str, Any], console: Console) -> None:
-    """How well a unit's kernels were predicted: shares within 5, 10 and 15 %, beside the noise floor."""
+def show_accuracy(judged: dict[str, Any], console: Console, others: dict[str, dict[str, Any]] | None = None) -> None:
+    """How well a unit's kernels were predicted: shares within 5, 10 and 15 %, beside the noise floor; then how others' ways would."""
     percent = lambda share: "-" if share is None else f"{100 * share:.1f} %"  # noqa: E731
     rows = [
         (
             unit,
+            by,
             j["count"],
             percent(j["within_5pct"]),
             percent(j["within_10pct"]),
@@ -164,9 +174,10 @@ def show_accuracy(judged: dict[str, Any], console: Console) -> None:
             "-" if j["mape"] is None else f"{j['mape']:.1f} %",
             percent(j["noise_floor_within_10pct"]),
         )
-        for unit, j in judged.items()
+        for by, report in {"this profile": judged, **(others or {})}.items()
+        for unit, j in report.items()
     ]
-    console.result(table(rows, ("unit", "kernels", "within 5 %", "10 %", "15 %", "mean error", "noise floor (10 %)")))
+    console.result(table(rows, ("unit", "predicted by", "kernels", "within 5 %", "10 %", "15 %", "mean error", "noise floor (10 %)"), "ll"))
 
 
 def cores(text: str) -> frozenset[int]:
