@@ -62,7 +62,7 @@ class Correction:
 class Latency:
     """A fitted latency: `terms` are microseconds per unit of a feature (`fixed_us`, `us_per_mflop`, ...), none negative.
 
-    `samples` timings were used; half of them were predicted within `error_pct` percent.
+    `samples` timings were used; half of them are predicted within `error_pct` percent, and within `held_out_pct` by fits without them.
     """
 
     terms: Mapping[str, float]
@@ -70,6 +70,7 @@ class Latency:
     error_pct: float | None = None
     provenance: str = "measured"
     correction: Correction | None = None
+    held_out_pct: float | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,7 @@ def _plain(item: Any) -> Any:
         body = {**item.terms, "samples": item.samples, "provenance": item.provenance}
         if item.correction is not None:
             body["correction"] = _plain(item.correction)
-        return body if item.error_pct is None else {**body, "error_pct": item.error_pct}
+        return body | {k: v for k in ("error_pct", "held_out_pct") if (v := getattr(item, k)) is not None}
     if isinstance(item, Correction):  # numbers as one text: a list of thousands would take long to read
         numbers = {k: " ".join(f"{v:.6g}" for v in getattr(item, k)) for k in ("scale", "centres", "weights")}
         return {"inputs": list(item.inputs), **numbers, "most": item.most}
@@ -353,11 +354,13 @@ class _Reader:
             at = f"{key}.{name}"
             if _TERM.fullmatch(name):
                 terms[name] = self.number(at, value)
-            elif name in ("samples", "error_pct", "provenance", "correction"):
-                read = {"samples": self.whole, "error_pct": self.number, "provenance": self.provenance, "correction": self.correction}
+            elif name in ("samples", "error_pct", "held_out_pct", "provenance", "correction"):
+                read = {"samples": self.whole, "error_pct": self.number, "held_out_pct": self.number, "provenance": self.provenance,
+                        "correction": self.correction}
                 more[name] = read[name](at, value)
             else:
-                self.wrong(at, value, "fixed_us, us_per_<feature>, samples, error_pct, provenance or correction", found=f"the key '{name}'")
+                self.wrong(at, value, "fixed_us, us_per_<feature>, samples, error_pct, held_out_pct, provenance or correction",
+                           found=f"the key '{name}'")
         if not any(terms.values()):
             self.wrong(key, item, "at least one term above 0: no kernel takes no time", found="none")
         return Latency(terms, **more)

@@ -130,7 +130,7 @@ class KernelModel:
         self.left_out_pct_ = float(np.median(left_out) * 100)
         self._keep(Latency(told or {"fixed_us": _rounded(float(np.median(y)))}, len(y), None, "measured", correction))
         self.error_pct_ = float(np.median(np.abs(self.predict(terms, sizes) / y - 1)) * 100)
-        self.latency_ = Latency(self.latency_.terms, len(y), _rounded(self.error_pct_), "measured", correction)
+        self.latency_ = Latency(self.latency_.terms, len(y), _rounded(self.error_pct_), "measured", correction, _rounded(self.left_out_pct_))
         return self
 
     def predict(self, terms: Mapping[str, np.ndarray], sizes: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -305,12 +305,13 @@ class ShapeModel(KernelModel):
         coef = _robust(np.stack(list(terms.values()), axis=1), y, SHAPE_RIDGE)
         told = {f"us_per_{n}" if n != "fixed" else "fixed_us": float(f"{c:.6g}") for n, c in zip(terms, coef) if c > 0}
         self._keep(Latency(told or {"fixed_us": _rounded(float(np.median(y)))}, len(y)))
-        correction = None
+        correction, left_out = None, np.log(y / self.predict(terms, sizes))
         if self.correct and len(y) >= 2 * LEAST_SAMPLES:
-            correction = _gaussian(sizes, np.log(y / self.predict(terms, sizes)))
+            correction, left_out = _gaussian(sizes, left_out)
+        self.left_out_pct_ = float(np.median(np.abs(np.expm1(left_out))) * 100)
         self._keep(Latency(self.latency_.terms, len(y), None, "measured", correction))
         self.error_pct_ = float(np.median(np.abs(self.predict(terms, sizes) / y - 1)) * 100)
-        self._keep(Latency(self.latency_.terms, len(y), _rounded(self.error_pct_), "measured", correction))
+        self._keep(Latency(self.latency_.terms, len(y), _rounded(self.error_pct_), "measured", correction, _rounded(self.left_out_pct_)))
         return self
 
     def at(self, s: shapes.Sizes) -> np.ndarray:
@@ -344,8 +345,10 @@ def _blocks(s: shapes.Sizes, y: np.ndarray) -> dict[str, Block]:
     return chosen
 
 
-def _gaussian(sizes: Mapping[str, np.ndarray], wanted: np.ndarray) -> Correction | None:
-    """The mean of a Gaussian process of the logarithms of sizes, each with a scale of its own, that makes `wanted` most likely."""
+def _gaussian(sizes: Mapping[str, np.ndarray], wanted: np.ndarray) -> tuple[Correction | None, np.ndarray]:
+    """The mean of a Gaussian process of the logarithms of sizes, each with a scale of its own, that makes `wanted` most likely; and by how
+    much it misses each sample that it is told to leave out.
+    """
     from scipy.optimize import minimize
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.gaussian_process import GaussianProcessRegressor
@@ -353,7 +356,7 @@ def _gaussian(sizes: Mapping[str, np.ndarray], wanted: np.ndarray) -> Correction
 
     inputs = [n for n, v in sizes.items() if np.ptp(v) > 0]
     if not inputs or not np.ptp(wanted):
-        return None
+        return None, wanted
     raw = np.stack([np.log(np.maximum(sizes[n], 0.5)) for n in inputs], axis=1)
     spread = np.maximum(raw.std(axis=0), 1e-6)
     kept = _spread_out(raw / spread, MOST_SHAPE_CENTRES)
@@ -373,14 +376,15 @@ def _gaussian(sizes: Mapping[str, np.ndarray], wanted: np.ndarray) -> Correction
         learnt = GaussianProcessRegressor(kernel, optimizer=optimise).fit(z[some], target[some]).kernel_
     # What the other samples say of each, and how surely: those far off were disturbed, and say nothing.
     inverse = np.linalg.inv(learnt(z))
-    off = np.abs(inverse @ target) / np.sqrt(np.diag(inverse))
+    missed = (inverse @ target) / np.diag(inverse)
+    off = np.abs(missed) * np.sqrt(np.diag(inverse))
     good = off <= max(FAR_OFF, float(np.quantile(off, 1 - MOST_FAR_OFF)))
     process = GaussianProcessRegressor(learnt, optimizer=None).fit(z[good], target[good])
     factor, lengths = learnt.k1.k1.constant_value, learnt.k1.k2.length_scale
     scale = tuple(float(f"{v:.6g}") for v in np.atleast_1d(1 / (lengths * spread)))
     weights = tuple(float(f"{v:.6g}") for v in np.ravel(process.alpha_) * factor)
     centres = tuple(float(f"{v:.6g}") for v in (raw[kept][good] * np.array(scale)).ravel())
-    return Correction(tuple(inputs), scale, centres, weights, MOST_SHAPE_CORRECTION)
+    return Correction(tuple(inputs), scale, centres, weights, MOST_SHAPE_CORRECTION), missed
 
 
 def forest(kind: str, seed: int = 0) -> Any:

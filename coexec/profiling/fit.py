@@ -190,6 +190,25 @@ def fit_profile_from_table(rows: Sequence[Measurement], name: str = "") -> Devic
     return DeviceProfile(called, sections["cpu"], sections.get("gpu"), cpu_alone=sections.get("cpu_alone"))
 
 
+def refit(profile: DeviceProfile, rows: Sequence[Measurement]) -> DeviceProfile:
+    """The profile with its fits made anew from rows of the same devices; facts and fixed costs, which no table holds, stay.
+
+    Raises UsageError where the rows are of other devices.
+    """
+    sections = {"cpu": profile.cpu, "gpu": profile.gpu, "cpu_alone": profile.cpu_alone}
+    strange = {r.device for r in rows} - {s.name for s in sections.values() if s is not None}
+    if strange:
+        raise UsageError("the table is of another board than the profile", found=", ".join(sorted(strange)), expected=profile.name)
+    made: dict[str, UnitProfile | None] = {}
+    for unit, section in sections.items():
+        mine = [r for r in rows if section is not None and r.unit == unit[:3] and (unit == "gpu" or r.threads == section.threads)]
+        made[unit] = section
+        if mine and section is not None:
+            fresh = section_from_rows("gpu" if unit == "gpu" else "cpu", mine, section.facts)
+            made[unit] = replace(section, **{k: getattr(fresh, k) for k in ("peak_gflops", "bandwidth_gbs", "facts", "busy", "latency")})
+    return replace(profile, **made)
+
+
 def one_device(rows: Sequence[Measurement]) -> list[Measurement]:
     """The rows of the device with most of them, of one element type where kernels are not coexec's: a profile describes one board."""
     if not rows:
