@@ -170,18 +170,19 @@ def by_kernel(samples: Iterable[Sample]) -> dict[tuple[str, str], dict[str, Any]
 
 
 def query_us(profile: Any, graph: Graph, queries: int = 1000) -> float:
-    """What one prediction takes, in microseconds, of about so many in one batch, as a planner asks: every operator on every unit, whole
-    and cut in places spread over its axes, with nothing kept from earlier batches.
+    """What one prediction takes, in microseconds, where about so many are asked for at once of every unit, as a planner does: all operators,
+    whole and cut in places spread over their axes, with nothing kept from earlier batches.
     """
     nodes = list(candidates(graph))
     if not nodes:
         return 0.0
     costs = CostModel(profile)
-    each = max(1, queries // (len(nodes) * len(costs.units)))
+    each = max(1, queries // len(nodes))
     wanted = []
     for node in nodes:
         whole = Region.whole(node.output.shape)
-        spans = [(axis, max(1, axis.extent * k // (each + 1))) for axis in op_for(node).split_axes(node)[:1] for k in range(1, each)]
+        axes = op_for(node).split_axes(node)[:2]
+        spans = [(axis, max(1, axis.extent * k // (each // len(axes) + 1))) for axis in axes for k in range(1, each // len(axes) + 1)]
         regions = list(dict.fromkeys([whole, *(whole.replace(axis.dim, (0, -(-at // axis.multiple) * axis.multiple)) for axis, at in spans)]))
         wanted += [(node, unit, regions) for unit in costs.units]
     begun = time.perf_counter()
