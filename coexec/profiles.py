@@ -47,20 +47,22 @@ class Machine:
 class Correction:
     """A smooth factor on a fit, of the logarithms of the sizes `inputs`: exp of `weights` times nearness to `centres`.
 
-    scale: what each logarithm is multiplied by; centres: that of each weight, one number an input, one after another.
+    scale: what each logarithm is multiplied by; centres: that of each weight, one number an input, one after another. most: the factor
+    lies between 1 / most and most.
     """
 
     inputs: tuple[str, ...]
     scale: tuple[float, ...]
     centres: tuple[float, ...]
     weights: tuple[float, ...]
+    most: float = 1.8
 
 
 @dataclass(frozen=True)
 class Latency:
     """A fitted latency: `terms` are microseconds per unit of a feature (`fixed_us`, `us_per_mflop`, ...), none negative.
 
-    `samples` timings were used; half of them were predicted within `error_pct` percent.
+    `samples` timings were used; half of them are predicted within `error_pct` percent, and within `held_out_pct` by fits without them.
     """
 
     terms: Mapping[str, float]
@@ -68,6 +70,7 @@ class Latency:
     error_pct: float | None = None
     provenance: str = "measured"
     correction: Correction | None = None
+    held_out_pct: float | None = None
 
 
 @dataclass(frozen=True)
@@ -162,10 +165,10 @@ def _plain(item: Any) -> Any:
         body = {**item.terms, "samples": item.samples, "provenance": item.provenance}
         if item.correction is not None:
             body["correction"] = _plain(item.correction)
-        return body if item.error_pct is None else {**body, "error_pct": item.error_pct}
+        return body | {k: v for k in ("error_pct", "held_out_pct") if (v := getattr(item, k)) is not None}
     if isinstance(item, Correction):  # numbers as one text: a list of thousands would take long to read
         numbers = {k: " ".join(f"{v:.6g}" for v in getattr(item, k)) for k in ("scale", "centres", "weights")}
-        return {"inputs": list(item.inputs), **numbers}
+        return {"inputs": list(item.inputs), **numbers, "most": item.most}
     if isinstance(item, (Machine, UnitProfile)):
         return {f.name: _plain(getattr(item, f.name)) for f in fields(item)}
     if isinstance(item, Mapping):
@@ -351,23 +354,25 @@ class _Reader:
             at = f"{key}.{name}"
             if _TERM.fullmatch(name):
                 terms[name] = self.number(at, value)
-            elif name in ("samples", "error_pct", "provenance", "correction"):
-                read = {"samples": self.whole, "error_pct": self.number, "provenance": self.provenance, "correction": self.correction}
+            elif name in ("samples", "error_pct", "held_out_pct", "provenance", "correction"):
+                read = {"samples": self.whole, "error_pct": self.number, "held_out_pct": self.number, "provenance": self.provenance,
+                        "correction": self.correction}
                 more[name] = read[name](at, value)
             else:
-                self.wrong(at, value, "fixed_us, us_per_<feature>, samples, error_pct, provenance or correction", found=f"the key '{name}'")
+                self.wrong(at, value, "fixed_us, us_per_<feature>, samples, error_pct, held_out_pct, provenance or correction",
+                           found=f"the key '{name}'")
         if not any(terms.values()):
             self.wrong(key, item, "at least one term above 0: no kernel takes no time", found="none")
         return Latency(terms, **more)
 
     def correction(self, key: str, item: Any) -> Correction:
-        names = [f.name for f in fields(Correction)]
-        body = self.mapping(item, key, names, names)
+        needed = ("inputs", "scale", "centres", "weights")
+        body = self.mapping(item, key, (*needed, "most"), needed)
         inputs = self.words(f"{key}.inputs", body["inputs"])
-        rest = {n: self.line_of_numbers(f"{key}.{n}", body[n]) for n in names[1:]}
+        rest = {n: self.line_of_numbers(f"{key}.{n}", body[n]) for n in needed[1:]}
         if not inputs or len(rest["scale"]) != len(inputs) or len(rest["centres"]) != len(inputs) * len(rest["weights"]):
             self.wrong(key, item, "a scale an input, and for each weight a centre of as many numbers", found="other counts")
-        return Correction(inputs, **rest)
+        return Correction(inputs, **rest, **({"most": self.number(f"{key}.most", body["most"], 1.0)} if "most" in body else {}))
 
     def line_of_numbers(self, key: str, item: Any) -> tuple[float, ...]:
         try:
@@ -432,7 +437,7 @@ class _Reader:
         except ValueError:
             value = math.nan
         if not math.isfinite(value) or value < at_least:
-            self.wrong(key, item, f"a number{unit}, {'above' if at_least else 'at least'} 0")
+            self.wrong(key, item, f"a number{unit}, {'above 0' if 0 < at_least < 1 else f'at least {at_least:g}'}")
         return value
 
     def rate(self, key: str, item: Any) -> float:

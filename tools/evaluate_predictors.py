@@ -1,10 +1,11 @@
 """How well a profile predicts whole networks that took no part in making it: operators, cut pieces, and whole runs.
 
-    python tools/evaluate_predictors.py --profile p.yaml --models-dir /tmp/models [--only resnet18,vgg16] [--json out.json]
+    python tools/evaluate_predictors.py --profile p.yaml --models-dir /tmp/models [--only resnet18,vgg16] [--table p.csv] [--json out.json]
 
 Prints, per unit, how many predictions lie within 5, 10 and 15 %, the mean error, and the noise floor (how often a second measurement of
-the same kernel lies within 10 % of the first); the worst kernels and operators; and whole models, predicted and measured, under the
-plans of strategies cpu, gpu and coexec. The models are those of tools/make_models.py.
+the same kernel lies within 10 % of the first); what others predict by (FLOPs-linear, CoDL's linear form, a forest per kernel, extra-trees),
+fitted to the measurements beside the profile, on the same operators; how long fitting takes; the worst kernels and operators; and whole
+models, predicted and measured, under the plans of strategies cpu, gpu and coexec. The models are those of tools/make_models.py.
 """
 
 from __future__ import annotations
@@ -12,13 +13,16 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 from coexec.api import InferenceSession, SessionOptions, load, random_feeds
 from coexec.devices.registry import find_devices
 from coexec.profiles import load_profile
-from coexec.report.evaluation import Sample, by_kernel, judge, measure_operators, query_us, worst
+from coexec.profiling.fit import fit_profile_from_table
+from coexec.profiling.table import read_table
+from coexec.report.evaluation import Sample, baselines, by_kernel, judge, measure_operators, query_us, worst
 from coexec.report.timing import interleave, percentile
 
 STRATEGIES = ("cpu", "gpu", "coexec")
@@ -43,12 +47,13 @@ def whole_model(path: Path, profile: Any, iters: int) -> tuple[dict[str, dict[st
             session.close()
 
 
-def show_operators(samples: list[Sample]) -> None:
-    """Figures by unit, the worst kernels, the worst operators."""
-    print(f"{'unit':10} {'count':>6} {'5 %':>7} {'10 %':>7} {'15 %':>7} {'mean':>7} {'floor':>7}")
-    for unit, j in judge(samples).items():
-        print(f"{unit:10} {j['count']:6} {j['within_5pct']:7.1%} {j['within_10pct']:7.1%} {j['within_15pct']:7.1%} {j['mape']:6.1f}% "
-              f"{j['noise_floor_within_10pct']:7.1%}")
+def show_operators(samples: list[Sample], others: dict[str, dict[str, Any]]) -> None:
+    """Figures by unit, beside those of others' ways to predict, the worst kernels, the worst operators."""
+    print(f"{'unit':5} {'predicted by':14} {'count':>6} {'5 %':>7} {'10 %':>7} {'15 %':>7} {'mean':>7} {'floor':>7}")
+    for by, judged in {"this profile": judge(samples), **others}.items():
+        for unit, j in judged.items():
+            print(f"{unit:5} {by:14} {j['count']:6} {j['within_5pct']:7.1%} {j['within_10pct']:7.1%} {j['within_15pct']:7.1%} "
+                  f"{j['mape']:6.1f}% {j['noise_floor_within_10pct']:7.1%}")
     print("\nkernels, worst first")
     for (unit, kernel), j in by_kernel(samples).items():
         print(f"  {unit:4} {kernel:36} {j['count']:4}  within 10 %: {j['within_10pct']:6.1%}  mean {j['mape']:6.1f}%  "
@@ -63,6 +68,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", required=True, help="the profile to judge")
     parser.add_argument("--models-dir", type=Path, required=True, help="where tools/make_models.py put its models")
+    parser.add_argument("--table", type=Path, help="the measurements behind the profile (default: beside it, as .csv)")
     parser.add_argument("--only", default="", help="names of models, with commas between them (default: all)")
     parser.add_argument("--iters", type=int, default=10, help="runs of each whole model and strategy (default: %(default)s)")
     parser.add_argument("--skip-operators", action="store_true", help="whole models only")
@@ -86,9 +92,18 @@ def main() -> int:
             models[path.stem], graph = whole_model(path, profile, options.iters)
         if not options.skip_operators:
             samples += measure_operators(path.stem, graph, profile, devices, 1, 0.01)
-            print(f"  {query_us(profile, graph):.0f} us a prediction by itself", file=sys.stderr)
+            print(f"  {query_us(profile, graph):.0f} us a prediction in a batch of a thousand", file=sys.stderr)
+    table, others = options.table or Path(options.profile).with_suffix(".csv"), {}
+    if samples and table.exists():
+        rows = read_table(table)
+        begun = time.perf_counter()
+        fit_profile_from_table(rows)
+        print(f"fitting {len(rows)} rows: {time.perf_counter() - begun:.1f} s", file=sys.stderr)
+        others = baselines(samples, rows, profile)
+    elif samples:
+        print(f"no measurements at {table}: no baselines (see --table)", file=sys.stderr)
     if samples:
-        show_operators(samples)
+        show_operators(samples, others)
     if models:
         print(f"\n{'model':22} " + " ".join(f"{s + ' predicted':>17} {'measured':>9} {'error':>7} {'+-':>5}" for s in STRATEGIES) + "  planning")
         for name, found in models.items():
@@ -96,7 +111,8 @@ def main() -> int:
                                             for f in found.values())
                   + f"  {found['coexec']['planning_ms']:.0f} ms, {found['coexec']['nodes']} nodes")
     if options.json:
-        Path(options.json).write_text(json.dumps({"models": models, "devices": judge(samples), "ops": [vars(s) for s in samples]}, indent=1))
+        told = {"models": models, "devices": judge(samples), "baselines": others, "ops": [vars(s) for s in samples]}
+        Path(options.json).write_text(json.dumps(told, indent=1))
     return 0
 
 

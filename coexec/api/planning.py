@@ -81,12 +81,13 @@ def profile_device(*, quick: bool = True, time_budget_s: float | None = None, th
 
     Every row is appended to the CSV file `table` as it is measured; with `resume`, after the rows that are there already.
     """
+    from ..profiling.isolation import Isolated
     from ..profiling.run import profile_devices
 
     devices = find_devices(gpu)
     budget = time_budget_s if time_budget_s is not None else (QUICK_S if quick else FULL_S)
     return profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=budget, threads=session_threads(devices, threads),
-                           progress=progress, table=table, resume=resume)
+                           progress=progress, table=table, resume=resume, isolated=Isolated(opencl=gpu))
 
 
 def cached_profile(progress: Callable | None = None, devices: Mapping[str, Device] | None = None) -> DeviceProfile:
@@ -98,9 +99,11 @@ def cached_profile(progress: Callable | None = None, devices: Mapping[str, Devic
             return load_profile(path)
         except CoexecError:
             pass  # written by another version, or damaged: measured anew below
+    from ..profiling.isolation import Isolated
     from ..profiling.run import profile_devices
 
-    made, _ = profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=QUICK_S, threads=session_threads(dict(devices)), progress=progress)
+    made, _ = profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=QUICK_S, threads=session_threads(dict(devices)), progress=progress,
+                              isolated=Isolated())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_profile(made, path)

@@ -16,6 +16,7 @@ HELP = "how well a profile predicts whole models"
 EXAMPLES = (
     "coexec evaluate resnet18.onnx mobilenet_v2.onnx --profile p.yaml",
     "coexec evaluate *.onnx --profile p.yaml --json",
+    "coexec evaluate resnet18.onnx --profile p.yaml --baselines p.csv",
 )
 
 
@@ -23,12 +24,15 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     shared.model(parser, many=True)
     shared.planning(parser)
     parser.add_argument("--iters", metavar="N", type=shared.positive, default=10, help="runs of each whole model (default: %(default)s)")
+    parser.add_argument("--baselines", metavar="T.csv", help="also judge what others predict by, fitted to this table of the profile's timings")
     parser.add_argument("--seed", metavar="N", type=shared.count, default=0, help="of the made-up inputs (default: %(default)s)")
 
 
 def execute(options: argparse.Namespace, console: Console) -> int:
-    from ..report.evaluation import judge, query_us
+    from ..profiling.table import read_table
+    from ..report.evaluation import baselines, judge, query_us
 
+    rows = read_table(options.baselines) if options.baselines else []
     known = profile(options, [options.strategy], console)
     samples, models, queries = [], {}, []
     for path in options.model:
@@ -38,17 +42,19 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         if known is not None:
             queries.append(query_us(known, graph))
     judged = judge(samples)
+    others = baselines(samples, rows, known) if rows and known is not None else {}
     console.emit(
         {
             "profile": getattr(known, "name", None),
             "strategy": options.strategy,
             "devices": judged,
+            **({"baselines": others} if rows else {}),
             "models": models,
             "predict_us_per_query": sum(queries) / len(queries) if queries else None,
             "ops": [vars(s) for s in samples],
         }
     )
-    show_accuracy(judged, console)
+    show_accuracy(judged, console, others)
     rows = [
         (name, milliseconds(m["predicted_ms"]), milliseconds(m["measured_ms"]), "-" if m["error"] is None else f"{100 * m['error']:+.1f} %")
         for name, m in models.items()

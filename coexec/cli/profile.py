@@ -6,10 +6,11 @@ import argparse
 import os
 import re
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..errors import UsageError
+from ..errors import ProfileMismatch, UsageError, suggest
 from . import options as shared
 from .console import Console, table
 from .progress import Progress
@@ -22,10 +23,13 @@ EXAMPLES = (
     "coexec profile -o p.yaml --csv timings.csv          the raw measurements there",
     "coexec profile -o p.yaml --resume --time-budget 5m  more measurements for the same profile",
     "coexec profile --from-csv timings.csv --group-by shape -o p.yaml --json",
+    "coexec profile check p.yaml                         does it fit this machine? exit code 7 where not",
+    "coexec profile diff old.yaml new.yaml",
 )
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", nargs="*", metavar="check P.yaml | diff A.yaml B.yaml", help="compare profiles instead of making one")
     parser.add_argument("-o", "--output", metavar="P.yaml", help="where the profile goes (default: the cache, as this machine's)")
     group = parser.add_mutually_exclusive_group()
     group.add_argument("--quick", action="store_true", help="about 50 seconds (the default)")
@@ -39,7 +43,36 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--group-by", choices=("shape",), help="with --from-csv: how well shapes are predicted that the fit did not see")
 
 
+def _fitted(table_path: Path, rows: list[Any], name: str, console: Console) -> Any:
+    """The profile of a table; where the profile that was measured with it lies beside it, with that one's facts and fixed costs."""
+    from ..profiles import load_profile
+    from ..profiling.fit import fit_profile_from_table, of_coexec, refit
+
+    beside = table_path.with_suffix(".yaml")
+    if of_coexec(rows) and beside.exists():
+        told = load_profile(beside)
+        if {r.device for r in rows} <= {s.name for s in (told.cpu, told.gpu) if s is not None}:
+            console.note(f"facts and fixed costs are those of {beside}")
+            return refit(told, rows)
+    return fit_profile_from_table(rows, name)
+
+
+#: What may follow the verb, and how many profiles it takes.
+ACTIONS = {"check": 1, "diff": 2}
+
+
 def execute(options: argparse.Namespace, console: Console) -> int:
+    if options.action:
+        action, *paths = options.action
+        if action not in ACTIONS:
+            raise UsageError(f"unexpected argument '{action}'", where="coexec profile", hint=suggest(action, ACTIONS))
+        if len(paths) != ACTIONS[action]:
+            raise UsageError(f"profile {action} compares profiles", found=f"{len(paths)} of them", expected=str(ACTIONS[action]))
+        making = [f"--{n.replace('_', '-')}" for n in ("output", "from_csv", "csv", "resume", "full", "quick", "time_budget", "group_by")
+                  if getattr(options, n)]
+        if making:
+            raise UsageError(f"profile {action} makes no profile", found=making[0], expected="no option of measuring or fitting")
+        return {"check": _check, "diff": _diff}[action](options, paths, console)
     target, raw = shared.writable(options.output), shared.writable(options.csv, "--csv")
     if options.group_by and not options.from_csv:
         raise UsageError("--group-by judges a table", expected="--from-csv FILE beside it")
@@ -93,14 +126,21 @@ def _measure(options: argparse.Namespace, target: Path | None, raw: Path | None,
 
 def _from_table(options: argparse.Namespace, target: Path | None, console: Console) -> int:
     from ..profiles import save_profile
-    from ..profiling.fit import fit_profile_from_table, held_out_accuracy
+    from ..profiling.baselines import BASELINES, predictions
+    from ..profiling.fit import held_out_accuracy
     from ..profiling.table import read_table
 
     rows = read_table(options.from_csv)
-    made = fit_profile_from_table(rows, Path(options.output or options.from_csv).stem)
+    made = _fitted(Path(options.from_csv), rows, Path(options.output or options.from_csv).stem, console)
     if target is not None:
         save_profile(made, target)
     judged = held_out_accuracy(rows) if options.group_by else {}
+    others = {name: held_out_accuracy(rows, predict=partial(predictions, name)) for name in BASELINES} if judged else {}
+    for unit in ("cpu", "gpu"):
+        boards = sorted({r.device for r in rows if r.unit == unit})
+        if len(boards) > 1:
+            chosen = (made.cpu if unit == "cpu" else made.gpu).name
+            console.note(f"the table has {len(boards)} devices of unit {unit}: the profile is of '{chosen}', which has the most rows")
     units = {"cpu": made.cpu, **({"gpu": made.gpu} if made.gpu else {})}
     console.emit(
         {
@@ -108,15 +148,58 @@ def _from_table(options: argparse.Namespace, target: Path | None, console: Conso
             "name": made.name,
             "measurements": len(rows),
             "devices": judged,
+            "baselines": others,
             "units": {unit: summary(section) for unit, section in units.items()},
         }
     )
     show(units, console)
     if judged:
-        show_accuracy(judged, console)
+        show_accuracy(judged, console, others)
     if target is not None:
         console.note(f"wrote {target}")
     return 0
+
+
+def _check(options: argparse.Namespace, paths: list[str], console: Console) -> int:
+    from ..devices.registry import find_devices, session_threads
+    from ..profiles import load_profile
+    from ..report.comparison import check
+
+    profile, devices = load_profile(paths[0]), find_devices()
+    if options.cpu_affinity:
+        _pin(options.cpu_affinity)
+    found = check(profile, devices, session_threads(devices))
+    fits = all(f.fits for f in found)
+    console.emit({"profile": paths[0], "fits": fits, "findings": [vars(f) for f in found]})
+    console.result(table([(f.unit, f.what, short(f.profile), short(f.here), "" if f.fits else "differs") for f in found],
+                         ("unit", "what", "profile", "here", ""), "lllll"))
+    if fits:
+        return 0
+    console.note("the profile does not fit this machine; `coexec profile -o FILE` makes one that does")
+    return ProfileMismatch.exit_code
+
+
+def _diff(options: argparse.Namespace, paths: list[str], console: Console) -> int:
+    from ..profiles import load_profile
+    from ..report.comparison import differences, latency_ratios
+
+    a, b = map(load_profile, paths)
+    found, ratios = differences(a, b), latency_ratios(a, b)
+    same = not found and all(r == 1 for unit in ratios.values() for r in unit.values())
+    console.emit({"a": paths[0], "b": paths[1], "same": same, "latency_ratio": ratios,
+                  "differences": [{"key": key, "a": one, "b": other} for key, one, other in found]})
+    console.result("the profiles say the same" if same else table([(key, short(one), short(other)) for key, one, other in found],
+                                                                       ("what", "A", "B"), "lll"))
+    rows = [(unit, family, f"{ratio:.3f}") for unit, families in ratios.items() for family, ratio in families.items() if ratio != 1]
+    if rows:
+        console.result(table(rows, ("unit", "family", "time in B / in A"), "ll"))
+    return 0
+
+
+def short(value: Any) -> str:
+    """A value of a profile in at most 48 characters: drivers tell long stories; --json has all of them."""
+    text = "-" if value is None else str(value)
+    return text if len(text) <= 48 else text[:45] + "..."
 
 
 def summary(section: Any) -> dict[str, Any]:
@@ -151,12 +234,13 @@ def show(units: dict[str, Any], console: Console) -> None:
     console.result(table(rows, ("unit", "name", "GFLOP/s", "GB/s", "launch us", "sync us", "families fitted"), "ll"))
 
 
-def show_accuracy(judged: dict[str, Any], console: Console) -> None:
-    """How well a unit's kernels were predicted: shares within 5, 10 and 15 %, beside the noise floor."""
+def show_accuracy(judged: dict[str, Any], console: Console, others: dict[str, dict[str, Any]] | None = None) -> None:
+    """How well a unit's kernels were predicted: shares within 5, 10 and 15 %, beside the noise floor; then how others' ways would."""
     percent = lambda share: "-" if share is None else f"{100 * share:.1f} %"  # noqa: E731
     rows = [
         (
             unit,
+            by,
             j["count"],
             percent(j["within_5pct"]),
             percent(j["within_10pct"]),
@@ -164,9 +248,10 @@ def show_accuracy(judged: dict[str, Any], console: Console) -> None:
             "-" if j["mape"] is None else f"{j['mape']:.1f} %",
             percent(j["noise_floor_within_10pct"]),
         )
-        for unit, j in judged.items()
+        for by, report in {"this profile": judged, **(others or {})}.items()
+        for unit, j in report.items()
     ]
-    console.result(table(rows, ("unit", "kernels", "within 5 %", "10 %", "15 %", "mean error", "noise floor (10 %)")))
+    console.result(table(rows, ("unit", "predicted by", "kernels", "within 5 %", "10 %", "15 %", "mean error", "noise floor (10 %)"), "ll"))
 
 
 def cores(text: str) -> frozenset[int]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,12 +19,22 @@ from ..regions import Region
 Array = np.ndarray
 
 
+class Block(NamedTuple):
+    """What a kernel makes at once: output channels, and pixels, of one row or (not rowwise) of the map as one line."""
+
+    channels: int
+    pixels: int
+    rowwise: bool
+
+
 @dataclass(frozen=True)
 class Facts:
     """What decides how kernels cut their work. A profile's `facts` hold these by name; missing ones have the defaults.
 
     lanes, tile_rows: float32 elements of a CPU vector, rows of its matrix tile. *_bytes: caches of a core; local_bytes: what a GPU
     panel may take, 0 where the device runs no panels. gpu_width: elements of its vectors. threads: of the CPU.
+    blocks: where the kernels are not coexec's own, the block of each form of `shapes.FORMS`; else empty. In a profile, a block is
+    `block_<form>_channels`, and `block_<form>_columns` (of one row) or `block_<form>_pixels`.
     """
 
     lanes: int = 8
@@ -34,12 +44,25 @@ class Facts:
     gpu_width: int = 16
     local_bytes: int = 0
     threads: int = 1
+    blocks: tuple[tuple[str, Block], ...] = ()
 
     @classmethod
     def of(cls, told: Mapping[str, float], threads: int = 1) -> Facts:
         """From a profile's facts; names that are not known here are left out."""
-        known = {f.name for f in fields(cls)}
-        return cls(**{"threads": max(1, threads), **{k: int(v) for k, v in told.items() if k in known}})
+        known = {f.name for f in fields(cls)} - {"blocks"}
+        forms = [k[len("block_"):-len("_channels")] for k in told if k.startswith("block_") and k.endswith("_channels")]
+        blocks = tuple((form, Block(max(1, int(told[f"block_{form}_channels"])),
+                                    max(1, int(told.get(f"block_{form}_columns", told.get(f"block_{form}_pixels", 1)))),
+                                    f"block_{form}_columns" in told)) for form in forms)
+        return cls(**{"threads": max(1, threads), "blocks": blocks, **{k: int(v) for k, v in told.items() if k in known}})
+
+    def told(self) -> dict[str, float]:
+        """As a profile keeps them: all but the threads, which have a key of their own."""
+        found = {f.name: float(getattr(self, f.name)) for f in fields(self) if f.name not in ("threads", "blocks")} if not self.blocks else {}
+        for form, block in self.blocks:
+            found[f"block_{form}_channels"] = float(block.channels)
+            found[f"block_{form}_{'columns' if block.rowwise else 'pixels'}"] = float(block.pixels)
+        return found
 
     @property
     def panel(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..graph.ir import Node
+from . import shapes
 from .geometry import Array, Facts, Plain, Products, Windowed, up
 
 M, K = 1e-6, 1e-3
@@ -40,7 +41,7 @@ class Case(NamedTuple):
 
 def bound_by(kernel: str) -> str:
     """What a kernel's time is mostly spent on, `compute` or `memory`: what a busy neighbour slows down differs."""
-    return "compute" if kernel.startswith(("conv/", "product/")) and "depthwise" not in kernel else "memory"
+    return "compute" if kernel.startswith(("conv/", "product/", "shape/")) and "depthwise" not in kernel else "memory"
 
 
 Parts = Sequence[tuple[Array, Array]]
@@ -53,6 +54,11 @@ def cases(node: Node, parts: Parts, unit: str, facts: Facts) -> Iterator[Case]:
     """
     start, stop = (np.concatenate([p[i] for p in parts]) for i in (0, 1)) if len(parts) > 1 else parts[0]
     if not len(start):
+        return
+    others = shapes.sizes_of(node, start, stop) if facts.blocks else None
+    if others is not None:
+        name, told = others
+        yield Case(name, np.arange(len(start)), shapes.terms(told, dict(facts.blocks)), shapes.sizes(told))
         return
     plain = all(v is None or v.dtype == np.float32 for v in (*node.inputs, *node.outputs)) and node.domain in ("", "coexec")
     rank, kind = len(node.output.shape), node.op_type

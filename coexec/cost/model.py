@@ -1,11 +1,13 @@
-"""Latency models: LatencyModel, a line per family of operators; KernelModel, a fit of one kernel's own features.
+"""Latency models: LatencyModel, a line per family of operators; KernelModel, a fit of one kernel's own features; ShapeModel, of kernels
+that others wrote.
 
-Both are non-negative least squares on relative errors. A KernelModel multiplies that by a correction that depends on sizes, learnt
+All are non-negative least squares on relative errors. A KernelModel multiplies that by a correction that depends on sizes, learnt
 where it predicts samples that were left out better than the sum alone. scikit-learn and SciPy are loaded by `fit` alone.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,7 +15,9 @@ import numpy as np
 
 from ..errors import ProfileMismatch, UsageError, suggest
 from ..profiles import Correction, Latency
+from . import shapes
 from .features import COLUMN_OF_TERM, COLUMNS, term
+from .geometry import Block
 
 
 class LatencyModel:
@@ -126,7 +130,7 @@ class KernelModel:
         self.left_out_pct_ = float(np.median(left_out) * 100)
         self._keep(Latency(told or {"fixed_us": _rounded(float(np.median(y)))}, len(y), None, "measured", correction))
         self.error_pct_ = float(np.median(np.abs(self.predict(terms, sizes) / y - 1)) * 100)
-        self.latency_ = Latency(self.latency_.terms, len(y), _rounded(self.error_pct_), "measured", correction)
+        self.latency_ = Latency(self.latency_.terms, len(y), _rounded(self.error_pct_), "measured", correction, _rounded(self.left_out_pct_))
         return self
 
     def predict(self, terms: Mapping[str, np.ndarray], sizes: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -139,7 +143,8 @@ class KernelModel:
                 us = us + value * terms[name]
         if self._weights is not None and all(n in sizes for n in self.latency_.correction.inputs):
             z = np.stack([np.log(np.maximum(sizes[n], 0.5)) for n in self.latency_.correction.inputs], axis=1) * self._scale
-            us = us * np.exp(np.clip(_bumps(z, self._centres) @ self._weights, -np.log(MOST_CORRECTION), np.log(MOST_CORRECTION)))
+            most = np.log(self.latency_.correction.most)
+            us = us * np.exp(np.clip(_bumps(z, self._centres) @ self._weights, -most, most))
         return np.maximum(us, 1e-3)
 
     def to_profile(self) -> Latency:
@@ -261,7 +266,7 @@ def _correction(sizes: Mapping[str, np.ndarray], wanted: np.ndarray, without: np
     chosen = everything[2]
     keep = tuple(float(f"{v:.6g}") for v in weights)
     centres = tuple(float(f"{v:.6g}") for v in (raw[chosen] * scale).ravel())
-    return Correction(tuple(inputs), tuple(scale.tolist()), centres, keep), np.abs(np.expm1(errors))
+    return Correction(tuple(inputs), tuple(scale.tolist()), centres, keep, MOST_CORRECTION), np.abs(np.expm1(errors))
 
 
 def _spread_out(z: np.ndarray, most: int) -> np.ndarray:
@@ -274,3 +279,116 @@ def _spread_out(z: np.ndarray, most: int) -> np.ndarray:
         chosen.append(int(np.argmax(nearest)))
         nearest = np.minimum(nearest, ((z - z[chosen[-1]]) ** 2).sum(1))
     return np.array(chosen)
+
+
+#: A correction of kernels whose algorithms nobody told may be larger: they change with the shape.
+MOST_SHAPE_CORRECTION = 5.0
+#: At most so many samples become its centres, and its scales are learnt from so many.
+MOST_SHAPE_CENTRES, MOST_LEARNT = 400, 300
+#: A timing that the others put so many standard deviations away was disturbed; at most this share of them.
+FAR_OFF, MOST_FAR_OFF = 3.5, 0.08
+
+
+class ShapeModel(KernelModel):
+    """The fit of a kernel of which only sizes are known: blocks that predict left-out samples best, then a Gaussian process of the rest.
+
+    After `fit`: blocks_, by form (`shapes.FORMS`), and what a KernelModel has. What is kept is a KernelModel's: terms and a correction.
+    """
+
+    def fit(self, s: shapes.Sizes, y: np.ndarray) -> ShapeModel:  # type: ignore[override]
+        """Learns from the sizes of n samples and their microseconds y, above 0. Raises UsageError for anything else."""
+        y = np.asarray(y, float)
+        if len(s.form) != len(y) or not len(y) or not np.isfinite(y).all() or (y <= 0).any():
+            raise UsageError("cannot fit latencies", found=f"{len(s.form)} samples", expected="as many microseconds above 0")
+        self.blocks_ = _blocks(s, y)
+        terms, sizes = shapes.terms(s, self.blocks_), shapes.sizes(s)
+        coef = _robust(np.stack(list(terms.values()), axis=1), y, SHAPE_RIDGE)
+        told = {f"us_per_{n}" if n != "fixed" else "fixed_us": float(f"{c:.6g}") for n, c in zip(terms, coef) if c > 0}
+        self._keep(Latency(told or {"fixed_us": _rounded(float(np.median(y)))}, len(y)))
+        correction, left_out = None, np.log(y / self.predict(terms, sizes))
+        if self.correct and len(y) >= 2 * LEAST_SAMPLES:
+            correction, left_out = _gaussian(sizes, left_out)
+        self.left_out_pct_ = float(np.median(np.abs(np.expm1(left_out))) * 100)
+        self._keep(Latency(self.latency_.terms, len(y), None, "measured", correction))
+        self.error_pct_ = float(np.median(np.abs(self.predict(terms, sizes) / y - 1)) * 100)
+        self._keep(Latency(self.latency_.terms, len(y), _rounded(self.error_pct_), "measured", correction, _rounded(self.left_out_pct_)))
+        return self
+
+    def at(self, s: shapes.Sizes) -> np.ndarray:
+        """Microseconds of pieces of those sizes. Raises UsageError before `fit`."""
+        return self.predict(shapes.terms(s, getattr(self, "blocks_", {})), shapes.sizes(s))
+
+
+#: How strongly coefficients of forms and blocks are held back.
+SHAPE_RIDGE = 0.01
+
+
+def _blocks(s: shapes.Sizes, y: np.ndarray) -> dict[str, Block]:
+    """Form by form, the block with the least error of left-out samples; a form's next change must be worth something."""
+    chosen = {shapes.FORMS[i]: shapes.USUAL for i in np.unique(s.form).astype(int)}
+    fold = np.random.default_rng(0).permutation(len(y)) % min(len(y), 4)
+
+    def score(blocks: Mapping[str, Block]) -> float:
+        X, ratio = np.stack(list(shapes.terms(s, blocks).values()), axis=1), np.ones(len(y))
+        for held in range(int(fold.max()) + 1):
+            seen = fold != held
+            if seen.any():
+                ratio[~seen] = X[~seen] @ _robust(X[seen], y[seen], SHAPE_RIDGE) / y[~seen]
+        return float(np.minimum(np.abs(ratio - 1), 0.5).mean())
+
+    best = score(chosen)
+    for form in chosen:
+        for block in shapes.BLOCKS:
+            found = score({**chosen, form: block})
+            if found < best - 5e-4:
+                best, chosen = found, {**chosen, form: block}
+    return chosen
+
+
+def _gaussian(sizes: Mapping[str, np.ndarray], wanted: np.ndarray) -> tuple[Correction | None, np.ndarray]:
+    """The mean of a Gaussian process of the logarithms of sizes, each with a scale of its own, that makes `wanted` most likely; and by how
+    much it misses each sample that it is told to leave out.
+    """
+    from scipy.optimize import minimize
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+    inputs = [n for n, v in sizes.items() if np.ptp(v) > 0]
+    if not inputs or not np.ptp(wanted):
+        return None, wanted
+    raw = np.stack([np.log(np.maximum(sizes[n], 0.5)) for n in inputs], axis=1)
+    spread = np.maximum(raw.std(axis=0), 1e-6)
+    kept = _spread_out(raw / spread, MOST_SHAPE_CENTRES)
+    z, target = (raw / spread)[kept], np.clip(wanted[kept], -np.log(MOST_SHAPE_CORRECTION), np.log(MOST_SHAPE_CORRECTION))
+    variance = float(np.maximum(target.var(), 1e-4))
+
+    def optimise(loss: Any, start: np.ndarray, bounds: Any) -> tuple[np.ndarray, float]:
+        found = minimize(loss, start, jac=True, bounds=bounds, method="L-BFGS-B", options={"maxiter": 60})
+        return found.x, found.fun
+
+    # Matern of 3/2 is what `_bumps` computes. Noise below one percent nobody measures, and would make weights that rounding breaks.
+    kernel = ConstantKernel(variance, (variance * 1e-2, variance * 1e3)) * Matern(np.full(len(inputs), 2.0), (0.1, 100.0), nu=1.5) \
+        + WhiteKernel(max(0.05 * variance, 2e-4), (1e-4, 1.0))
+    some = np.random.default_rng(0).permutation(len(z))[:MOST_LEARNT]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a scale at its bound is that of an input that does not matter
+        learnt = GaussianProcessRegressor(kernel, optimizer=optimise).fit(z[some], target[some]).kernel_
+    # What the other samples say of each, and how surely: those far off were disturbed, and say nothing.
+    inverse = np.linalg.inv(learnt(z))
+    missed = (inverse @ target) / np.diag(inverse)
+    off = np.abs(missed) * np.sqrt(np.diag(inverse))
+    good = off <= max(FAR_OFF, float(np.quantile(off, 1 - MOST_FAR_OFF)))
+    process = GaussianProcessRegressor(learnt, optimizer=None).fit(z[good], target[good])
+    factor, lengths = learnt.k1.k1.constant_value, learnt.k1.k2.length_scale
+    scale = tuple(float(f"{v:.6g}") for v in np.atleast_1d(1 / (lengths * spread)))
+    weights = tuple(float(f"{v:.6g}") for v in np.ravel(process.alpha_) * factor)
+    centres = tuple(float(f"{v:.6g}") for v in (raw[kept][good] * np.array(scale)).ravel())
+    return Correction(tuple(inputs), scale, centres, weights, MOST_SHAPE_CORRECTION), missed
+
+
+def forest(kind: str, seed: int = 0) -> Any:
+    """scikit-learn's forest of that kind, `random` or `extra`, of 300 trees: what baselines are made of."""
+    from sklearn.ensemble import ExtraTreesRegressor, RandomForestRegressor
+
+    return {"random": RandomForestRegressor, "extra": ExtraTreesRegressor}[kind](n_estimators=300, random_state=seed)

@@ -5,18 +5,19 @@ from __future__ import annotations
 import re
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from ..cost import shapes
 from ..cost.features import COLUMNS, family, features
 from ..cost.geometry import Facts
 from ..cost.kernels import Case, bound_by, cases
-from ..cost.model import LEAST_SAMPLES, KernelModel, LatencyModel
+from ..cost.model import LEAST_SAMPLES, KernelModel, LatencyModel, ShapeModel
 from ..errors import UsageError
-from ..profiles import DeviceProfile, Latency, UnitProfile
+from ..profiles import DeviceProfile, UnitProfile
 from ..regions import Region
 from .table import Measurement, node_of
 
@@ -37,13 +38,19 @@ def design(rows: Sequence[Measurement]) -> tuple[list[str], np.ndarray, np.ndarr
     return families, X, np.array([r.latency_us for r in rows])
 
 
-def fit_latencies(rows: Sequence[Measurement], facts: Mapping[str, float] | None = None) -> dict[str, Latency]:
-    """A fit for every family and every kernel with enough rows; rows of one unit, those timed beside a busy other unit left out."""
-    rows = [r for r in rows if not r.busy_other]
-    if not rows:
-        return {}
-    found = {name: model.to_profile() for name, model in _models(*design(rows)).items()}
-    return found | {name: model.to_profile() for name, model in KernelFits(rows, facts_of_rows(rows, facts)).models.items()}
+def fits(rows: Sequence[Measurement], facts: Mapping[str, float] | None = None) -> KernelFits:
+    """The fit of every kernel: by what is known of coexec's own, by shapes alone of kernels that others wrote."""
+    return (KernelFits if of_coexec(rows) else ShapeFits)(rows, facts_of_rows(rows, facts))
+
+
+#: How coexec names its kernels: the element type, the operator, how.
+_OWN = re.compile(r"(f16|f32|f64|[biu]\d+|float\d+|u?int\d+|bool)_[a-z0-9_]+(\+.*)?")
+
+
+def of_coexec(rows: Sequence[Measurement]) -> bool:
+    """Whether coexec's kernels were timed: most convolutions and products have names like `f32_conv_panel_8x48`."""
+    heavy = [r for r in rows if r.op_type in ("Conv", "Gemm", "MatMul")]
+    return 2 * sum(bool(_OWN.fullmatch(r.implementation)) for r in heavy) >= len(heavy)
 
 
 class KernelFits:
@@ -71,6 +78,41 @@ class KernelFits:
             if name in self.models:
                 us[at] = self.models[name].predict(terms, sizes)
         return us
+
+
+class ShapeFits(KernelFits):
+    """Fits of convolutions and products whose kernels are not coexec's, by shapes alone; of everything else as a KernelFits has them.
+
+    Of kernels that may run the same shape the fastest counts: a driver would take that one. After making one, `facts` has the blocks.
+    """
+
+    def __init__(self, rows: Sequence[Measurement], facts: Facts, correct: bool = True):
+        blocks: dict[str, Any] = dict.fromkeys(shapes.FORMS, shapes.USUAL)
+        found: dict[str, KernelModel] = {}
+        fastest: dict[tuple, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        for row in rows:
+            fastest[row.shape_key][row.implementation].append(row.latency_us)
+        first = {r.shape_key: r for r in reversed(rows)}
+        us = {key: min(float(np.median(v)) for v in ways.values()) for key, ways in fastest.items()}
+        for name, (at, sizes) in shapes_of([first[k] for k in us]).items():
+            if len(at) >= LEAST_SAMPLES:
+                model = ShapeModel(correct).fit(sizes, np.array(list(us.values()))[at])
+                found[name] = model
+                blocks |= model.blocks_
+        super().__init__([r for r in rows if r.op_type not in ("Conv", "Gemm", "MatMul")], replace(facts, blocks=tuple(blocks.items())), correct)
+        self.models |= found
+
+
+def shapes_of(rows: Sequence[Measurement]) -> dict[str, tuple[list[int], shapes.Sizes]]:
+    """By kernel: which rows are convolutions or products, and their sizes."""
+    found: dict[str, list[tuple[int, shapes.Sizes]]] = defaultdict(list)
+    for i, row in enumerate(rows):
+        node = node_of(row, f"row {i + 1}")
+        shape = np.array([node.output.shape], np.int64)
+        told = shapes.sizes_of(node, shape * 0, shape)
+        if told is not None:
+            found[told[0]].append((i, told[1]))
+    return {name: ([i for i, _ in members], shapes.Sizes.joined(s for _, s in members)) for name, members in found.items()}
 
 
 def kernels_of(rows: Sequence[Measurement], facts: Facts) -> dict[str, tuple[list[int], dict[str, np.ndarray], dict[str, np.ndarray]]]:
@@ -136,7 +178,7 @@ def fit_profile_from_table(rows: Sequence[Measurement], name: str = "") -> Devic
 
     Raises UsageError where there are no rows of a CPU, or a row is impossible.
     """
-    by_unit = {unit: [r for r in rows if r.unit == unit] for unit in ("cpu", "gpu")}
+    by_unit = {unit: one_device([r for r in rows if r.unit == unit]) for unit in ("cpu", "gpu")}
     if not by_unit["cpu"]:
         raise UsageError("the table has no rows with unit cpu", expected="timings of the CPU, and, where there is one, of the GPU")
     threads = {r.threads or 1 for r in by_unit["cpu"]}
@@ -148,23 +190,53 @@ def fit_profile_from_table(rows: Sequence[Measurement], name: str = "") -> Devic
     return DeviceProfile(called, sections["cpu"], sections.get("gpu"), cpu_alone=sections.get("cpu_alone"))
 
 
+def refit(profile: DeviceProfile, rows: Sequence[Measurement]) -> DeviceProfile:
+    """The profile with its fits made anew from rows of the same devices; facts and fixed costs, which no table holds, stay.
+
+    Raises UsageError where the rows are of other devices.
+    """
+    sections = {"cpu": profile.cpu, "gpu": profile.gpu, "cpu_alone": profile.cpu_alone}
+    strange = {r.device for r in rows} - {s.name for s in sections.values() if s is not None}
+    if strange:
+        raise UsageError("the table is of another board than the profile", found=", ".join(sorted(strange)), expected=profile.name)
+    made: dict[str, UnitProfile | None] = {}
+    for unit, section in sections.items():
+        mine = [r for r in rows if section is not None and r.unit == unit[:3] and (unit == "gpu" or r.threads == section.threads)]
+        made[unit] = section
+        if mine and section is not None:
+            fresh = section_from_rows("gpu" if unit == "gpu" else "cpu", mine, section.facts)
+            made[unit] = replace(section, **{k: getattr(fresh, k) for k in ("peak_gflops", "bandwidth_gbs", "facts", "busy", "latency")})
+    return replace(profile, **made)
+
+
+def one_device(rows: Sequence[Measurement]) -> list[Measurement]:
+    """The rows of the device with most of them, of one element type where kernels are not coexec's: a profile describes one board."""
+    if not rows:
+        return []
+    device = Counter(r.device for r in rows).most_common(1)[0][0]
+    mine = [r for r in rows if r.device == device]
+    dtype = Counter(r.dtype for r in mine).most_common(1)[0][0]
+    return mine if of_coexec(mine) else [r for r in mine if r.dtype == dtype]
+
+
 def section_from_rows(unit: str, rows: Sequence[Measurement], facts: Mapping[str, float] | None = None) -> UnitProfile:
     """One unit's section: peaks and fits from the rows, costs of starting and waiting assumed."""
     gflops, gbs = peaks(rows)
     gpu = unit == "gpu"
-    known = asdict(facts_of_rows(rows, facts))
+    quiet = [r for r in rows if not r.busy_other]
+    known = fits(quiet, facts) if quiet else KernelFits([], facts_of_rows(rows, facts))
+    lines = {name: model.to_profile() for name, model in _models(*design(quiet)).items()} if quiet else {}
     return UnitProfile(
         Counter(r.device for r in rows).most_common(1)[0][0], gflops, gbs,
         threads=max((r.threads or 1 for r in rows), default=1) if not gpu else 0,
         dtypes=tuple(sorted({r.dtype for r in rows})), operators=tuple(sorted({r.op_type for r in rows})) if gpu else (),
         launch_us=ASSUMED_LAUNCH_US if gpu else 0.0, sync_us=ASSUMED_SYNC_US if gpu else 0.0, provenance="estimated",
-        facts={k: float(v) for k, v in known.items() if k != "threads"}, busy=busy_factors(rows, facts), latency=fit_latencies(rows, facts),
+        facts=known.facts.told(), busy=busy_factors(rows, known.facts), latency=lines | {k: m.to_profile() for k, m in known.models.items()},
     )
 
 
-def busy_factors(rows: Sequence[Measurement], facts: Mapping[str, float] | None = None) -> dict[str, float]:
+def busy_factors(rows: Sequence[Measurement], known: Facts) -> dict[str, float]:
     """How much longer kernels take beside a busy other unit, by what bounds them: medians over shapes timed both ways, at least 1."""
-    known = facts_of_rows(rows, facts)
     alone = {(r.threads, r.implementation, r.shape_key): r.latency_us for r in rows if not r.busy_other}
     beside = [r for r in rows if r.busy_other and (r.threads, r.implementation, r.shape_key) in alone]
     ratios: dict[str, list[float]] = defaultdict(list)
@@ -173,34 +245,57 @@ def busy_factors(rows: Sequence[Measurement], facts: Mapping[str, float] | None 
     return {k: max(1.0, float(f"{np.median(v):.4g}")) for k, v in sorted(ratios.items())}
 
 
-def held_out_accuracy(rows: Sequence[Measurement], folds: int = 5) -> Mapping[str, Mapping[str, Any]]:
+#: Given rows seen and rows asked for, of one processor: microseconds of the latter, NaN where it cannot say.
+Predict = Callable[[Sequence[Measurement], Sequence[Measurement]], np.ndarray]
+
+
+def held_out_accuracy(rows: Sequence[Measurement], folds: int = 5, predict: Predict | None = None) -> dict[str, dict[str, Any]]:
     """Per unit, how well rows are predicted by fits that saw no row of the same shape: keys as in `evaluate`.
 
-    Shapes are dealt to folds by their hash, so the same table always gives the same answer. Rows of
-    kernels and families with too few others are not counted.
+    Shapes are dealt to folds by their hash, so the same table always gives the same answer, and so do other ways to `predict`
+    (default: a profile's own) on the same folds. Every processor of the table (device, threads, element type) is judged by itself;
+    rows of kernels and families with too few others are not counted.
     """
     report = {}
     for unit in ("cpu", "gpu"):
         mine = [r for r in rows if r.unit == unit and not r.busy_other]
         if not mine:
             continue
-        families, X, y = design(mine)
-        facts = facts_of_rows(mine)
-        fold = np.array([zlib.crc32(repr(r.shape_key).encode()) % folds for r in mine])
         errors: list[float] = []
-        for held in range(folds):
-            seen, asked = np.flatnonzero(fold != held), np.flatnonzero(fold == held)
-            if not len(seen) or not len(asked):
-                continue
-            models = _models([families[i] for i in seen], X[seen], y[seen])
-            us = KernelFits([mine[i] for i in seen], facts).predict([mine[i] for i in asked])
-            for i, found in zip(asked, us):
-                if np.isnan(found) and families[i] in models:
-                    found = models[families[i]].predict(X[i:i + 1])[0]
-                if np.isfinite(found):
-                    errors.append(float(found / y[i] - 1))
+        for members in processors(mine):
+            fold = np.array([zlib.crc32(repr(r.shape_key).encode()) % folds for r in members])
+            for held in range(folds):
+                seen, asked = ([r for r, f in zip(members, fold) if bool(f == held) is wanted] for wanted in (False, True))
+                if seen and asked:
+                    us = (predict or _own)(seen, asked)
+                    errors += [float(found / r.latency_us - 1) for found, r in zip(us, asked) if np.isfinite(found)]
         report[unit] = accuracy(errors, noise_floor(mine))
     return report
+
+
+def _own(seen: Sequence[Measurement], asked: Sequence[Measurement]) -> np.ndarray:
+    """As a profile fitted to the rows seen predicts: by kernel, else by family."""
+    families, X, y = design(seen)
+    theirs, Z, _ = design(asked)
+    models, us = _models(families, X, y), fits(seen).predict(asked)
+    for i, found in enumerate(us):
+        if np.isnan(found) and theirs[i] in models:
+            us[i] = models[theirs[i]].predict(Z[i:i + 1])[0]
+    return us
+
+
+def processors(rows: Sequence[Measurement]) -> list[list[Measurement]]:
+    """Rows of one unit by what was timed: device, threads, element type; kernels that others wrote apart where shapes have several."""
+    found: dict[tuple, list[Measurement]] = defaultdict(list)
+    ways: dict[tuple, set[str]] = defaultdict(set)
+    own = of_coexec(rows)
+    for r in rows:
+        ways[r.device, r.threads, r.dtype, r.shape_key].add(r.implementation)
+    several = {key[:3] for key, names in ways.items() if len(names) > 1 and not own}
+    for r in rows:
+        key = (r.device, r.threads, "" if own else r.dtype)  # of its own kernels, coexec tells types apart by name
+        found[(*key, r.implementation) if key in several else key].append(r)
+    return list(found.values())
 
 
 def accuracy(errors: Sequence[float], floor: float | None) -> dict[str, Any]:

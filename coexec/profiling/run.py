@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime
+import json
 import logging
 import os
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import zip_longest
@@ -25,6 +27,7 @@ from ..ops import native_ops
 from ..profiles import DeviceProfile, Machine, UnitProfile
 from ..regions import Region
 from .fit import KernelFits, facts_of_rows, fit_profile_from_table, kernels_of, section_from_rows
+from .isolation import Isolated, KernelLost
 from .measure import Bench, copies_for, measure, with_constants
 from .sampler import Sample, Sampler
 from .table import Measurement, append_row, describe, node_of, open_table, read_table, tail_text, write_table
@@ -44,22 +47,25 @@ SAMPLE_SHARE = 1 / 200
 LOOKS = (0.3, 0.5, 0.7)
 #: The share of the budget from which on kernels are timed beside a busy other unit.
 BESIDE = 0.9
+#: An operator of which so many kernels hung or crashed the driver is not run on that GPU.
+MOST_LOST = 3
 #: Fewer rows are no profile after an interruption.
 LEAST_ROWS = 30
 
 
 def profile_devices(cpu_device: Device, gpu_device: Device | None = None, *, time_budget_s: float = 45.0, threads: int = 1,
                     progress: Progress | None = None, table: str | os.PathLike[str] | None = None,
-                    resume: bool = False) -> tuple[DeviceProfile, list[Measurement]]:
+                    resume: bool = False, isolated: Isolated | None = None) -> tuple[DeviceProfile, list[Measurement]]:
     """Measures a CPU with that many threads, and a GPU where there is one: facts, fixed costs, kernels; then the fit.
 
     Where an emulated GPU takes cores from the CPU, the CPU is also measured with all its cores, for plans that leave the GPU alone.
     `time_budget_s` is for everything, compiling included, but for the fit at the end (seconds). Every row is appended to the CSV file
     `table` as it is measured; with `resume` its rows are kept and added to. An interruption (Ctrl-C) ends the measuring, and what is
-    there is fitted. Returns the profile and every measurement. Raises DeviceError where a device fails, UsageError where the table
-    is of another board.
+    there is fitted. With `isolated`, the GPU's kernels are timed there: those that hang or crash a driver are left out, listed beside the
+    table, and the round goes on; an operator with several such has no kernel in the profile. Returns the profile and every measurement.
+    Raises DeviceError where a device fails, UsageError where the table is of another board.
     """
-    campaign = Campaign(cpu_device, gpu_device, time_budget_s, threads, progress)
+    campaign = Campaign(cpu_device, gpu_device, time_budget_s, threads, progress, isolated if gpu_device is not None else None)
     if table is not None:
         campaign.keep(Path(table), resume)
     try:
@@ -76,7 +82,8 @@ def profile_devices(cpu_device: Device, gpu_device: Device | None = None, *, tim
 class Campaign:
     """One round of measuring: which units, what was measured so far, and the time left."""
 
-    def __init__(self, cpu: Device, gpu: Device | None, budget: float, threads: int, progress: Progress | None = None):
+    def __init__(self, cpu: Device, gpu: Device | None, budget: float, threads: int, progress: Progress | None = None,
+                 isolated: Isolated | None = None):
         self.begun, self.budget = time.perf_counter(), budget
         self.say = progress or (lambda done, total, what: None)
         self.say(0.0, budget, "fixed costs")
@@ -90,6 +97,9 @@ class Campaign:
         self.rows: list[Measurement] = []
         self.nodes: list[tuple[Sample, Measurement, Measurement]] = []
         self.file: Any = None
+        self.isolated = isolated
+        self.lost: dict[str, dict[str, str]] = {}
+        self.lost_path: Path | None = None
 
     @property
     def spent(self) -> float:
@@ -107,6 +117,11 @@ class Campaign:
         else:
             write_table([], path)
         self.file = open_table(path)
+        self.lost_path = path.with_suffix(".quarantine.json")
+        if resume and self.lost_path.exists():
+            self.lost = read_quarantine(self.lost_path)
+        else:
+            self.lost_path.unlink(missing_ok=True)
 
     def add(self, row: Measurement) -> None:
         self.rows.append(row)
@@ -135,8 +150,11 @@ class Campaign:
         node = with_constants(sample.node, np.random.default_rng(0))
         made: dict[str, Measurement] = {}
         for unit, device in self.devices.items():
-            found = time_sample(unit, device, replace(sample, node=node), self.threads[unit], self.fixed[unit]["wait_us"],
-                                SAMPLE_SHARE * self.budget, self.facts[unit].get("l2_bytes", 1 << 20))
+            told = self.threads[unit], self.fixed[unit]["wait_us"], SAMPLE_SHARE * self.budget, self.facts[unit].get("l2_bytes", 1 << 20)
+            if unit == "gpu" and self.isolated is not None:
+                found = self.apart(sample, *told)
+            else:
+                found = time_sample(unit, device, replace(sample, node=node), *told)
             if found is not None:
                 self.add(found)
                 made[unit] = found
@@ -144,6 +162,29 @@ class Campaign:
                 break
         if {"cpu", "gpu"} <= set(made) and made["cpu"].latency_us < 3000 and made["gpu"].latency_us < 3000:
             self.nodes.append((sample, made["cpu"], made["gpu"]))
+
+    def apart(self, sample: Sample, *told: Any) -> Measurement | None:
+        """The row of a timing on the GPU in a process of its own; None where there is no such kernel, or it was lost, now or before."""
+        name = f"{sample.node.op_type} {sample.node.inputs[0].shape} -> {[(i.start, i.stop) for i in sample.region]}"
+        if name in self.lost or sample.node.op_type in self.refused():
+            return None
+        try:
+            return self.isolated.time(sample, *told)  # type: ignore[union-attr]
+        except KernelLost as error:
+            log.warning("%s: %s: %s; left out of the profile", self.devices["gpu"].facts.name, name, error)
+            self.lost[name] = {"op_type": sample.node.op_type, "reason": str(error)}
+            if self.lost_path is not None:
+                self.lost_path.write_text(json.dumps(self.lost, indent=1))
+            return None
+        except DeviceError as error:
+            log.warning("%s; its kernels are timed in this process", error)
+            self.isolated = None
+            return time_sample("gpu", self.devices["gpu"], replace(sample, node=with_constants(sample.node, np.random.default_rng(0))), *told)
+
+    def refused(self) -> set[str]:
+        """Operators of which so many kernels were lost that the GPU is better not given any."""
+        count = Counter(told["op_type"] for told in self.lost.values())
+        return {op_type for op_type, number in count.items() if number >= MOST_LOST}
 
     def errors(self) -> dict[str, float]:
         """By family: the median error of quick fits, on the rows themselves."""
@@ -197,12 +238,27 @@ class Campaign:
         """The profile of what was measured."""
         made = {unit: section(unit, device, self.of(unit), self.threads[unit], self.fixed[unit], self.facts[unit])
                 for unit, device in self.devices.items()}
+        if "gpu" in made and self.refused():
+            made["gpu"] = replace(made["gpu"], operators=tuple(o for o in made["gpu"].operators if o not in self.refused()))
         name = " + ".join(self.devices[u].facts.name for u in ("cpu", "gpu") if u in self.devices)
         return DeviceProfile(name, made["cpu"], made.get("gpu"), machine(), made.get(ALONE))
 
     def close(self) -> None:
         if self.file is not None:
             self.file.close()
+        if self.isolated is not None:
+            self.isolated.close()
+
+
+def read_quarantine(path: Path) -> dict[str, dict[str, str]]:
+    """What an earlier round lost, by sample. Raises UsageError where the file is no such list."""
+    try:
+        found = json.loads(path.read_text())
+        if all(isinstance(v["op_type"], str) and isinstance(v["reason"], str) for v in found.values()):
+            return found
+    except (ValueError, AttributeError, KeyError, TypeError):
+        pass
+    raise UsageError("not a list of lost kernels", where=str(path), expected="what an earlier round wrote", hint="delete it, or leave out --resume")
 
 
 def time_sample(unit: str, device: Device, sample: Sample, threads: int, wait_us: float, seconds: float,

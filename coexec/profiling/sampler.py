@@ -20,10 +20,11 @@ from .table import Measurement, node_of
 
 @dataclass(frozen=True)
 class Sample:
-    """A piece to time: the node, and the region of its output."""
+    """A piece to time: the node, the region of its output, and the row that the node was made of."""
 
     node: Node
     region: Region
+    row: Measurement
 
 
 def row(op_type: str, n: int, c: int, h: int, w: int, oc: int = 0, k: int = 0, s: int = 1, g: int = 1, oh: int = 0,
@@ -95,23 +96,30 @@ SHARES = (0.5, 0.25, 0.75)
 
 def samples() -> Iterator[Sample]:
     """Everything worth timing, most telling first, the families taking turns; every third shape also cut."""
-    turns = zip_longest(*([Sample(node, Region.whole(node.output.shape)) for node in map(node_of, rows)] for rows in SHAPES.values()))
+    turns = zip_longest(*(map(whole_of, rows) for rows in SHAPES.values()))
     for rank, turn in enumerate(turns):
         whole = [s for s in turn if s is not None]
         yield from whole
         if rank % 3 == 0:
             for sample in whole:
-                yield from cut_samples(sample.node, SHARES[rank // 3 % len(SHARES)])
+                yield from cut_samples(sample, SHARES[rank // 3 % len(SHARES)])
 
 
-def cut_samples(node: Node, share: float) -> Iterator[Sample]:
+def whole_of(shape: Measurement) -> Sample:
+    """The whole output of a row's node."""
+    node = node_of(shape)
+    return Sample(node, Region.whole(node.output.shape), shape)
+
+
+def cut_samples(sample: Sample, share: float) -> Iterator[Sample]:
     """The first piece of a cut at about `share` along each of the first two axes."""
+    node = sample.node
     axes = [a for a in op_for(node).split_axes(node) if a.extent > a.multiple]
     for axis in axes[:2]:
         fewest = 1 if axis.multiple == 1 else 2  # one group alone is no grouped convolution any more
         at = max(fewest, round(share * axis.extent / axis.multiple)) * axis.multiple
         if at < axis.extent:
-            yield Sample(node, Region.whole(node.output.shape).replace(axis.dim, (0, at)))
+            yield replace(sample, region=sample.region.replace(axis.dim, (0, at)))
 
 
 # Random shapes
@@ -134,19 +142,18 @@ def draw(family: str, rng: np.random.Generator, most_mflop: float = 400.0, most_
         if family.startswith("conv") and family != "conv_transpose" or family in ("gemm", "matmul"):
             if rng.random() < 0.2:
                 made = replace(made, implementation=str(rng.choice(TAILS)))
-        node = node_of(made)
-        whole = Region.whole(node.output.shape)
-        found = Sample(node, whole)
+        found = whole_of(made)
         if rng.random() < 0.5:
-            found = random_cut(node, rng) or found
-        work = op_for(node).work(node, found.region)
+            found = random_cut(found, rng) or found
+        work = op_for(found.node).work(found.node, found.region)
         if work.flops <= most_mflop * 1e6 and work.bytes_read + work.bytes_written <= most_mbyte * 1e6:
             return found
-    return Sample(node_of(SHAPES[family][0]), Region.whole(node_of(SHAPES[family][0]).output.shape))
+    return whole_of(SHAPES[family][0])
 
 
-def random_cut(node: Node, rng: np.random.Generator) -> Sample | None:
+def random_cut(sample: Sample, rng: np.random.Generator) -> Sample | None:
     """A piece of a cut anywhere along one of the first two axes, its beginning or its end."""
+    node = sample.node
     axes = [a for a in op_for(node).split_axes(node)[:2] if a.extent > 2 * a.multiple]
     if not axes:
         return None
@@ -157,7 +164,7 @@ def random_cut(node: Node, rng: np.random.Generator) -> Sample | None:
         at = max(8, at // 8 * 8)
     # Ends of a group's channels alone are no grouped convolution any more.
     span = (0, at) if rng.random() < 0.5 or axis.multiple > 1 and axis.extent - at < 2 * axis.multiple else (at, axis.extent)
-    return Sample(node, Region.whole(node.output.shape).replace(axis.dim, span)) if 0 < at < axis.extent else None
+    return replace(sample, region=sample.region.replace(axis.dim, span)) if 0 < at < axis.extent else None
 
 
 def _map(rng: np.random.Generator, least: int = 7) -> int:
@@ -268,8 +275,7 @@ class Sampler:
         for rank in range(self.first):
             for name, rows in SHAPES.items():
                 if rank < len(rows):
-                    node = node_of(rows[rank])
-                    yield name, Sample(node, Region.whole(node.output.shape))
+                    yield name, whole_of(rows[rank])
         names = list(_ROWS)
         while True:
             weights = np.array([SHARE[n] * (0.3 + min(1.0, 5 * self.error.get(n, 0.1))) for n in names])

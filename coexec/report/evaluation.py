@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,12 @@ from ..errors import DeviceError
 from ..graph.ir import Graph, Node
 from ..ops import op_for
 from ..ops.fallback import is_fallback
-from ..profiling.fit import accuracy
+from ..profiles import DeviceProfile
+from ..profiling.baselines import BASELINES, predictions
+from ..profiling.fit import accuracy, one_device
 from ..profiling.measure import Bench, copies_for
 from ..profiling.run import fixed_costs
+from ..profiling.table import Measurement, describe, tail_text
 from ..regions import Region
 
 
@@ -38,6 +41,8 @@ class Sample:
     #: The kernel that ran, and which part of the output it made: "" for the whole.
     implementation: str = ""
     cut: str = ""
+    #: The size columns of the table of measurements.
+    shape: Mapping[str, int | None] = field(default_factory=dict)
 
     @property
     def error(self) -> float:
@@ -111,7 +116,8 @@ def measure_operators(
                         kernel = bench.kernel.implementation
                 except DeviceError:  # a driver that cannot run it: nothing to compare
                     continue
-                found.append(Sample(name, node.name, node.op_type, unit, predicted.us, first, again, predicted.estimated, kernel, cut))
+                found.append(Sample(name, node.name, node.op_type, unit, predicted.us, first, again, predicted.estimated, kernel + tail_text(node),
+                                    cut, describe(node, region)))
         if progress is not None:
             progress(done + 1, len(nodes), f"{name}: {node.op_type}")
     return found
@@ -128,6 +134,26 @@ def judge(samples: Iterable[Sample]) -> dict[str, Any]:
     return report
 
 
+def baselines(samples: Sequence[Sample], rows: Sequence[Measurement], profile: DeviceProfile) -> dict[str, dict[str, Any]]:
+    """By the name of a baseline, `judge`'s figures of the same samples, predicted by it after seeing the profile's own `rows`.
+
+    rows: what the profile was fitted to; of the CPU those with the profile's threads, so that all see equally many.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for name in BASELINES:
+        guessed: list[Sample] = []
+        for unit in ("cpu", "gpu"):
+            mine = [s for s in samples if s.unit == unit]
+            seen = one_device([r for r in rows if r.unit == unit and not r.busy_other
+                               and (unit == "gpu" or not profile.cpu.threads or r.threads == profile.cpu.threads)])
+            if mine and seen:
+                asked = [Measurement(seen[0].device, unit, seen[0].threads, s.op_type, s.implementation, seen[0].dtype, **s.shape,
+                                     busy_other=0, latency_us=s.measured_us) for s in mine]
+                guessed += [replace(s, predicted_us=float(us)) for s, us in zip(mine, predictions(name, seen, asked))]
+        found[name] = judge(guessed)
+    return found
+
+
 def worst(samples: Iterable[Sample], count: int = 10) -> list[Sample]:
     """Those predicted worst, by the factor they are off, that repeat themselves within 10 %."""
     steady = [s for s in samples if abs(s.again_us - s.measured_us) <= 0.1 * (s.again_us + s.measured_us)]
@@ -138,17 +164,27 @@ def by_kernel(samples: Iterable[Sample]) -> dict[tuple[str, str], dict[str, Any]
     """`judge`'s figures for each unit and kernel (tile sizes left out of its name), those with the largest mean error first."""
     groups: dict[tuple[str, str], list[Sample]] = {}
     for s in samples:
-        groups.setdefault((s.unit, re.sub(r"_\d+x\d+(?=_|$)", "", s.implementation)), []).append(s)
+        groups.setdefault((s.unit, re.sub(r"_\d+x\d+(?=_|$)", "", s.implementation.partition("+")[0])), []).append(s)
     judged = {key: judge(mine)[key[0]] for key, mine in groups.items()}
     return dict(sorted(judged.items(), key=lambda kv: -kv[1]["mape"]))
 
 
-def query_us(profile: Any, graph: Graph) -> float:
-    """What one prediction takes, in microseconds, with nothing kept from earlier ones, in one batch as a planner asks."""
+def query_us(profile: Any, graph: Graph, queries: int = 1000) -> float:
+    """What one prediction takes, in microseconds, where about so many are asked for at once of every unit, as a planner does: all operators,
+    whole and cut in places spread over their axes, with nothing kept from earlier batches.
+    """
     nodes = list(candidates(graph))
     if not nodes:
         return 0.0
     costs = CostModel(profile)
-    started = time.perf_counter()
-    costs.prepare([(node, "cpu", [Region.whole(node.output.shape)]) for node in nodes])
-    return (time.perf_counter() - started) / len(nodes) * 1e6
+    each = max(1, queries // len(nodes))
+    wanted = []
+    for node in nodes:
+        whole = Region.whole(node.output.shape)
+        axes = op_for(node).split_axes(node)[:2]
+        spans = [(axis, max(1, axis.extent * k // (each // len(axes) + 1))) for axis in axes for k in range(1, each // len(axes) + 1)]
+        regions = list(dict.fromkeys([whole, *(whole.replace(axis.dim, (0, -(-at // axis.multiple) * axis.multiple)) for axis, at in spans)]))
+        wanted += [(node, unit, regions) for unit in costs.units]
+    begun = time.perf_counter()
+    costs.prepare(wanted)
+    return (time.perf_counter() - begun) / sum(len(regions) for _, _, regions in wanted) * 1e6

@@ -18,7 +18,7 @@ from coexec.profiles import from_yaml, to_yaml
 from coexec.profiling.fit import facts_of_rows, fit_profile_from_table, kernels_of
 from coexec.profiling.measure import Bench, with_constants
 from coexec.profiling.run import board_facts, profile_devices
-from coexec.profiling.sampler import Sampler, draw, random_cut
+from coexec.profiling.sampler import Sampler, draw, random_cut, whole_of
 from coexec.profiling.table import Measurement, describe, node_of, read_table, tail_text
 from coexec.regions import Region
 
@@ -98,7 +98,7 @@ def test_a_batch_is_priced_like_each_piece_by_itself():
     one, batch = CostModel(profile), CostModel(profile)
     for row in rows[::9]:
         node = node_of(row)
-        cuts = [random_cut(node, np.random.default_rng(i)) for i in range(5)]
+        cuts = [random_cut(whole_of(row), np.random.default_rng(i)) for i in range(5)]
         regions = [Region.whole(node.output.shape), *(c.region for c in cuts if c)]
         batch.prepare([(node, row.unit, regions)])
         if row.op_type not in ("Conv", "MatMul", "Gemm", "MaxPool", "AveragePool"):

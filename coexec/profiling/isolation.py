@@ -1,0 +1,156 @@
+"""A device in a process of its own: a kernel that hangs or crashes its driver costs that process, not the profile.
+
+The two processes exchange lines of JSON over pipes: a sample's row and region one way, a measurement the other. The child answers
+`{"ready": name}` once its device is open; a child that dies or does not answer in time is replaced, and whoever asked is told.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from .. import settings
+from ..devices.base import Device
+from ..errors import DeviceError
+from ..regions import Region
+from .measure import with_constants
+from .sampler import Sample
+from .table import Measurement, node_of
+
+#: Seconds that a child may take to open its device, and to compile and time one kernel: drivers' watchdogs end kernels after about ten.
+START_S, HANG_S = 60.0, 30.0
+#: Settings that decide which device is opened, and how; overrides of this process hold in the child too.
+_TOLD = ("opencl", "sharing", "emulated_gpu_threads", "cache_dir")
+
+
+class KernelLost(DeviceError):
+    """A kernel took its driver's process along, or never ended."""
+
+
+class Isolated:
+    """Times samples in a child process, which is started when first needed and again after each loss. A context manager.
+
+    command: what runs in the child (default: `serve` on this machine's GPU, or the one `opencl` names); it gets two numbers more, the pipes to
+    read and to write.
+    """
+
+    def __init__(self, command: Sequence[str] = (), hang_s: float = HANG_S, opencl: str = ""):
+        self.command = list(command) or [sys.executable, "-m", __name__]
+        self.hang_s, self.opencl = hang_s, opencl
+        self.child: subprocess.Popen | None = None
+        self._buffer = b""
+
+    def time(self, sample: Sample, threads: int, wait_us: float, seconds: float, cache_bytes: float) -> Measurement | None:
+        """The row of one timing; None where the device has no such kernel. Raises KernelLost, DeviceError where no child can be had."""
+        self.start()
+        self._tell({"row": asdict(sample.row), "region": [(i.start, i.stop) for i in sample.region], "threads": threads, "wait_us": wait_us,
+                    "seconds": seconds, "cache_bytes": cache_bytes})
+        answer = self._hear(self.hang_s)
+        return Measurement(**answer["measured"]) if answer.get("measured") else None
+
+    def start(self) -> None:
+        """Starts the child where none is running."""
+        if self.child is not None:
+            return
+        theirs_in, self._out = os.pipe()
+        self._in, theirs_out = os.pipe()
+        self._buffer = b""
+        try:
+            # What a driver prints to stdout must not be taken for a result of the verb.
+            self.child = subprocess.Popen([*self.command, str(theirs_in), str(theirs_out)], pass_fds=(theirs_in, theirs_out),
+                                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        except OSError as error:
+            os.close(self._in), os.close(self._out)
+            raise DeviceError("no process can be started to measure in", found=error.strerror or str(error)) from None
+        finally:
+            os.close(theirs_in), os.close(theirs_out)
+        try:
+            told = {name: str(settings.get(name)) for name in _TOLD}
+            self._tell({"settings": {**told, "opencl": self.opencl or told["opencl"]}})
+            self._hear(START_S)
+        except KernelLost as error:  # no kernel's fault
+            raise DeviceError("the device cannot be opened in a process of its own", found=error.found or error.what) from None
+
+    def _tell(self, what: dict[str, Any]) -> None:
+        try:
+            os.write(self._out, json.dumps(what).encode() + b"\n")
+        except OSError:
+            self._lost("ended")
+
+    def _hear(self, seconds: float) -> dict[str, Any]:
+        """The next line. Raises KernelLost where the child ends, or says nothing for so long: it is ended then."""
+        limit = time.monotonic() + seconds
+        while b"\n" not in self._buffer:
+            ready, _, _ = select.select([self._in], [], [], max(0.0, limit - time.monotonic()))
+            if not ready:
+                self._lost(f"did not answer within {seconds:.0f} s")
+            found = os.read(self._in, 1 << 16)
+            if not found:
+                self._lost("ended")
+            self._buffer += found
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        return json.loads(line)
+
+    def _lost(self, how: str) -> None:
+        child, code = self.child, None
+        if child is not None and how == "ended":
+            try:
+                code = child.wait(5)
+            except subprocess.TimeoutExpired:
+                code = None
+        self.close()
+        raise KernelLost("the process that times kernels " + how, found=f"exit code {code}" if code is not None else None)
+
+    def close(self) -> None:
+        """Ends the child."""
+        if self.child is not None:
+            self.child.kill()
+            self.child.wait()
+            os.close(self._in), os.close(self._out)
+            self.child = None
+
+    def __enter__(self) -> Isolated:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def serve(device: Device, unit: str, lines: Any, answers: Any) -> None:
+    """The child's side: times what it is asked to on a device until there are no more lines."""
+    import numpy as np
+
+    from .run import time_sample
+
+    answers.write(json.dumps({"ready": device.facts.name}) + "\n")
+    answers.flush()
+    for line in lines:
+        asked = json.loads(line)
+        row = Measurement(**asked["row"])
+        node = with_constants(node_of(row), np.random.default_rng(0))
+        found = time_sample(unit, device, Sample(node, Region(map(tuple, asked["region"])), row), asked["threads"], asked["wait_us"],
+                            asked["seconds"], asked["cache_bytes"])
+        answers.write(json.dumps({"measured": None if found is None else asdict(found)}) + "\n")
+        answers.flush()
+
+
+def main(arguments: Sequence[str]) -> None:
+    """The child: opens the GPU that the parent's settings name."""
+    with os.fdopen(int(arguments[0])) as lines, os.fdopen(int(arguments[1]), "w") as answers:
+        told = json.loads(lines.readline())["settings"]
+        parsed = {name: settings.SETTINGS[name].parse(text) for name, text in told.items() if text != str(settings.get(name))}
+        with settings.override(**parsed):
+            from ..devices.registry import gpu_device
+
+            serve(gpu_device(), "gpu", lines, answers)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
