@@ -1,0 +1,8 @@
+"""No test touches the user's cache: what tests compile and measure is kept in a folder of their own, from one test run to the next."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("COEXEC_CACHE_DIR", str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "coexec"))
