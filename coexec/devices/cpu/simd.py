@@ -97,11 +97,11 @@ def element(typingctx, array, index):
     return types.float32(array, types.int64), codegen
 
 
-def _prefetch(builder, pointer):
+def _prefetch(builder, pointer, to_write=0):
     pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
     kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(function, [pointer, ir.Constant(_I32, 0), ir.Constant(_I32, 2), ir.Constant(_I32, 1)])
+    builder.call(function, [pointer, ir.Constant(_I32, to_write), ir.Constant(_I32, 3 if to_write else 2), ir.Constant(_I32, 1)])
 
 
 @intrinsic
@@ -452,6 +452,9 @@ def multiply_tile(typingctx, rows, vectors, a, a_at, b, b_at, depth, c, c_at, c_
             return merged
 
         begin, body, after = block("begin"), block("k"), block("end")
+        if tall > 1:
+            for place in places(c0, c_row):
+                _prefetch(builder, place, 1)
         fresh, more = builder.block, block("more")
         builder.cbranch(isnt(accumulate), more, begin)
         builder.position_at_end(more)
