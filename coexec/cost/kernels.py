@@ -250,9 +250,9 @@ def _cpu_conv(g: Windowed, f: Facts) -> Iterator[Case]:
 
 
 def _small_rows(g: Windowed, f: Facts) -> Array:
-    """Pixels of a tile on small maps: a tile's rows or one less, whichever leaves fewer over."""
+    """Pixels of a tile on small maps: a tile's rows or one less, whichever leaves fewer over; one where there is but one pixel."""
     tall, short = f.tile_rows, max(1, f.tile_rows - 1)
-    return np.where(up(g.pixels, tall) * tall <= up(g.pixels, short) * short, tall, short)
+    return np.where(g.pixels == 1, 1, np.where(up(g.pixels, tall) * tall <= up(g.pixels, short) * short, tall, short))
 
 
 def _cpu_small(g: Windowed, f: Facts, woken: Array, rows: Array) -> Case:

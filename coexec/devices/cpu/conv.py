@@ -18,7 +18,7 @@ from .conv_shallow import shallow
 from .conv_small import small
 from .jit import flat, inlined, kernel, rows_contiguous, strides
 from .panels import NO_FLOATS, Tail, block_depth, group_end, multiply_rows, pack_bias, pack_rows, round_up, strip_vectors, tail_of
-from .simd import LANES, PANEL, ROWS, keep, load, load_strided, splat, store
+from .simd import LANES, PANEL, ROWS, ask_for, keep, load, load_strided, splat, store
 from .winograd import LEAST_CHANNELS, arithmetic, winograd
 from .winograd_blocks import SIDES, block_arithmetic, winograd_blocks
 
@@ -141,6 +141,7 @@ def copy_columns(b, at, count, x, x_at, channel, depth, width):
         for k in range(depth):
             for v in range(0, width, LANES):
                 store(b, at + k * width + v, load(x, x_at + k * channel + v))
+                ask_for(x, x_at + k * channel + v + width)
     else:
         for k in range(depth):
             for j in range(count):

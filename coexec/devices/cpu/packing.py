@@ -116,8 +116,9 @@ def pack_filters(w: np.ndarray, transform: np.ndarray, rows: int, groups: int = 
     tile_step, point_step = (deep * rows, groups * tiles * deep * rows) if points_first else (points * deep * rows, deep * rows)
     each = max(1, TASK_BYTES // (4 * points * deep * rows))
     geometry = np.array([out, channels, rows, side, tiles, tile_step, point_step, *strides(w), taps, blocks, w.shape[2]], np.int64)
-    fixed = data, flat(w, np.uint8), np.ascontiguousarray(transform, np.float64).reshape(-1), np.empty((taps + 1) * taps * MOST_ROWS), geometry
-    tasks = [partial(fill_filters, *fixed, first, min(first + each, groups * tiles)) for first in range(0, groups * tiles, each)]
+    source, g = flat(w, np.uint8), np.ascontiguousarray(transform, np.float64).reshape(-1)
+    tasks = [partial(fill_filters, data, source, g, np.empty((taps + 1) * taps * MOST_ROWS), geometry, first,
+                     min(first + each, groups * tiles)) for first in range(0, groups * tiles, each)]
     return Packing(data, tasks)
 
 

@@ -105,6 +105,15 @@ def _prefetch(builder, pointer, to_write=0):
 
 
 @intrinsic
+def ask_for(typingctx, array, index):
+    """Asks for the cache line of array[index], which will be read; it need not exist."""
+    def codegen(context, builder, signature, args):
+        _prefetch(builder, _pointer(context, builder, signature.args[0], args[0], args[1], _F32))
+        return context.get_dummy_value()
+    return types.void(array, types.int64), codegen
+
+
+@intrinsic
 def splat(typingctx, value):
     """The same value in every lane."""
     return vector(types.float32), lambda context, builder, signature, args: _splat(builder, args[0])
