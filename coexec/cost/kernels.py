@@ -21,7 +21,7 @@ M, K = 1e-6, 1e-3
 DEPTH, SUMS_BYTES = 192, 256 << 10
 #: A CPU piece of less than both stays on one thread.
 SPLIT_FLOPS, SPLIT_BYTES = 1_000_000, 256 << 10
-WINOGRAD_LEAST, WINOGRAD_BLOCK = 16, 2 << 20
+WINOGRAD_LEAST, WINOGRAD_BLOCK, BLOCKS_BAND = 16, 2 << 20, 6 << 20
 #: Pixels of the largest small map, and output channels of the convolutions that are made straight from the input, on the CPU.
 MOST_SMALL, MOST_FEW = 256, 4
 #: On the GPU: bytes of a strip, vectors and elements a work-item makes of it, bytes of a panel.
@@ -161,8 +161,22 @@ def _winograd_costs(g: Windowed, f: Facts, oc: Array, oh: Array, ow: Array) -> t
     return tuple(found)  # type: ignore[return-value]
 
 
+def _block_costs(g: Windowed, f: Facts, oc: Array, oh: Array, ow: Array) -> tuple[Array, Array]:
+    """What the CPU's rule for larger kernels compares: direct, and by 4x4 blocks; infinite where there are too few channels."""
+    pixels, tiles = oh * ow, up(oh, 4) * up(ow, 4)
+    directly = np.where((pixels <= MOST_SMALL) & (oc >= 2 * f.lanes), pixels, _lanes_up(pixels, f.lanes))
+    vectors = _lanes_up(tiles, f.lanes) * np.where(tiles <= f.lanes, 1.5, 1.0)
+    cost = 49 * (vectors * (4 + 28 / max(g.icg, 1) + 28 / np.maximum(oc, 1)) + 4 * 8)
+    few = np.minimum(g.icg, oc) < WINOGRAD_LEAST
+    return g.taps * (directly * (1 + 2 / np.maximum(oc, 1)) + 8.0), np.where(few, np.inf, cost)
+
+
 def _square(g: Windowed) -> bool:
     return (g.kh, g.kw) == (3, 3) and {g.sh, g.sw, g.dh, g.dw} == {1}
+
+
+def _larger(g: Windowed) -> bool:
+    return g.kh == g.kw and 5 <= g.kh <= 8 and {g.sh, g.sw, g.dh, g.dw} == {1}
 
 
 def _largest(extent: Array, parts: int, align: int) -> Array:
@@ -185,6 +199,8 @@ def _conv_share(g: Windowed, f: Facts) -> tuple[Windowed, Array]:
         each = g.taps * _lanes_up(oh * g.ow, f.lanes) * (1 + 2 / np.maximum(oc, 1))
         if _square(g) and not grouped:
             each = np.min(_winograd_costs(g, f, oc, oh, g.ow), axis=0)
+        elif _larger(g) and not grouped:
+            each = np.min(_block_costs(g, f, oc, oh, g.ow), axis=0)
         return pairs * (g.n * each + 16 * g.taps)
 
     options = [(_largest(g.oc, f.threads, a * per), g.oh) for a in (1, *(() if grouped else (f.tile_rows,)))]
@@ -206,6 +222,9 @@ def _cpu_conv(g: Windowed, f: Facts) -> Iterator[Case]:
     if _square(g):
         costs = _winograd_costs(g, f, g.oc, g.oh, g.ow)
         winograd = np.where((g.groups == 1) & (np.minimum(g.icg, g.oc) >= WINOGRAD_LEAST), np.argmin(costs, axis=0), 0)
+    elif _larger(g):
+        directly, blocks = _block_costs(g, f, g.oc, g.oh, g.ow)
+        winograd = np.where((g.groups == 1) & (blocks < directly), 3, 0)
     implicit = ~depthwise & (winograd == 0)
     if depthwise.any():
         strips = (g.kh, g.kw) in ((3, 3), (5, 5)) and {g.dh, g.dw} == {1} and (g.sh, g.sw) in ((1, 1), (2, 2))
@@ -230,14 +249,16 @@ def _cpu_conv(g: Windowed, f: Facts) -> Iterator[Case]:
     for choice, m in ((1, 2), (2, 4)):
         if (winograd == choice).any():
             yield _pick(_cpu_winograd(g, f, m, woken), ~depthwise & (winograd == choice))  # type: ignore[misc]
+    if (winograd == 3).any():
+        yield _pick(_cpu_blocks(g, f, woken), ~depthwise & (winograd == 3))  # type: ignore[misc]
     if implicit.any():
         yield _pick(_cpu_implicit(g, f, woken), implicit)  # type: ignore[misc]
 
 
 def _small_rows(g: Windowed, f: Facts) -> Array:
-    """Pixels of a tile on small maps: a tile's rows or one less, whichever leaves fewer over."""
+    """Pixels of a tile on small maps: a tile's rows or one less, whichever leaves fewer over; one where there is but one pixel."""
     tall, short = f.tile_rows, max(1, f.tile_rows - 1)
-    return np.where(up(g.pixels, tall) * tall <= up(g.pixels, short) * short, tall, short)
+    return np.where(g.pixels == 1, 1, np.where(up(g.pixels, tall) * tall <= up(g.pixels, short) * short, tall, short))
 
 
 def _cpu_small(g: Windowed, f: Facts, woken: Array, rows: Array) -> Case:
@@ -380,6 +401,33 @@ def _cpu_winograd(g: Windowed, f: Facts, m: int, woken: Array) -> Case:
         "mb_in": g.n * ic * g.ih * g.iw * 4 * M, "mb_out": g.n * oc * g.pixels * 4 * M,
     }
     return Case(f"conv/winograd{m}", np.arange(len(oc)), terms, {"oc": oc, "ic": np.full(len(oc), ic), "tiles": tiles, "ow": g.ow, "n": g.n})
+
+
+def _cpu_blocks(g: Windowed, f: Facts, woken: Array) -> Case:
+    """Winograd by 4x4 blocks of the kernel: bands of rows of tiles, 49 products of four times the depth."""
+    ic, oc, ones = g.icg, g.oc, np.ones(len(g.oc))
+    padded = up(oc, f.tile_rows) * f.tile_rows
+    across, down = up(g.ow, 4), up(g.oh, 4)
+    bands = np.maximum(1, np.rint(49 * 4 * (ic * (across + 1) + padded * across) * down / BLOCKS_BAND)).astype(np.int64)
+    band = up(down, bands)
+    bands = up(down, band)
+    a3, a2, a1, _ = _strips(band * across, f.lanes)
+    b3, b2, b1, _ = _strips((down - (bands - 1) * band) * across, f.lanes)
+    s3, s2, s1 = (a * (bands - 1) + b for a, b in ((a3, b3), (a2, b2), (a1, b1)))
+    steps = g.n * 49 * 4 * ic * (padded // f.tile_rows) * M
+    done = s3 * 3 + s2 * 2 + s1
+    rows = down + bands
+    weights = 49 * 4 * padded * ic * 4
+    terms = {
+        "fixed": ones, "woken": woken * 1.0, "mtile3": steps * s3, "mtile2": steps * s2, "mtile1": steps * s1,
+        "in_mvec": g.n * ic * rows * up(across + 1, f.lanes) * M, "in_rows_mvec": g.n * ic * rows * up(4 * across + 7, f.lanes) * M,
+        "gather_mvec": g.n * 49 * 4 * ic * down * up(across, f.lanes) * M, "gather_runs_m": g.n * 49 * 4 * ic * (down + s3 + s2 + s1) * M,
+        "out_mvec": g.n * oc * done * M, "out_rows_mvec": g.n * oc * g.oh * up(g.ow, f.lanes) * M,
+        "mb_between": g.n * 49 * (ic + padded) * done * f.lanes * 4 * M, "mb_cold": g.n * weights * bands * M,
+        "mb_in": g.n * ic * g.ih * g.iw * 4 * M, "mb_out": g.n * oc * g.pixels * 4 * M,
+    }
+    sizes = {"oc": oc, "ic": np.full(len(oc), ic), "tiles": across * down, "ow": g.ow, "n": g.n}
+    return Case("conv/winograd_blocks", np.arange(len(oc)), terms, sizes)
 
 
 def _cpu_planes(g: Windowed, f: Facts, name: str, woken: Array) -> Case:

@@ -9,6 +9,7 @@ from coexec.devices.cpu.panels import block_depth, pack_rows
 from coexec.devices.cpu.simd import LANES, PANEL, ROWS
 from coexec.devices.cpu.threads import run_all
 from coexec.devices.cpu.winograd import _G
+from coexec.devices.cpu.winograd_blocks import G as BLOCK_G
 from coexec.devices.opencl.conv import pack_rows as gpu_rows
 from coexec.devices.opencl.conv import pack_winograd
 from coexec.devices.opencl.products import pack_columns
@@ -73,6 +74,16 @@ def test_filters(m: int, out: int, channels: int, groups: int, rows: int):
     if m == 4:
         cpu = filled(pack_filters(w, g, rows, groups))
         assert np.array_equal(pack_winograd(w, groups, rows).reshape(-1), cpu)  # both devices multiply by the very same numbers
+
+
+@pytest.mark.parametrize("side", [5, 7, 8])
+def test_filters_in_blocks(side: int):
+    out, channels, rows = 11, 3, 8
+    w = array(out, channels, side, side, shift=2)
+    whole = np.pad(w.astype(np.float64), ((0, 16 - out), (0, 0), (0, 8 - side), (0, 8 - side))).reshape(2, rows, channels, 2, 4, 2, 4)
+    wanted = np.einsum("ai,trcpiqj,bj->abtpqcr", BLOCK_G, whole, BLOCK_G)
+    found = filled(pack_filters(w, BLOCK_G, rows, points_first=True, blocks=2))
+    np.testing.assert_allclose(found, wanted.reshape(-1), rtol=1e-6, atol=1e-7)
 
 
 def test_large_weights_are_many_tasks_that_any_thread_may_run():

@@ -27,7 +27,7 @@ NAMES = {
     "conv/pointwise": "conv_pointwise", "conv/pointwise_strided": "conv_pointwise", "conv/columns": "conv_columns",
     "conv/small": "conv_small",
     "conv/small_columns": "conv_small", "conv/few": "conv_few", "conv/shallow": "conv_shallow",
-    "conv/winograd2": "conv_winograd2", "conv/winograd4": "conv_winograd4",
+    "conv/winograd2": "conv_winograd2", "conv/winograd4": "conv_winograd4", "conv/winograd_blocks": "conv_winograd_blocks",
     "conv/depthwise_3": "conv_depthwise", "conv/depthwise_5": "conv_depthwise", "conv/depthwise_planes": "conv_depthwise",
     "pool/maxpool_2": "maxpool", "pool/maxpool_3": "maxpool", "pool/maxpool_planes": "maxpool", "pool/averagepool_planes": "averagepool",
     "product/strips": "strips", "product/packed": "packed",

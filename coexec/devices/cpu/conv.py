@@ -18,8 +18,9 @@ from .conv_shallow import shallow
 from .conv_small import small
 from .jit import flat, inlined, kernel, rows_contiguous, strides
 from .panels import NO_FLOATS, Tail, block_depth, group_end, multiply_rows, pack_bias, pack_rows, round_up, strip_vectors, tail_of
-from .simd import LANES, PANEL, ROWS, keep, load, load_strided, splat, store
-from .winograd import arithmetic, winograd
+from .simd import LANES, PANEL, ROWS, ask_for, keep, load, load_strided, splat, store
+from .winograd import LEAST_CHANNELS, arithmetic, winograd
+from .winograd_blocks import SIDES, block_arithmetic, winograd_blocks
 
 #: What the partial sums of a group of strips may take, between two blocks of k (bytes): a part of the second-level cache.
 SUMS_BYTES = 256 * 1024
@@ -73,8 +74,8 @@ def conv(piece: Piece) -> Program | None:
     case = convolution(piece)
     if case is None:
         return None
-    return depthwise(piece, case) or (winograd(piece, case) if piece.options.winograd else None) or few(piece, case) or shallow(
-        piece, case) or small(piece, case) or implicit(piece, case)
+    fewer = (winograd, winograd_blocks) if piece.options.winograd else ()
+    return next(filter(None, (build(piece, case) for build in (depthwise, *fewer, few, shallow, small, implicit))))
 
 
 @shares_out("Conv")
@@ -84,14 +85,16 @@ def share(op: Op, node: Node, out_region: Region, threads: int) -> list[Region] 
     if len(w) != 4 or node.output.dtype != np.float32 or w[1] == 1:
         return None
     params = conv_params(node)
-    square = w[2:] == (3, 3) and params.group == 1 and set(params.strides) == set(params.dilations) == {1}
+    dense = params.group == 1 and set(params.strides) == set(params.dilations) == {1}
 
     def cost(region: Region) -> float:
         n, oc, oh, ow = region.shape
         pairs, taps = w[1] * round_up(oc, ROWS), w[2] * w[3]
         each = taps * round_up(oh * ow, LANES) * (1 + 2 / oc)
-        if square:
+        if dense and w[2:] == (3, 3):
             each = min(arithmetic(w[1], oc, oh, ow).values())
+        elif dense and w[2] == w[3] and w[2] in SIDES and min(w[1], oc) >= LEAST_CHANNELS:
+            each = min(block_arithmetic(w[2], w[1], oc, oh, ow))
         return pairs * (n * each + WEIGHT_COST * taps)
 
     options = []
@@ -138,6 +141,7 @@ def copy_columns(b, at, count, x, x_at, channel, depth, width):
         for k in range(depth):
             for v in range(0, width, LANES):
                 store(b, at + k * width + v, load(x, x_at + k * channel + v))
+                ask_for(x, x_at + k * channel + v + width)
     else:
         for k in range(depth):
             for j in range(count):

@@ -28,8 +28,8 @@ GAIN = 1.05
 
 
 def tile_rows(pixels: int) -> int:
-    """Rows of a tile: ROWS or one less, whichever leaves fewer over."""
-    return min((ROWS, SHORT), key=lambda rows: round_up(pixels, rows))
+    """Rows of a tile: ROWS or one less, whichever leaves fewer over; one where there is but one pixel."""
+    return 1 if pixels == 1 else min((ROWS, SHORT), key=lambda rows: round_up(pixels, rows))
 
 
 def small(piece: Piece, case: Convolution) -> Program | None:
@@ -128,7 +128,14 @@ def multiply_pixels(rows, vectors, a, a_at, a_step, b, b_at, depth, s, t_at, til
     for tile in range(tiles):
         at, to = a_at + tile * a_step, t_at + tile * rows * width
         near = soon + min(tile, vectors - 1) * depth * LANES
-        if rows == ROWS:
+        if rows == 1:
+            if vectors == 3:
+                multiply_tile(1, 3, a, at, b, b_at, depth, s, to, width, bias, bias_at, 1, more, last, bias, 0, -1, -free, free, 1, LANES, b, 0, 0)
+            elif vectors == 2:
+                multiply_tile(1, 2, a, at, b, b_at, depth, s, to, width, bias, bias_at, 1, more, last, bias, 0, -1, -free, free, 1, LANES, b, 0, 0)
+            else:
+                multiply_tile(1, 1, a, at, b, b_at, depth, s, to, width, bias, bias_at, 1, more, last, bias, 0, -1, -free, free, 1, LANES, b, 0, 0)
+        elif rows == ROWS:
             if vectors == 3:
                 multiply_tile(ROWS, 3, a, at, b, b_at, depth, s, to, width, bias, bias_at, 1, more, last, bias, 0, -1,
                               -free, free, rows, LANES, b, near, 0)
@@ -179,6 +186,7 @@ def conv_pixels(x, b, bias, y, res, at, s, g, kind, alpha, beta, low, high):
                                                                                       g[16])
     rows = g[17]
     k = ic * taps
+    block = k if rows == 1 else DEPTH  # one pixel's sums stay in registers: the weights are one stream
     for batch in range(n):
         if g[18]:
             pack_runs(s, a_at, x, batch * x_batch, x_channel, g[19], g[20], g[21], g[22], rows, tiles, ic, taps, g[23], g[24], g[25], g[26],
@@ -188,8 +196,8 @@ def conv_pixels(x, b, bias, y, res, at, s, g, kind, alpha, beta, low, high):
         group = 0
         while group < oc:
             stop = group_end(group, oc, strips)
-            for k0 in range(0, k, DEPTH):
-                depth = min(DEPTH, k - k0)
+            for k0 in range(0, k, block):
+                depth = min(block, k - k0)
                 more, last = 1 if k0 else 0, 1 if k0 + depth == k else 0
                 start = group
                 while start < stop:

@@ -161,6 +161,7 @@ def matmul_panels(a, b, bias, y, extra, start_with, s, offsets, g, kind, alpha, 
     f_row, strips, a_at, b_at = g[12], g[13], g[14], g[15]
     padded = (m + ROWS - 1) // ROWS * ROWS
     packed = np.int64(-1)
+    block = k if m == 1 and b_fixed else DEPTH  # one row's sums stay in registers: b is one stream
     for i in range(count):
         y_at, e_at = offsets[5 * i + 2], offsets[5 * i + 3]
         if a_fixed == 0 and packed != offsets[5 * i]:
@@ -169,8 +170,8 @@ def matmul_panels(a, b, bias, y, extra, start_with, s, offsets, g, kind, alpha, 
         group = 0
         while group < n:
             stop = group_end(group, n, strips)
-            for k0 in range(0, k, DEPTH):
-                depth = min(DEPTH, k - k0)
+            for k0 in range(0, k, block):
+                depth = min(block, k - k0)
                 last = 1 if k0 + depth == k else 0
                 start = group
                 while start < stop:

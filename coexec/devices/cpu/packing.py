@@ -1,4 +1,4 @@
-"""Weights rearranged for the kernels that read them: strips of a matrix, and 3x3 filters transformed for Winograd. Both devices use these.
+"""Weights rearranged for the kernels that read them: strips of a matrix, and filters transformed for Winograd. Both devices use these.
 
 A packer returns the memory and the tasks that fill it; tasks write disjoint parts and may run on any threads (see `threads.run_all`).
 Weights are read as bytes: those of a mapped file lie wherever the file has them.
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .jit import flat, kernel, strides
+from .jit import flat, inlined, kernel, strides
 from .simd import element
 from .threads import Task
 
@@ -102,47 +102,63 @@ def fill_strips(to, a, table, first, last, depth_step, column_step, factor):
                     to[at + k * width + j] = np.float32(0)
 
 
-def pack_filters(w: np.ndarray, transform: np.ndarray, rows: int, groups: int = 1, points_first: bool = False) -> Packing:
-    """3x3 filters (groups * out, in, 3, 3) g as G g G' (Lavin and Gray, arXiv:1509.09308), `transform` G being float64 (n, 3).
+def pack_filters(w: np.ndarray, transform: np.ndarray, rows: int, groups: int = 1, points_first: bool = False, blocks: int = 1) -> Packing:
+    """Filters (groups * out, in, side, side) g as G g G' (Lavin and Gray, arXiv:1509.09308), `transform` G being float64 (n, r).
 
-    The layout is [group][tile][n * n][in][rows], or [n * n][group * tile][in][rows] with `points_first`, output channel tile * rows + row;
-    0 beyond a group's last one. Computed in float64, rounded once.
+    With `blocks`, filters are blocks x blocks of r x r elements, 0 beyond their side, each block packed as further input channels, row by
+    row; else side is r. The layout is [group][tile][n * n][in][rows], or [n * n][group * tile][in][rows] with `points_first`, output
+    channel tile * rows + row; 0 beyond a group's last one. Computed in float64, rounded once.
     """
-    out, channels = w.shape[0] // groups, w.shape[1]
-    tiles, points = -(-out // rows), len(transform) ** 2
-    assert rows <= MOST_ROWS
-    data = _empty(groups * tiles * points * channels * rows)
-    tile_step, point_step = (channels * rows, groups * tiles * channels * rows) if points_first else (points * channels * rows, channels * rows)
-    each = max(1, TASK_BYTES // (4 * points * channels * rows))
-    source, geometry = flat(w, np.uint8), np.array([out, channels, rows, len(transform), tiles, tile_step, point_step, *strides(w)], np.int64)
-    tasks = [partial(fill_filters, data, source, np.ascontiguousarray(transform, np.float64).reshape(-1), np.empty(12 * MOST_ROWS), geometry,
-                     first, min(first + each, groups * tiles)) for first in range(0, groups * tiles, each)]
+    out, channels, (side, taps) = w.shape[0] // groups, w.shape[1], transform.shape
+    deep, tiles, points = channels * blocks ** 2, -(-out // rows), side ** 2
+    assert rows <= MOST_ROWS and (blocks - 1) * taps < w.shape[2] <= blocks * taps
+    data = _empty(groups * tiles * points * deep * rows)
+    tile_step, point_step = (deep * rows, groups * tiles * deep * rows) if points_first else (points * deep * rows, deep * rows)
+    each = max(1, TASK_BYTES // (4 * points * deep * rows))
+    geometry = np.array([out, channels, rows, side, tiles, tile_step, point_step, *strides(w), taps, blocks, w.shape[2]], np.int64)
+    source, g = flat(w, np.uint8), np.ascontiguousarray(transform, np.float64).reshape(-1)
+    tasks = [partial(fill_filters, data, source, g, np.empty((taps + 1) * taps * MOST_ROWS), geometry, first,
+                     min(first + each, groups * tiles)) for first in range(0, groups * tiles, each)]
     return Packing(data, tasks)
+
+
+@inlined
+def weighted(s, to, at, step, factors, first, taps, rows):
+    """s[to + r] = the sum of factors[first + i] * s[at + i * step + r] over i < taps, for r < rows."""
+    for r in range(rows):
+        s[to + r] = factors[first] * s[at + r]
+    for i in range(1, taps):
+        f = factors[first + i]
+        for r in range(rows):
+            s[to + r] += f * s[at + i * step + r]
 
 
 @kernel
 def fill_filters(to, w, transform, s, g, first, last):
     out, channels, rows, side, tiles, tile_step, point_step = g[0], g[1], g[2], g[3], g[4], g[5], g[6]
-    w_out, w_in, w_row, w_column = g[7], g[8], g[9], g[10]
+    w_out, w_in, w_row, w_column, taps, blocks, size = g[7], g[8], g[9], g[10], g[11], g[12], g[13]
+    half = taps * taps * MOST_ROWS
     for number in range(first, last):
         group, tile = number // tiles, number % tiles
         count = min(rows, out - tile * rows)
-        for q in range(12 * MOST_ROWS):
-            s[q] = 0.0
-        for channel in range(channels):
-            at = (group * out + tile * rows) * w_out + channel * w_in
-            for r in range(count):
-                for i in range(3):
-                    for j in range(3):
-                        s[(3 * i + j) * MOST_ROWS + r] = element(w, at + r * w_out + i * w_row + j * w_column)
-            to_at = number * tile_step + channel * rows
-            for a in range(side):
-                f0, f1, f2 = transform[3 * a], transform[3 * a + 1], transform[3 * a + 2]
-                for q in range(0, 3 * MOST_ROWS, MOST_ROWS):
-                    for r in range(rows):
-                        s[9 * MOST_ROWS + q + r] = f0 * s[q + r] + f1 * s[3 * MOST_ROWS + q + r] + f2 * s[6 * MOST_ROWS + q + r]
-                for e in range(side):
-                    f0, f1, f2 = transform[3 * e], transform[3 * e + 1], transform[3 * e + 2]
-                    p = to_at + (a * side + e) * point_step
-                    for r in range(rows):
-                        to[p + r] = np.float32(f0 * s[9 * MOST_ROWS + r] + f1 * s[10 * MOST_ROWS + r] + f2 * s[11 * MOST_ROWS + r])
+        for block in range(blocks * blocks):
+            top, left = block // blocks * taps, block % blocks * taps
+            for q in range((taps + 1) * taps * MOST_ROWS):
+                s[q] = 0.0
+            for channel in range(channels):
+                at = (group * out + tile * rows) * w_out + channel * w_in + top * w_row + left * w_column
+                for r in range(count):
+                    for i in range(min(taps, size - top)):
+                        for j in range(min(taps, size - left)):
+                            s[(taps * i + j) * MOST_ROWS + r] = element(w, at + r * w_out + i * w_row + j * w_column)
+                to_at = number * tile_step + (block * channels + channel) * rows
+                for a in range(side):
+                    for q in range(0, taps * MOST_ROWS, MOST_ROWS):
+                        weighted(s, half + q, q, taps * MOST_ROWS, transform, taps * a, taps, rows)
+                    for e in range(side):
+                        p = to_at + (a * side + e) * point_step
+                        for r in range(rows):
+                            total = 0.0
+                            for i in range(taps):
+                                total += transform[taps * e + i] * s[half + i * MOST_ROWS + r]
+                            to[p + r] = np.float32(total)

@@ -31,8 +31,6 @@ PANEL_VECTORS = 3
 PANEL = LANES * PANEL_VECTORS
 #: How many rows of b a product with one row of a asks for in advance.
 AHEAD = 64
-#: Tiles of at most so many steps fetch what is written next: longer ones give the hardware time enough.
-SHORT_DEPTH = 128
 
 
 class F32Vector(types.Type):
@@ -99,12 +97,21 @@ def element(typingctx, array, index):
     return types.float32(array, types.int64), codegen
 
 
-def _prefetch(builder, pointer, write=0):
+def _prefetch(builder, pointer, to_write=0):
     """Brings a cache line near: to the second level for reading, to the first for writing."""
     pointer = builder.bitcast(pointer, ir.IntType(8).as_pointer())
     kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
     function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(function, [pointer, ir.Constant(_I32, write), ir.Constant(_I32, 3 if write else 2), ir.Constant(_I32, 1)])
+    builder.call(function, [pointer, ir.Constant(_I32, to_write), ir.Constant(_I32, 3 if to_write else 2), ir.Constant(_I32, 1)])
+
+
+@intrinsic
+def ask_for(typingctx, array, index):
+    """Asks for the cache line of array[index], which will be read; it need not exist."""
+    def codegen(context, builder, signature, args):
+        _prefetch(builder, _pointer(context, builder, signature.args[0], args[0], args[1], _F32))
+        return context.get_dummy_value()
+    return types.void(array, types.int64), codegen
 
 
 @intrinsic
@@ -454,17 +461,10 @@ def multiply_tile(typingctx, rows, vectors, a, a_at, b, b_at, depth, c, c_at, c_
                 merged.append(phi)
             return merged
 
-        if tall > 1:  # where a tile is done soon, its rows of the next strip would not be in the cache when they are written
-            soon_done, ready = block("fetch"), block("ready")
-            builder.cbranch(builder.and_(isnt(last), builder.icmp_signed("<=", depth, number(SHORT_DEPTH))), soon_done, ready)
-            builder.position_at_end(soon_done)
-            for r in range(tall):
-                row = builder.gep(c0, [builder.mul(c_row, there[r])])
-                for v in range(wide):
-                    _prefetch(builder, builder.gep(row, [number((wide + v) * LANES)]), write=1)
-            builder.branch(ready)
-            builder.position_at_end(ready)
         begin, body, after = block("begin"), block("k"), block("end")
+        if tall > 1:
+            for place in places(c0, c_row):
+                _prefetch(builder, place, 1)
         fresh, more = builder.block, block("more")
         builder.cbranch(isnt(accumulate), more, begin)
         builder.position_at_end(more)
