@@ -31,6 +31,8 @@ PANEL_VECTORS = 3
 PANEL = LANES * PANEL_VECTORS
 #: How many rows of b a product with one row of a asks for in advance.
 AHEAD = 64
+#: Tiles of at most so many steps also ask for what the next strip writes: longer ones give the hardware time enough.
+SHORT_DEPTH = 128
 
 
 class F32Vector(types.Type):
@@ -461,6 +463,16 @@ def multiply_tile(typingctx, rows, vectors, a, a_at, b, b_at, depth, c, c_at, c_
                 merged.append(phi)
             return merged
 
+        if tall > 1:  # where a tile is done soon, its rows of the next strip would not be in the cache when they are written
+            soon_done, ready = block("fetch"), block("ready")
+            builder.cbranch(builder.and_(isnt(last), builder.icmp_signed("<=", depth, number(SHORT_DEPTH))), soon_done, ready)
+            builder.position_at_end(soon_done)
+            for r in range(tall):
+                row = builder.gep(c0, [builder.mul(c_row, there[r])])
+                for v in range(wide):
+                    _prefetch(builder, builder.gep(row, [number((wide + v) * LANES)]), to_write=1)
+            builder.branch(ready)
+            builder.position_at_end(ready)
         begin, body, after = block("begin"), block("k"), block("end")
         if tall > 1:
             for place in places(c0, c_row):
