@@ -56,13 +56,11 @@ def _places(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]
             above = [column[i] for i in row["inputs"] if i in column]
             wanted.append((sum(above) / len(above) if above else 0.0, row["name"]))
         wanted.sort(key=lambda w: w[0])
-        free = -1e9
-        chosen = []
-        for at, name in wanted:
-            free = max(at - (len(wanted) - 1) / 2, free)
-            chosen.append((free, name))
-            free += 1
-        column.update((name, at) for at, name in chosen)
+        placed = [wanted[0][0]] if wanted else []
+        for at, _ in wanted[1:]:
+            placed.append(max(at, placed[-1] + 1))
+        aside = sum(p - at for p, (at, _) in zip(placed, wanted)) / len(wanted)  # what was pushed to the right, shared by the whole line
+        column.update((name, at - aside) for at, (_, name) in zip(placed, wanted))
     left = min(column.values(), default=0.0)
     return {row["name"]: (12 + (column[row["name"]] - left) * (_BOX_W + _GAP_X), 8 + row["layer"] * (_BOX_H + _GAP_Y)) for row in rows}
 
@@ -159,27 +157,27 @@ def ranked(rows: Sequence[tuple[str, float | None, float | None, bool]]) -> str:
     lines = []
     for name, predicted, measured, chosen in rows:
         bars = "".join(
-            f'<div class="measure"><i class="{style}" style="width:{72 * value / longest:.2f}%"></i><span>{value:.2f} ms {what}</span></div>'
+            f'<div class="measure"><i class="{style}" style="width:calc((100% - 130px) * {value / longest:.4f})"></i><span>{value:.2f} ms {what}</span></div>'
             for value, style, what in ((measured, "cpu", "measured"), (predicted, "ghost", "predicted")) if value is not None and longest > 0
         )
         lines.append(f'<div class="bar{" chosen" if chosen else ""}"><em>{escape(name)}{" (this plan)" if chosen else ""}</em>{bars}</div>')
     return "".join(lines)
 
 
-def scatter(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Predicted against measured, a point per node, on the diagonal where they agree; the band is 25 % around it."""
-    known = [r for r in rows if r["measured_us"] and r["predicted_us"] and not r["view"]]
-    if not known:
+def scatter(pieces: Sequence[Mapping[str, Any]]) -> str:
+    """Predicted against measured, a point per piece, on the diagonal where they agree; the band is 25 % around it."""
+    if not pieces:
         return ""
-    values = [v for r in known for v in (r["measured_us"], r["predicted_us"])]
+    values = [p[key] for p in pieces for key in ("measured_us", "predicted_us")]
     ticks = svg.decades(min(values), max(values))
     axes = Axes(ticks, ticks, ("measured us", "predicted us"), log=True)
     ends = ticks[0], ticks[-1]
     band = [(ends[0], ends[0] * 1.25), (ends[1], ends[1] * 1.25), (ends[1], ends[1] / 1.25), (ends[0], ends[0] / 1.25)]
     shape = tag("polygon", points=" ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in band), class_="band")
-    dots = [tag("circle", tip(about(r)), cx=axes.x(r["measured_us"]), cy=axes.y(r["predicted_us"]), r=4.0,
-                class_=f"dot {device_class(next(iter(set(r['devices'])))) if len(set(r['devices'])) == 1 else 'both'}") for r in known]
-    return axes.draw(shape, axes.line([(e, e) for e in ends], "diagonal"), *dots, label="predicted against measured time of every node")
+    dots = [tag("circle", tip(f"{p['node']} on {p['device']}: {p['op_type']}\npredicted {microseconds(p['predicted_us'])}, "
+                              f"measured {microseconds(p['measured_us'])}{', a rough estimate' if p['estimated'] else ''}"),
+                cx=axes.x(p["measured_us"]), cy=axes.y(p["predicted_us"]), r=4.0, class_=f"dot {device_class(p['device'])}") for p in pieces]
+    return axes.draw(shape, axes.line([(e, e) for e in ends], "diagonal"), *dots, label="predicted against measured time of every piece")
 
 
 def roofline(data: Mapping[str, Any]) -> str:
@@ -217,15 +215,14 @@ def memory(data: Mapping[str, Any], names: Sequence[str]) -> str:
                      f"arena {arena:.2f} MB", "tick", "end"), *hover, label="activation memory while each node runs")
 
 
-def histogram(rows: Sequence[Mapping[str, Any]]) -> str:
-    """How far the predictions were off: nodes by signed error in steps of 10 %, all beyond 100 % in the last."""
-    errors = [r["error"] for r in rows if r["error"] is not None and not r["view"]]
-    if not errors:
+def histogram(pieces: Sequence[Mapping[str, Any]]) -> str:
+    """How far the predictions were off: pieces by signed error in steps of 10 %, all beyond 100 % in the last."""
+    if not pieces:
         return ""
     bins = [0] * 20
-    for error in errors:
-        bins[min(19, max(0, int((error + 1) * 10)))] += 1
-    axes = Axes([-100.0, -50.0, 0.0, 50.0, 100.0], svg.nice(max(bins), 4), ("predicted too short  ·  error in %  ·  too long", "nodes"))
-    bars = [tag("rect", tip(f"{n} node(s) from {10 * i - 100} to {10 * i - 90} %"), x=axes.x(10 * i - 100) + 1, y=axes.y(n),
+    for piece in pieces:
+        bins[min(19, max(0, int((piece["error"] + 1) * 10)))] += 1
+    axes = Axes([-100.0, -50.0, 0.0, 50.0, 100.0], svg.nice(max(bins), 4), ("predicted too short  ·  error in %  ·  too long", "pieces"))
+    bars = [tag("rect", tip(f"{n} piece(s) from {10 * i - 100} to {10 * i - 90} %"), x=axes.x(10 * i - 100) + 1, y=axes.y(n),
                 width=axes.x(10) - axes.x(0) - 2, height=axes.bottom - axes.y(n), class_="fill both") for i, n in enumerate(bins) if n]
     return axes.draw(*bars, label="errors of the predictions")

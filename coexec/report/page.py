@@ -149,18 +149,18 @@ def _shares(story: Mapping[str, Any]) -> str:
 
 
 def _agreement(story: Mapping[str, Any]) -> str:
-    drawn = charts.scatter(story["nodes"])
-    return _section("agreement", "Predicted against measured", "A point per node, both axes logarithmic; the band is 25 % around agreement. Green "
-                    "points are split nodes.", drawn) if drawn else ""
+    drawn = charts.scatter(story["pieces"])
+    return _section("agreement", "Predicted against measured", "A point per piece, both axes logarithmic; the band is 25 % around agreement. "
+                    "A node's time in the plan also holds starting and waiting, which are predicted apart.", drawn) if drawn else ""
 
 
 def _errors(story: Mapping[str, Any]) -> str:
-    facts, drawn = story["predictor"], charts.histogram(story["nodes"])
+    facts, drawn = story["predictor"], charts.histogram(story["pieces"])
     if not drawn:
         return ""
-    return _section("errors", "The predictor's error", f"{facts['count']} nodes: {100 * facts['within_10pct']:.0f} % within 10 %, "
+    return _section("errors", "The predictor's error", f"{facts['count']} pieces: {100 * facts['within_10pct']:.0f} % within 10 %, "
                     f"{100 * facts['within_25pct']:.0f} % within 25 %, mean absolute error {100 * facts['mape']:.0f} %, median "
-                    f"{100 * facts['median_error']:+.0f} %. Measured in place, tracing included; `coexec evaluate` judges more carefully.", drawn)
+                    f"{100 * facts['median_error']:+.0f} %. Measured in place, tracing included; coexec evaluate judges more carefully.", drawn)
 
 
 def _roofline(story: Mapping[str, Any]) -> str:
@@ -173,8 +173,8 @@ def _roofline(story: Mapping[str, Any]) -> str:
 def _memory(story: Mapping[str, Any]) -> str:
     facts = story["memory"]
     drawn = charts.memory(facts, [r["name"] for r in story["nodes"]]) if facts else ""
-    return _section("memory", "Memory over time", f"Activations in use while each node runs. Without sharing memory over time they would take "
-                    f"{size(facts['sum_bytes'])}. Weights are not counted.", drawn) if drawn else ""
+    return _section("memory", "Memory over time", f"Activations in use while each node runs, one after another. The arena is larger, since what a GPU "
+                    f"piece touches is kept until it was waited for; without any sharing it would be {size(facts['sum_bytes'])}. Weights are not counted.", drawn) if drawn else ""
 
 
 def _table(story: Mapping[str, Any]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import UsageError
 
 _COLOURS = {"cpu": "#3f7fbf", "gpu": "#e0912f"}
-_SPLIT = "#5d9a63"
+_OTHER = "#5d9a63"
 
 
 def check_available() -> None:
@@ -43,12 +43,13 @@ def save(story: Mapping[str, Any], folder: Path) -> list[Path]:
 
 
 def _agreement(story: Mapping[str, Any], axes: Any) -> bool:
-    rows = [r for r in story["nodes"] if r["measured_us"] and r["predicted_us"] and not r["view"]]
+    rows = story["pieces"]
     if not rows:
         return False
-    for row in rows:
-        colour = _SPLIT if len(set(row["devices"])) > 1 else _COLOURS.get(row["devices"][0], _SPLIT)
-        axes.plot(row["measured_us"], row["predicted_us"], "o", color=colour, alpha=0.8)
+    for unit, colour in _COLOURS.items():
+        mine = [r for r in rows if r["device"] == unit]
+        axes.plot([r["measured_us"] for r in mine], [r["predicted_us"] for r in mine], "o", color=colour, alpha=0.8, label=unit)
+    axes.legend(frameon=False)
     ends = [f([v for r in rows for v in (r["measured_us"], r["predicted_us"])]) for f in (min, max)]
     axes.plot(ends, ends, "--", color="grey", linewidth=1)
     axes.set(xscale="log", yscale="log", xlabel="measured us", ylabel="predicted us", title=f"{story['model']}: predicted against measured")
@@ -75,7 +76,7 @@ def _roofline(story: Mapping[str, Any], axes: Any) -> bool:
 def _timeline(story: Mapping[str, Any], axes: Any) -> bool:
     lanes = [t for t in ("gpu", "host", "cpu") if any(s["track"] == t for s in story["timeline"])]
     for lane, track in enumerate(lanes):
-        for category, colour in (("piece", _COLOURS.get(track, _SPLIT)), ("wait", "#c9ced4"), ("copy", "#b9689a")):
+        for category, colour in (("piece", _COLOURS.get(track, _OTHER)), ("wait", "#c9ced4"), ("copy", "#b9689a")):
             spans = [(s["start_us"] / 1e3, s["duration_us"] / 1e3) for s in story["timeline"] if s["track"] == track and s["category"] == category]
             axes.broken_barh(spans, (lane - 0.35, 0.7), facecolors=colour)
     axes.set(yticks=range(len(lanes)), yticklabels=lanes, xlabel="ms", title=f"{story['model']}: one run")
@@ -86,7 +87,7 @@ def _memory(story: Mapping[str, Any], axes: Any) -> bool:
     live = story["memory"].get("live_bytes")
     if not live:
         return False
-    axes.fill_between(range(len(live)), [b / 1e6 for b in live], step="mid", color=_SPLIT, alpha=0.5)
+    axes.fill_between(range(len(live)), [b / 1e6 for b in live], step="mid", color=_OTHER, alpha=0.5)
     axes.axhline(story["memory"]["arena_bytes"] / 1e6, linestyle="--", color="grey", linewidth=1)
     axes.set(xlabel="node, in order", ylabel="MB in use", ylim=(0, None), title=f"{story['model']}: activation memory")
     return True

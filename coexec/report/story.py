@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..cost.compose import CostModel
 from ..graph.ir import Graph, Node, Value
 from ..ops import op_for
 from ..ops.fallback import is_fallback
@@ -48,7 +49,6 @@ def nodes(graph: Graph, plan: Plan, alone: Mapping[str, Plan], measured: Mapping
             "predicted_us": cut.predicted_us,
             "estimated": cut.estimated,
             "measured_us": us,
-            "error": cut.predicted_us / us - 1 if us and cut.predicted_us is not None else None,
             "alone_us": {name: other[node.name].predicted_us for name, other in alone.items()},
             "note": cut.note,
         })
@@ -194,12 +194,39 @@ def shares(rows: Sequence[Mapping[str, Any]], spans: Sequence[Mapping[str, Any]]
     return {what: {d: part / sum(by.values()) for d, part in sorted(by.items())} for what, by in found.items() if sum(by.values())}
 
 
-def predictor(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How well operators were predicted: `count`, `within_10pct`, `within_25pct`, `median_error` (signed), `mape`; {} where nothing can be said.
+def predicted_pieces(graph: Graph, plan: Plan, trace: Trace, profile: DeviceProfile | None) -> list[dict[str, Any]]:
+    """A row per piece that a kernel computed: predicted and measured (median of the runs), and the signed `error`.
 
-    Of the operators alone, as they ran in the plan; `coexec evaluate` judges predictors more carefully.
+    Pieces are what predictors are fitted to: a node's own time also holds starting and waiting. Beside a busy other unit, as in the plan.
     """
-    errors = [r["error"] for r in rows if r["error"] is not None and not r["view"]]
+    if profile is None:
+        return []
+    cost, numbers = CostModel(profile), {s.args["run"] for s in good_runs(trace)}
+    seen: dict[tuple[str, str, str], list[float]] = {}
+    for span in trace.of("piece"):
+        if span.args.get("run") in numbers and "region" in span.args:
+            seen.setdefault((span.args["node"], span.track, span.args["region"]), []).append(span.duration_us)
+    rows, alone = [], "gpu" not in plan.devices
+    for node in graph.nodes:
+        parts = pieces(node, plan[node.name]) if node.is_static and node.output is not None and not op_for(node).is_view else []
+        for device, region in parts:
+            times = seen.get((node.name, device, str(region)))
+            if not times or is_fallback(op_for(node)):
+                continue
+            told = cost.kernel(node, region, cost.host_unit(alone) if device == "cpu" else device)
+            us, median = told.us * (cost.busy(node, region, device) if len(parts) > 1 else 1.0), statistics.median(times)
+            if us > 0 and median > 0:
+                rows.append({"node": node.name, "op_type": node.op_type, "device": device, "region": str(region), "predicted_us": us,
+                             "measured_us": median, "error": us / median - 1, "estimated": bool(told.estimated)})
+    return rows
+
+
+def predictor(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How well pieces were predicted: `count`, `within_10pct`, `within_25pct`, `median_error` (signed), `mape`; {} where nothing can be said.
+
+    As they ran in the plan, one after another and side by side; `coexec evaluate` judges predictors more carefully.
+    """
+    errors = [r["error"] for r in rows]
     if not errors:
         return {}
     return {"count": len(errors), **{f"within_{p}pct": sum(abs(e) <= p / 100 for e in errors) / len(errors) for p in HITS},
@@ -212,6 +239,7 @@ def tell(graph: Graph, plan: Plan, *, profile: DeviceProfile | None = None, trac
     rows = nodes(graph, plan, alone or {}, measured_us(trace) if trace is not None else {})
     spans = timeline(trace) if trace is not None else []
     run = median_run(trace) if trace is not None else None
+    priced = predicted_pieces(graph, plan, trace, profile) if trace is not None else []
     return {
         "model": plan.model,
         "model_digest": plan.model_digest,
@@ -228,7 +256,8 @@ def tell(graph: Graph, plan: Plan, *, profile: DeviceProfile | None = None, trac
         "roofline": roofline(trace, profile) if trace is not None else {"points": [], "roofs": {}},
         "shares": shares(rows, spans),
         "memory": memory(graph, offsets, arena_bytes) if offsets is not None else {},
-        "predictor": predictor(rows),
+        "pieces": priced,
+        "predictor": predictor(priced),
         "alternatives": [dict(a) for a in alternatives],
         "facts": {k: trace.facts[k] for k in ("devices", "threads", "host", "python", "started", "coexec") if k in trace.facts} if trace else {},
     }
