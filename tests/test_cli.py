@@ -375,7 +375,7 @@ def test_unreadable_inputs(call, folder, name, content, said):
 
 
 def test_truncated_arrays_and_pictures(call, folder):
-    image = pytest.importorskip("PIL.Image")
+    from PIL import Image as image
     rng = np.random.default_rng(0)
     image.fromarray(rng.integers(0, 255, (40, 40, 3), dtype=np.uint8)).save(folder / "noise.png")
     for name in ("x.npy", "pair.npz", "noise.png"):
@@ -446,7 +446,7 @@ def value(*shape, dtype=np.float32):
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory):
     """A 4x2 (wide) RGB picture without loss, and its pixels [2, 4, 3]."""
-    image = pytest.importorskip("PIL.Image")
+    from PIL import Image as image
     pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 3), dtype=np.uint8)
     path = tmp_path_factory.mktemp("pictures") / "p.png"
     image.fromarray(pixels).save(path)
@@ -811,3 +811,69 @@ def test_judging_predictions():
 def test_oracle_without_a_gpu_says_what_it_needs(call):
     arguments = "bench", "tiny.onnx", "--compare", "cpu,fixed:gpu=0", "--iters", "1", "--warmup", "0", "--oracle"
     assert "needs a strategy that may split, and a GPU" in refused(call, 2, *arguments)
+
+
+# What users have
+
+
+@pytest.fixture
+def pictures(folder):
+    from PIL import Image as image
+    place = folder / "pictures"
+    place.mkdir(exist_ok=True)
+    for name, colour in (("b.png", (200, 10, 30)), ("a.jpg", (1, 2, 250)), ("c.bmp", (0, 0, 0))):
+        image.new("RGB", (20, 16), colour).save(place / name)
+    (place / "notes.txt").write_text("no picture")
+    return place
+
+
+def test_a_folder_of_pictures_runs_each_by_name(call, folder, pictures):
+    code, out, _ = call("run", "tiny.onnx", "--image", "pictures", "--top", "2", "-o", "all.npz", "--json")
+    told = json.loads(out)
+    assert code == 0 and list(told["pictures"]) == [f"pictures/{n}" for n in ("a.jpg", "b.png", "c.bmp")]
+    for file, said in told["pictures"].items():
+        _, alone, _ = call("run", "tiny.onnx", "--image", file, "--top", "2", "--json")
+        assert said == json.loads(alone)["outputs"] and len(said["y"]["top"]) == 2
+    with np.load(folder / "all.npz") as saved:
+        assert sorted(saved.files) == ["a.jpg/y", "b.png/y", "c.bmp/y"]
+    code, out, _ = call("run", "tiny.onnx", "--image", "x=pictures", "--top", "1")
+    assert code == 0 and [line.split(":")[0] for line in out.splitlines() if "float32" in line] == ["a.jpg", "b.png", "c.bmp"]
+
+
+def test_folders_that_cannot_be_run(call, folder, pictures):
+    (folder / "empty").mkdir(exist_ok=True)
+    assert "[empty] the folder holds no picture" in refused(call, 2, "run", "tiny.onnx", "--image", "empty")
+    assert "a folder of pictures is the only input" in refused(call, 2, "run", "tiny.onnx", "--image", "pictures", "--input", "x.npy")
+    assert "--top: found '0'" in refused(call, 2, "run", "tiny.onnx", "--random", "--top", "0")
+
+
+def test_bare_numbers_take_the_inputs_shape(call, folder):
+    np.load(folder / "x.npy").astype("<f4").tofile(folder / "x.bin")
+    _, named, _ = call("run", "tiny.onnx", "--input", "x=x.bin", "--json")
+    _, array, _ = call("run", "tiny.onnx", "--input", "x.npy", "--json")
+    assert json.loads(named)["outputs"] == json.loads(array)["outputs"]
+    np.arange(12, dtype="<f4").tofile(folder / "a.raw")  # [N, 3]: four rows
+    code, out, _ = call("run", "two.onnx", "--input", "a=a.raw", "b/in=a.raw", "--json")
+    assert code == 0 and json.loads(out)["outputs"]["sum/out"]["shape"] == [4, 3] and json.loads(out)["outputs"]["sum/out"]["max"] == 22
+    (folder / "short.bin").write_bytes(bytes(10))
+    assert "found 10 bytes, expected 1728 bytes for" in refused(call, 2, "run", "tiny.onnx", "--input", "short.bin")
+    assert "expected 12 bytes or a multiple" in refused(call, 2, "run", "two.onnx", "--input", "a=short.bin", "b/in=a.raw")
+    assert "No such file" in refused(call, 2, "run", "tiny.onnx", "--input", "missing.bin")
+
+
+def test_bench_exports_as_hyperfine_does(call, folder):
+    code, out, err = call("bench", "tiny.onnx", "--compare", "cpu", "--iters", "4", "--export-json", "t.json", "--export-csv", "t.csv")
+    row = json.loads((folder / "t.json").read_text())["results"][0]
+    assert code == 0 and row["command"] == "cpu" and len(row["times"]) == 4 and row["min"] <= row["median"] <= row["max"] < 1
+    header, line = (folder / "t.csv").read_text().splitlines()
+    assert header == "command,mean,stddev,median,min,max" and line.startswith("cpu,") and float(line.split(",")[3]) == row["median"]
+    assert "wrote t.json" in err and "latency from" in out and "cpu |" in out
+    assert "[--export-csv]" in refused(call, 2, "bench", "tiny.onnx", "--export-csv", "no/such/t.csv")
+
+
+def test_a_histogram_in_a_line():
+    from coexec.report.export import PLAIN, spark
+
+    assert spark([1, 1, 1, 1, 9, 5], 1, 9, bins=4, letters=PLAIN) == "@ ::"
+    assert spark([3, 3], 3, 3, bins=3, letters=PLAIN) == "@  "
+    assert spark([0, 100], 1, 9, bins=2, letters=PLAIN) == "@@"

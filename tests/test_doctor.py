@@ -12,6 +12,7 @@ from coexec.devices.base import Kernel
 from coexec.devices.registry import cpu_device
 from coexec.errors import DeviceError
 from coexec.report import doctor
+from coexec.report.board import count_cores
 from coexec.report.machine import EXTRAS, Machine, look, may_open
 
 GPU = {"spec": "ARM Platform:Mali-G610", "name": "Mali-G610", "emulated": False, "problem": None}
@@ -214,6 +215,136 @@ def test_cores_held_at_their_lowest_clock(board):
         board.file(f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_driver", driver + "\n")
     found = only(board.problems([GPU]))
     assert found.what == "1 core(s) are held at their lowest clock" and "cpu0" in found.why and "schedutil" in found.fix
+
+
+def tree(board: Board, names: str, node: str = "gpu@fb000000", status: str = "okay") -> None:
+    board.file(f"sys/firmware/devicetree/base/{node}/compatible", names.replace(" ", "\0") + "\0")
+    board.file(f"sys/firmware/devicetree/base/{node}/status", status + "\0")
+
+
+@pytest.mark.parametrize("names, module", [("rockchip,rk3588-mali arm,mali-valhall-csf", "panthor"), ("arm,mali-bifrost", "panfrost"),
+                                           ("qcom,adreno-740.1 qcom,adreno", "msm"), ("brcm,2712-v3d", "v3d")])  # fmt: skip
+def test_a_gpu_that_no_kernel_driver_has(board, names, module):
+    tree(board, names)
+    board.driver("pocl", "libpocl.so.2")
+    found = board.problems([POCL])[f"no kernel driver has the GPU {names.split()[0]}"]
+    assert found.severity == "error" and found.fix.startswith(f"sudo modprobe {module};")
+    board.link("sys/bus/platform/devices/fb000000.gpu/driver", f"../../../bus/platform/drivers/{module}")
+    assert not [w for w in board.problems([POCL]) if "no kernel driver has" in w]
+
+
+def test_a_gpu_that_the_device_tree_switches_off_or_the_vendors_driver_has_is_no_problem(board):
+    board.driver("mali", "libmali.so.1")
+    tree(board, "arm,mali-bifrost", status="disabled")
+    assert not [w for w in board.problems([GPU]) if "no kernel driver has" in w]
+    tree(board, "arm,mali-bifrost")
+    assert [w for w in board.problems([GPU]) if "no kernel driver has" in w]
+    board.file("dev/mali0", mode=0o666)
+    assert board.problems([GPU]) == {}
+
+
+def test_a_pci_gpu_without_a_driver(board):
+    for name, text in (("vendor", "0x1002"), ("device", "0x1638"), ("class", "0x030000")):
+        board.file(f"sys/bus/pci/devices/0000:04:00.0/{name}", text + "\n")
+    board.driver("pocl", "libpocl.so.2")
+    found = board.problems([POCL])["no kernel driver has the GPU PCI 0000:04:00.0 0x1002:0x1638"]
+    assert "modprobe amdgpu" in found.fix
+    board.link("sys/bus/pci/devices/0000:04:00.0/driver", "../../drivers/amdgpu")
+    assert not [w for w in board.problems([POCL]) if "no kernel driver has" in w]
+
+
+def test_a_container_that_was_given_no_gpu(board):
+    tree(board, "arm,mali-valhall-csf")
+    board.link("sys/bus/platform/devices/fb000000.gpu/driver", "../../drivers/panthor")
+    board.driver("pocl", "libpocl.so.2")
+    assert "this container sees no GPU" not in board.problems([POCL])
+    board.file(".dockerenv")
+    found = board.problems([POCL])["this container sees no GPU"]
+    assert found.severity == "warning" and "--device /dev/dri" in found.fix
+    board.file("dev/dri/renderD128", mode=0o666)
+    assert "this container sees no GPU" not in board.problems([POCL])
+
+
+@pytest.mark.parametrize("said, meant", [("panthor", "panfrost"), ("msm", "freedreno"), ("llvmpipe,panthor", "panfrost"), ("panthor:0", "panfrost")])
+def test_rusticl_asked_for_by_the_kernels_name(board, said, meant):
+    board.driver("rusticl", "libRusticlOpenCL.so.1")
+    found = [p for p in board.problems(RUSTICL_ENABLE=said).values() if p.what.startswith("RUSTICL_ENABLE=")]
+    assert [p.fix for p in found] == [f"export RUSTICL_ENABLE={meant}"]
+    assert not [w for w in board.problems(RUSTICL_ENABLE=meant) if w.startswith("RUSTICL_ENABLE=")]
+
+
+def test_rusticl_hides_half_precision(board):
+    board.driver("rusticl", "libRusticlOpenCL.so.1")
+    device = {**GPU, "spec": "rusticl:Mali-G610"}
+    assert only(board.problems([device], RUSTICL_ENABLE="panfrost")).fix == "export RUSTICL_FEATURES=fp16"
+    assert board.problems([device], RUSTICL_ENABLE="panfrost", RUSTICL_FEATURES="fp16") == {}
+
+
+def test_a_variable_that_ocl_icd_ignores(board):
+    board.driver("mali", "libmali.so.1")
+    board.file("dev/mali0", mode=0o666)
+    found = board.problems(OCL_ICD_FILENAMES="/opt/mali/libmali.so")["OCL_ICD_FILENAMES may be ignored"]
+    assert found.fix == "echo /opt/mali/libmali.so | sudo tee /etc/OpenCL/vendors/board.icd"
+    assert board.problems([GPU], OCL_ICD_FILENAMES="/opt/mali/libmali.so") == {}
+
+
+def test_a_driver_for_another_processor(board):
+    board.driver("mali", "libmali.so.1")
+    board.file("dev/mali0", mode=0o666)
+    library = board.root / "usr/lib/aarch64-linux-gnu/libmali.so.1"
+    for machine, foreign in ((40, True), (183, False)):  # 32-bit Arm, 64-bit Arm
+        library.write_bytes(b"\x7fELF\x02\x01" + bytes(12) + machine.to_bytes(2, "little") + bytes(44))
+        seen = look(board.root, environment={}, cache_dir=board.root / "cache", opencl=False, arch="aarch64")
+        assert [p.what for p in doctor.diagnose(seen) if "another processor" in p.what] == (
+            ["libmali.so.1 is made for another processor"] if foreign else [])  # fmt: skip
+
+
+def test_a_gpu_held_at_its_lowest_clock(board):
+    board.driver("mali", "libmali.so.1")
+    board.file("dev/mali0", mode=0o666)
+    board.file("sys/class/devfreq/fb000000.gpu/governor", "powersave\n")
+    board.file("sys/class/devfreq/fb000000.gpu/available_governors", "performance simple_ondemand powersave\n")
+    board.file("sys/class/devfreq/dmc/governor", "powersave\n")
+    found = only(board.problems([GPU]))
+    assert found.fix == "echo simple_ondemand | sudo tee /sys/class/devfreq/fb000000.gpu/governor" and found.severity == "warning"
+    board.file("sys/class/devfreq/fb000000.gpu/governor", "simple_ondemand\n")
+    assert board.problems([GPU]) == {}
+
+
+def test_a_hot_board(board):
+    board.driver("other", "libother.so")
+    board.file("sys/class/thermal/thermal_zone0/temp", "40000\n")
+    assert board.problems([GPU]) == {}
+    board.file("sys/class/thermal/thermal_zone1/temp", "91500\n")
+    board.file("sys/class/thermal/thermal_zone1/type", "gpu-thermal\n")
+    assert only(board.problems([GPU])).what == "gpu-thermal is at 92 C"
+
+
+def test_cores_that_may_not_be_used(board):
+    board.driver("other", "libother.so")
+    board.file("sys/devices/system/cpu/online", "0-7\n")
+    board.file("proc/self/status", "Name:\tx\nCpus_allowed_list:\t0-2,5\n")
+    found = only(board.problems([GPU]))
+    assert found.what == "only 4 of 8 cores may be used" and "taskset -c 0-7" in found.fix
+    board.file("proc/self/status", "Cpus_allowed_list:\t0-7\n")
+    assert board.problems([GPU]) == {}
+
+
+@pytest.mark.parametrize("text, count", [("0-3,6", 5), ("0", 1), ("", 0), ("all", 0), ("1-x", 0)])
+def test_lists_of_cores(text, count):
+    assert count_cores(text) == count
+
+
+def test_a_cache_on_a_full_disk_or_left_by_root(tmp_path):
+    healthy = Machine(loaders=("/l.so",), devices=(GPU,), cache_dir="/c", user="ann", cache_free_bytes=10**9)
+    assert doctor.diagnose(healthy) == []
+    full = doctor.diagnose(Machine(**{**healthy.__dict__, "cache_free_bytes": 5_000_000}))
+    assert [p.what for p in full] == ["the disk of /c is nearly full"] and "5 MB" in full[0].why
+    (tmp_path / "opencl").mkdir(mode=0o755)
+    seen = look(tmp_path, user=4242, groups=frozenset({4242}), environment={}, cache_dir=tmp_path, opencl=False)
+    assert seen.foreign_cache == str(tmp_path / "opencl")
+    found = doctor.diagnose(Machine(**{**healthy.__dict__, "foreign_cache": seen.foreign_cache}))
+    assert [p.fix for p in found] == ["sudo chown -R ann /c"]
 
 
 def test_cache_that_cannot_be_written(board):

@@ -58,7 +58,7 @@ say "5/6 Planning, and checking the result against the unsplit reference"
     fail "the co-executed result differs from the reference" "find the operator: $VENV/bin/coexec validate $MODEL --per-op" "and report it"
 
 say "6/6 CPU alone, GPU alone, both"
-"$VENV/bin/coexec" bench "$MODEL" --profile "$OUT/profile.yaml" --compare cpu,gpu,coexec --iters 30 --json -q >"$OUT/bench.json" ||
+"$VENV/bin/coexec" bench "$MODEL" --profile "$OUT/profile.yaml" --compare cpu,gpu,coexec --verify --iters 30 --json -q >"$OUT/bench.json" ||
     fail "the benchmark failed" "see: $VENV/bin/coexec doctor"
 
 trap - ERR

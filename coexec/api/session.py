@@ -27,6 +27,7 @@ from ..profiles import DeviceProfile
 from ..runtime.check import NodeError, run_checked
 from ..runtime.executor import PreparedRun
 from ..runtime.feeds import check_feeds
+from ..runtime.memory import MemoryPlan
 from ..runtime.schedule import Wait
 from ..runtime.trace import Trace, check_writable, phase
 from ..runtime.traced import facts_of, run_traced
@@ -327,6 +328,11 @@ class InferenceSession:
     def threads(self) -> int:
         """CPU threads in use."""
         return self._ready.threads
+
+    @property
+    def memory(self) -> MemoryPlan:
+        """Where every activation lies in the arena."""
+        return self._ready.memory
 
     @property
     def peak_memory_bytes(self) -> int:

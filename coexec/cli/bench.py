@@ -20,6 +20,7 @@ EXAMPLES = (
     "coexec bench model.onnx --verify               the plan is first checked and corrected by measurement",
     "coexec bench model.onnx --tune 2m --verify     ... after kernel forms were tried for what the GPU computes",
     "coexec bench model.onnx --oracle",
+    "coexec bench model.onnx --export-json times.json --export-csv times.csv",
 )
 
 
@@ -36,13 +37,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--percentiles", metavar="P,P", type=_percentiles, default=(50.0, 90.0, 99.0), help="(default: 50,90,99)")
     shared.measuring(parser)
+    parser.add_argument("--export-json", metavar="F.json", help="write every time, in seconds, as hyperfine does")
+    parser.add_argument("--export-csv", metavar="F.csv", help="write a line per strategy, in seconds, as hyperfine does")
     parser.add_argument("--oracle", action="store_true", help="also time every operator by itself, in every sensible cut (slow)")
 
 
 def execute(options: argparse.Namespace, console: Console) -> int:
     from ..api import InferenceSession, load
+    from ..report.export import as_csv, as_json
     from ..report.timing import interleave, summary
 
+    exports = {(option, form): shared.writable(path, option) for option, form, path in (
+        ("--export-json", as_json, options.export_json), ("--export-csv", as_csv, options.export_csv)) if path}  # fmt: skip
     graph = load(options.model)
     given = feeds(graph, options, random_by_default=True)
     known = profile(options, options.compare, console)
@@ -81,8 +87,13 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         "devices": devices,
         **_version(),
     }
+    for (_, form), path in exports.items():
+        path.write_text(form(times))
     console.emit(report)
     _show(report, options, console)
+    _show_spread(times, console)
+    for path in exports.values():
+        console.note(f"wrote {path}")
     if options.oracle:
         _show_oracle(report, console)
     return 0
@@ -153,6 +164,19 @@ def _show(report: dict[str, Any], options: argparse.Namespace, console: Console)
     console.result(f"{options.iters} rounds in turns after {options.warmup} warm-up runs; ideal bound: 1/(1/cpu + 1/gpu)")
     for unit, facts in sorted(report["devices"].items()):
         console.result(f"{unit}: {facts['name']}{' (emulated on CPU cores)' if facts['emulated'] else ''}")
+
+
+def _show_spread(times: dict[str, list[float]], console: Console) -> None:
+    """A histogram a strategy, all on one scale, which ends at the longest p99 so that one slow run does not hide the rest."""
+    from ..report.export import BLOCKS, PLAIN, spark
+    from ..report.timing import percentile
+
+    low, high = min(map(min, times.values())), max(percentile(t, 99) for t in times.values())
+    letters = BLOCKS if (getattr(console.out, "encoding", "") or "").lower().startswith("utf") else PLAIN
+    width = max(map(len, times))
+    console.result(f"latency from {milliseconds(low)} to {milliseconds(high)} ms:")
+    for name, taken in times.items():
+        console.result(f"  {name:{width}} |{spark(taken, low, high, letters=letters)}|")
 
 
 def _show_oracle(report: dict[str, Any], console: Console) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,6 +16,8 @@ from ..errors import InputError, UsageError, suggest
 from ..graph.ir import Graph, Value
 
 PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
+#: Bare numbers, without a header.
+RAW = (".bin", ".raw")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,9 @@ def _read(
     if picture or Path(path).suffix.lower() in PICTURES:
         name = name or _only(known, path)
         return {name: read_picture(path, known[name], shapes.get(name), pixels)}
+    if Path(path).suffix.lower() in RAW:
+        name = name or _only(known, path)
+        return {name: read_raw(path, known[name], shapes.get(name))}
     loaded = load_arrays(path)
     if isinstance(loaded, np.ndarray):
         return {name or _only(known, path): loaded}
@@ -123,6 +129,42 @@ def load_arrays(path: str) -> np.ndarray | dict[str, np.ndarray]:
     ) as error:
         found = "pickled objects, or no NumPy file at all" if "allow_pickle" in str(error) else str(error)[:120] or "an empty file"
         raise InputError("not a readable NumPy file", where=path, found=found, expected=expected) from None
+
+
+def read_raw(path: str, value: Value, shape: Sequence[int] | None = None) -> np.ndarray:
+    """A file of bare little-endian numbers as the input's array: its type, and its shape or `shape`, decide how many there must be.
+
+    Where the input leaves one dimension open, the file's size decides it. Raises InputError.
+    """
+    where, declared = f"{path} for input '{value.name}'", shape if shape is not None else value.type.shape
+    dtype = value.type.dtype
+    if dtype is None or dtype == object or declared is None:
+        raise InputError("this input takes no bare numbers", where=where, found=str(value.type), hint="give an .npy file")
+    open_at = [i for i, d in enumerate(declared) if not isinstance(d, int)]
+    if len(open_at) > 1:
+        raise InputError("bare numbers do not tell a shape", where=where, found=str(value.type), hint=f"give --shape {value.name}:N,N,...")
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError("cannot read the file", where=path, found=error.strerror or str(error), expected="bare numbers") from None
+    row = dtype.itemsize * math.prod(d for d in declared if isinstance(d, int))
+    count = len(data) // row if row else 0
+    if not row or len(data) % row or not count or (not open_at and count != 1):
+        raise InputError("the file has the wrong size", where=where, found=f"{len(data)} bytes", hint="a header? then give an .npy file",
+                         expected=f"{row} bytes{' or a multiple' if open_at else ''} for {value.type}")  # fmt: skip
+    array = np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype)
+    return array.reshape([d if isinstance(d, int) else count for d in declared])
+
+
+def pictures_in(folder: str) -> list[str]:
+    """The pictures of a folder, by name. Raises InputError where there is none, or the folder cannot be read."""
+    try:
+        found = sorted(str(p) for p in Path(folder).iterdir() if p.suffix.lower() in PICTURES and p.is_file())
+    except OSError as error:
+        raise InputError("cannot read the folder", where=folder, found=error.strerror or str(error)) from None
+    if not found:
+        raise InputError("the folder holds no picture", where=folder, expected=f"files that end in {', '.join(PICTURES)}")
+    return found
 
 
 def _native(array: np.ndarray) -> np.ndarray:

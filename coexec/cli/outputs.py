@@ -17,8 +17,8 @@ from .console import milliseconds, table
 TOP = 5
 
 
-def describe(value: Any, labels: Sequence[str] = ()) -> dict[str, Any]:
-    """Shape, type, min, mean, max and NaN count of an output; with [1, N] scores also the TOP best classes."""
+def describe(value: Any, labels: Sequence[str] = (), top: int = TOP) -> dict[str, Any]:
+    """Shape, type, min, mean, max and NaN count of an output; with [1, N] scores also the `top` best classes."""
     if not isinstance(value, np.ndarray):
         return {"type": type(value).__name__, "count": len(value) if isinstance(value, (list, tuple)) else None}
     facts: dict[str, Any] = {"shape": list(value.shape), "dtype": str(value.dtype)}
@@ -32,7 +32,7 @@ def describe(value: Any, labels: Sequence[str] = ()) -> dict[str, Any]:
     if value.ndim == 2 and value.shape[0] == 1 and value.shape[1] > 1 and value.dtype.kind == "f" and not facts["nan"]:
         if labels and len(labels) < value.shape[1]:
             raise InputError("there are fewer labels than classes", found=f"{len(labels)} labels", expected=f"{value.shape[1]}, one a line")
-        best = np.argsort(-numbers[0], kind="stable")[:TOP]
+        best = np.argsort(-numbers[0], kind="stable")[:top]
         facts["top"] = [{"index": int(i), "label": labels[i] if labels else None, "value": float(numbers[0, i])} for i in best]
     return facts
 

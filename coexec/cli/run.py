@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from ..errors import CoexecError, UsageError
@@ -22,6 +23,7 @@ EXAMPLES = (
     "coexec run model.onnx --input ids=ids.npy mask=mask.npy",
     "coexec run digits.onnx --image 7.jpg",
     "coexec run model.onnx --image cat.jpg --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels names.txt",
+    "coexec run model.onnx --image pictures/ --labels names.txt --top 3      every picture of a folder, one after another",
     "coexec run model.onnx --random --shape input:8,3,224,224 --strategy fixed:gpu=0.4 --check",
     "coexec run model.onnx --random --plan plan.json --repeat 50",
     "coexec run model.onnx --random --verify --repeat 50          plan, measure, correct the plan; remembered for the next time",
@@ -53,6 +55,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         help="write what every processor did when, for ui.perfetto.dev or chrome://tracing; with -v also a summary",
     )
     group.add_argument("--labels", metavar="FILE", help="class names, one a line, for the best classes")
+    group.add_argument("--top", metavar="N", type=shared.positive, default=5, help="how many of the best classes (default: %(default)s)")
 
 
 def execute(options: argparse.Namespace, console: Console) -> int:
@@ -75,6 +78,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     with phase(trace, "import"):
         graph = load(options.model)
     with phase(trace, "inputs"):
+        folder = _folder(options)
         given = feeds(graph, options)
     with phase(trace, "profile"):
         known = None if options.plan else profile(options, [options.strategy], console)
@@ -92,8 +96,13 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         if trace is not None:  # the runs alone, without what it takes to note them down
             times = [s.duration_us / 1e3 for s in trace.of("run")][-len(times):]
         facts = _facts(session, options, prepared_ms)
+        others = _others(session, graph, folder, options, console)
     found = dict(zip((v.name for v in graph.outputs), results))
-    facts["outputs"] = {name: outputs.describe(value, labels) for name, value in found.items()}
+    facts["outputs"] = {name: outputs.describe(value, labels, options.top) for name, value in found.items()}
+    if folder:
+        every = {folder[0]: found, **others}
+        facts["pictures"] = {file: {name: outputs.describe(v, labels, options.top) for name, v in one.items()} for file, one in every.items()}
+        found = {f"{Path(file).name}/{name}": value for file, one in every.items() for name, value in one.items()}
     if len(times) > 1:
         from ..report.timing import summary
 
@@ -101,9 +110,10 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     if target is not None:
         outputs.save(target, found)
         facts["written"] = str(target)
-    for name, said in facts["outputs"].items():
-        for line in outputs.lines(name, said):
-            console.result(line)
+    for file, told in facts.get("pictures", {"": facts["outputs"]}).items():
+        for name, said in told.items():
+            for line in outputs.lines(f"{Path(file).name}: {name}" if file else name, said):
+                console.result(line)
     if "latency" in facts:
         timed = facts["latency"]
         console.result(
@@ -118,6 +128,36 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         console.note("every operator agrees with the unsplit reference")
     console.emit(facts)
     return 0
+
+
+def _folder(options: argparse.Namespace) -> list[str]:
+    """The pictures of the folder that --image names, of which `options` then names the first; nothing where it names a file."""
+    from .inputs import pictures_in
+
+    for at, words in enumerate(options.image):
+        name, equals, path = words.rpartition("=")
+        if Path(words).is_dir():
+            name, equals, path = "", "", words
+        if Path(path).is_dir():
+            if len(options.image) > 1 or options.input:
+                raise UsageError("a folder of pictures is the only input", where="--image", found="other inputs beside it", hint="give one file each")
+            found = [f"{name}{equals}{file}" for file in pictures_in(path)]
+            options.image[at] = found[0]
+            return found
+    return []
+
+
+def _others(session: Any, graph: Any, folder: list[str], options: argparse.Namespace, console: Console) -> dict[str, dict[str, Any]]:
+    """The outputs of every picture of the folder but the first, which was run already."""
+    from .progress import Progress
+
+    found = {}
+    with Progress(console, "pictures") as tick:
+        for done, file in enumerate(folder[1:], 2):
+            given = feeds(graph, argparse.Namespace(**{**vars(options), "image": [file]}))
+            found[file] = dict(zip((v.name for v in graph.outputs), session.run(None, given)))
+            tick(done, len(folder), Path(file).name)
+    return found
 
 
 @contextmanager

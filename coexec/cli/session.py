@@ -21,7 +21,7 @@ def add_inputs(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         default=[],
-        help="NAME=x.npy, a bare x.npy where the model has one input, x.npz of named arrays, or a picture",
+        help="NAME=x.npy, a bare x.npy where the model has one input, x.npz of named arrays, x.bin of bare numbers, or a picture",
     )
     group.add_argument(
         "--image",

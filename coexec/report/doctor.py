@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,7 +12,9 @@ from ..errors import CoexecError
 from ..graph.ir import Activation, Node, TensorType, Value, constant
 from ..ops import op_for
 from ..regions import Region
+from .board_checks import BOARD_CHECKS
 from .machine import EXTRAS, Machine
+from .problem import Problem
 
 #: What Mesa calls the OpenCL driver for each kernel driver.
 _RUSTICL_NAMES = {
@@ -31,16 +32,6 @@ _RUSTICL_NAMES = {
     "etnaviv": "etnaviv",
 }
 _POCL = "apt install pocl-opencl-icd (OpenCL on the CPU's own cores), or on x86-64 pip install 'coexec[pocl]'"
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something a person should know. `severity` is error (no co-execution), warning (slow or partial) or note."""
-
-    what: str
-    why: str
-    fix: str
-    severity: str = "error"
 
 
 Check = Callable[[Machine], Iterator[Problem]]
@@ -241,6 +232,7 @@ CHECKS: tuple[Check, ...] = (
     slow_clock,
     cache_not_writable,
     extras_missing,
+    *BOARD_CHECKS,
 )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import stat
 import tempfile
 from collections.abc import Mapping
@@ -13,11 +14,13 @@ from typing import Any
 
 from .. import settings
 from ..errors import CoexecError
+from .board import ELF_MACHINES, Board, elf_machine, free_bytes, look_at_board
 
 #: Modules of the extras, and what is missing without them.
 EXTRAS = {
     "cli": ("rich", "progress bars"),
     "image": ("PIL", "pictures as inputs"),
+    "report": ("matplotlib", "plots as PNG and SVG files"),
 }
 #: GPU drivers of boards as their libraries are called; an OpenCL loader finds them only through an .icd file.
 VENDOR_LIBRARIES = (
@@ -56,6 +59,8 @@ class Icd:
     file: str
     library: str
     exists: bool
+    #: Made for another kind of processor.
+    foreign: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,11 @@ class Machine:
     missing_extras: tuple[str, ...] = ()
     pyopencl_problem: str = ""
     devices: tuple[Mapping[str, Any], ...] = ()
+    arch: str = ""
+    cache_free_bytes: int = -1
+    #: The first folder of the cache that this user may not write.
+    foreign_cache: str = ""
+    board: Board = Board()
 
     @property
     def usable(self) -> tuple[Mapping[str, Any], ...]:
@@ -100,6 +110,7 @@ def look(
     environment: Mapping[str, str] | None = None,
     cache_dir: Path | None = None,
     opencl: bool = True,
+    arch: str = "",
 ) -> Machine:
     """The facts of the machine whose file system is below `root`; `opencl` also asks the drivers for their devices."""
     root, environment = Path(root), os.environ if environment is None else environment
@@ -109,15 +120,18 @@ def look(
     vendors = _vendor_folder(environment)
     cache = settings.get("cache_dir") if cache_dir is None else cache_dir
     devices, trouble = _opencl_devices() if opencl else ((), "")
+    arch = arch or platform.machine()
     return Machine(
         loaders=tuple(sorted(str(p) for name, p in libraries if name.startswith("libOpenCL.so"))),
         vendor_folder=vendors,
-        icds=_icds(root, vendors, libraries),
+        icds=_icds(root, vendors, libraries, arch),
         vendor_libraries=_vendor_libraries(libraries),
         nodes=_nodes(root, user, groups),
         user=_name_of(root / "etc/passwd", user),
         environment={
-            k: v for k, v in environment.items() if k in ("RUSTICL_ENABLE", "OCL_ICD_VENDORS", "OCL_ICD_FILENAMES", "LD_LIBRARY_PATH")
+            k: v
+            for k, v in environment.items()
+            if k in ("RUSTICL_ENABLE", "RUSTICL_FEATURES", "OCL_ICD_VENDORS", "OCL_ICD_FILENAMES", "LD_LIBRARY_PATH")
         },
         slow_cores=_slow_cores(root),
         cache_dir=str(cache),
@@ -125,6 +139,10 @@ def look(
         missing_extras=tuple(extra for extra, (module, _) in EXTRAS.items() if importlib.util.find_spec(module) is None),
         pyopencl_problem=trouble,
         devices=devices,
+        arch=arch,
+        cache_free_bytes=free_bytes(cache),
+        foreign_cache=_foreign(cache, user, groups),
+        board=look_at_board(root),
     )
 
 
@@ -157,10 +175,12 @@ def _vendor_folder(environment: Mapping[str, str]) -> str:
     return named if named.startswith("/") else "/etc/OpenCL/vendors"
 
 
-def _icds(root: Path, vendors: str, libraries: list[tuple[str, Path]]) -> tuple[Icd, ...]:
+def _icds(root: Path, vendors: str, libraries: list[tuple[str, Path]], arch: str) -> tuple[Icd, ...]:
     place = root / vendors.lstrip("/")
     files = [place] if place.is_file() else sorted(place.glob("*.icd")) if place.is_dir() else []
-    names = {name for name, _ in libraries}
+    places: dict[str, list[Path]] = {}
+    for name, path in libraries:
+        places.setdefault(name, []).append(path)
     found = []
     for file in files:
         try:
@@ -168,8 +188,11 @@ def _icds(root: Path, vendors: str, libraries: list[tuple[str, Path]]) -> tuple[
         except OSError:
             text = ""
         library = next((line.strip() for line in text.splitlines() if line.strip()), "")
-        there = (root / library.lstrip("/")).exists() if library.startswith("/") else library in names
-        found.append(Icd(str(Path("/") / file.relative_to(root)), library, bool(library) and there))
+        candidates = [Path(library)] if library.startswith("/") else places.get(library, [])
+        there = [root / str(c).lstrip("/") for c in candidates if (root / str(c).lstrip("/")).exists()]
+        made_for = {elf_machine(path) for path in there} - {0}
+        foreign = bool(made_for) and arch in ELF_MACHINES and ELF_MACHINES[arch] not in made_for
+        found.append(Icd(str(Path("/") / file.relative_to(root)), library, bool(library) and bool(there), foreign))
     return tuple(found)
 
 
@@ -232,3 +255,15 @@ def _cache_problem(folder: Path) -> str:
             return ""
     except OSError as error:
         return error.strerror or str(error)
+
+
+def _foreign(folder: Path, user: int, groups: frozenset[int]) -> str:
+    """The first folder directly in the cache that this user may not write, as after a run with sudo."""
+    try:
+        for inside in sorted(p for p in folder.iterdir() if p.is_dir()):
+            facts = inside.stat()
+            if not may_open(facts.st_mode, facts.st_uid, facts.st_gid, user, groups):
+                return str(inside)
+    except OSError:
+        pass
+    return ""

@@ -1,0 +1,114 @@
+"""The report's plots as files, PNG and SVG, drawn by matplotlib (the extra `report`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import UsageError
+
+_COLOURS = {"cpu": "#3f7fbf", "gpu": "#e0912f"}
+_OTHER = "#5d9a63"
+
+
+def check_available() -> None:
+    """Raises UsageError unless matplotlib is there."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise UsageError("drawing plots needs matplotlib", where="--plots", hint="pip install 'coexec[report]', or leave --plots out") from None
+
+
+def save(story: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Writes every plot that the story has data for, as NAME.png and NAME.svg; makes the folder. Raises UsageError without matplotlib, OSError."""
+    check_available()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, draw in PLOTS.items():
+        figure = Figure(figsize=(7.2, 4.4), dpi=150, layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.add_subplot()
+        if not draw(story, axes):
+            continue
+        for spine in ("top", "right"):
+            axes.spines[spine].set_visible(False)
+        for suffix in (".png", ".svg"):
+            figure.savefig(folder / f"{name}{suffix}")
+            written.append(folder / f"{name}{suffix}")
+    return written
+
+
+def _agreement(story: Mapping[str, Any], axes: Any) -> bool:
+    rows = story["pieces"]
+    if not rows:
+        return False
+    for unit, colour in _COLOURS.items():
+        mine = [r for r in rows if r["device"] == unit]
+        axes.plot([r["measured_us"] for r in mine], [r["predicted_us"] for r in mine], "o", color=colour, alpha=0.8, label=unit)
+    axes.legend(frameon=False)
+    ends = [f([v for r in rows for v in (r["measured_us"], r["predicted_us"])]) for f in (min, max)]
+    axes.plot(ends, ends, "--", color="grey", linewidth=1)
+    axes.set(xscale="log", yscale="log", xlabel="measured us", ylabel="predicted us", title=f"{story['model']}: predicted against measured")
+    return True
+
+
+def _roofline(story: Mapping[str, Any], axes: Any) -> bool:
+    points, roofs = story["roofline"]["points"], story["roofline"]["roofs"]
+    if not points:
+        return False
+    spread = [p["flops_per_byte"] for p in points]
+    for unit, colour in _COLOURS.items():
+        mine = [p for p in points if p["device"] == unit]
+        axes.plot([p["flops_per_byte"] for p in mine], [p["gflops"] for p in mine], "o", color=colour, alpha=0.8, label=unit)
+        if unit in roofs:
+            peak, wide = roofs[unit]["peak_gflops"], roofs[unit]["bandwidth_gbs"]
+            way = sorted({min(spread), min(max(peak / wide, min(spread)), max(spread)), max(spread)})
+            axes.plot(way, [min(peak, x * wide) for x in way], color=colour)
+    axes.set(xscale="log", yscale="log", xlabel="flops per byte", ylabel="GFLOP/s", title=f"{story['model']}: roofline")
+    axes.legend(frameon=False)
+    return True
+
+
+def _timeline(story: Mapping[str, Any], axes: Any) -> bool:
+    lanes = [t for t in ("gpu", "host", "cpu") if any(s["track"] == t for s in story["timeline"])]
+    for lane, track in enumerate(lanes):
+        for category, colour in (("piece", _COLOURS.get(track, _OTHER)), ("wait", "#c9ced4"), ("copy", "#b9689a")):
+            spans = [(s["start_us"] / 1e3, s["duration_us"] / 1e3) for s in story["timeline"] if s["track"] == track and s["category"] == category]
+            axes.broken_barh(spans, (lane - 0.35, 0.7), facecolors=colour)
+    axes.set(yticks=range(len(lanes)), yticklabels=lanes, xlabel="ms", title=f"{story['model']}: one run")
+    return bool(lanes)
+
+
+def _memory(story: Mapping[str, Any], axes: Any) -> bool:
+    live = story["memory"].get("live_bytes")
+    if not live:
+        return False
+    axes.fill_between(range(len(live)), [b / 1e6 for b in live], step="mid", color=_OTHER, alpha=0.5)
+    axes.axhline(story["memory"]["arena_bytes"] / 1e6, linestyle="--", color="grey", linewidth=1)
+    axes.set(xlabel="node, in order", ylabel="MB in use", ylim=(0, None), title=f"{story['model']}: activation memory")
+    return True
+
+
+def _alternatives(story: Mapping[str, Any], axes: Any) -> bool:
+    rows = [a for a in story["alternatives"] if a["predicted_ms"] is not None or a.get("measured_ms") is not None][::-1]
+    for at, row in enumerate(rows):
+        axes.barh(at + 0.2, row.get("measured_ms") or 0, 0.38, color=_COLOURS["cpu"], label="measured" if at == 0 else None)
+        axes.barh(at - 0.2, row["predicted_ms"] or 0, 0.38, color="#c9ced4", label="predicted" if at == 0 else None)
+    axes.set(yticks=range(len(rows)), yticklabels=[r["strategy"] for r in rows], xlabel="ms", title=f"{story['model']}: the plan's alternatives")
+    if rows:
+        axes.legend(frameon=False)
+    return bool(rows)
+
+
+#: File name -> what draws it; False where there is nothing to draw.
+PLOTS: dict[str, Callable[[Mapping[str, Any], Any], bool]] = {
+    "timeline": _timeline,
+    "agreement": _agreement,
+    "roofline": _roofline,
+    "memory": _memory,
+    "alternatives": _alternatives,
+}
