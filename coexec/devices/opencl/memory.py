@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import mmap
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -14,7 +12,6 @@ from ...errors import DeviceError
 from ..base import Buffer, HostBuffer, TensorView
 
 ALIGNMENT = 64
-_MADV_HUGEPAGE = 14  # <sys/mman.h>; Python's mmap knows it, but only for memory that it mapped itself
 
 
 class _Window:
@@ -35,19 +32,10 @@ class SvmBuffer(Buffer):
         self.nbytes = nbytes
         self.handle = allocate(context, lambda n: cl.SVMAllocation(context, n, ALIGNMENT, flags), nbytes)
         self.host = np.asarray(_Window(self.handle, nbytes)) if nbytes else np.empty(0, np.uint8)
-        _ask_for_huge_pages(self.host)
         self.host[:] = 0
 
     def close(self) -> None:
         self.handle, self.host = None, np.empty(0, np.uint8)
-
-
-def _ask_for_huge_pages(array: np.ndarray) -> None:
-    """As NumPy does for its own large arrays: walking a tensor plane by plane misses the table of small pages. A wish, never an error."""
-    advise = getattr(ctypes.CDLL(None), "madvise", None)
-    start, stop = -(-array.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE, (array.ctypes.data + array.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    if advise is not None and start < stop:
-        advise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), _MADV_HUGEPAGE)
 
 
 class CopyBuffer(Buffer):
