@@ -17,7 +17,7 @@ class Interval(NamedTuple):
 
     @property
     def size(self) -> int:
-        return max(0, self.stop - self.start)
+        return self.stop - self.start if self.stop > self.start else 0
 
     @property
     def slice(self) -> slice:
@@ -45,7 +45,7 @@ class Region(tuple):
     __slots__ = ()
 
     def __new__(cls, intervals: Sequence[Interval | tuple[int, int]] = ()):
-        return super().__new__(cls, (Interval(*i) for i in intervals))
+        return super().__new__(cls, [i if type(i) is Interval else Interval(*i) for i in intervals])
 
     @classmethod
     def whole(cls, shape: Sequence[int]) -> Region:

@@ -150,6 +150,11 @@ class Node:
     def qualified_type(self) -> str:
         return f"{self.domain}::{self.op_type}" if self.domain else self.op_type
 
+    @cached_property
+    def kept(self) -> dict[Any, Any]:
+        """What others work out about this node once and for all, by keys of their own: it never changes."""
+        return {}
+
     def with_values(self, inputs: Iterable[Value | None], outputs: Iterable[Value | None]) -> Node:
         """The same operator on other values."""
         return replace(self, inputs=tuple(inputs), outputs=tuple(outputs))

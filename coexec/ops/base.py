@@ -106,8 +106,11 @@ class Op:
 
     def regions_read(self, node: Node, out_region: Region) -> tuple[Region | None, ...]:
         """`input_regions`, and the residual's."""
-        regions = tuple(self.input_regions(node, out_region))
-        return (*regions, out_region) if node.residual else regions
+        key, kept = (type(self), out_region), node.kept
+        if key not in kept:  # planner, schedule and kernels ask for the same pieces again and again
+            regions = tuple(self.input_regions(node, out_region))
+            kept[key] = (*regions, out_region) if node.residual else regions
+        return kept[key]
 
     def run(self, node: Node, inputs: Sequence[np.ndarray | None], out_region: Region) -> list[np.ndarray | None]:
         """`compute`, then what fusion put behind it. inputs[i] has the shape of regions_read[i]."""
@@ -197,7 +200,10 @@ def is_native(node: Node) -> bool:
 
 def op_for(node: Node) -> Op:
     """The meaning of this node: its own operator, or the fallback that asks onnx's reference implementation."""
-    from .fallback import FALLBACK
+    found = node.kept.get(op_for)
+    if found is None:
+        from .fallback import FALLBACK
 
-    op = find_op(node.domain, node.op_type)
-    return op.form(node) if op is not None and is_native(node) else FALLBACK
+        op = find_op(node.domain, node.op_type)
+        found = node.kept[op_for] = op.form(node) if op is not None and is_native(node) else FALLBACK
+    return found

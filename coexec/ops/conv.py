@@ -35,8 +35,11 @@ class ConvParams(NamedTuple):
 
 def conv_params(node: Node) -> ConvParams:
     """The resolved parameters of that Conv."""
-    x, w = node.inputs[0], node.inputs[1]
-    return ConvParams(*resolve_windows(node, x.shape[2:], w.shape[2:]), int(node.attr("group", 1)))
+    found = node.kept.get(conv_params)
+    if found is None:
+        x, w = node.inputs[0], node.inputs[1]
+        found = node.kept[conv_params] = ConvParams(*resolve_windows(node, x.shape[2:], w.shape[2:]), int(node.attr("group", 1)))
+    return found
 
 
 def group_span(channels: Interval, per_group: int, in_per_group: int) -> Interval:

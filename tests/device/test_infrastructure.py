@@ -164,6 +164,17 @@ def test_a_cache_that_cannot_be_written_is_one_warning(device: OpenCLDevice, tmp
 
 
 @pytest.mark.usefixtures("own_cache")
+def test_an_interrupted_write_leaves_nothing_behind(device: OpenCLDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(program.os, "replace", interrupted)
+    with settings.override(cache_dir=tmp_path), pytest.raises(KeyboardInterrupt):
+        _build_afresh(device)
+    assert not list((tmp_path / "opencl").iterdir())
+
+
+@pytest.mark.usefixtures("own_cache")
 def test_a_read_only_cache_is_survived(device: OpenCLDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(*args: object, **more: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")

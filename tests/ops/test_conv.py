@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coexec.errors import IllegalCut
-from coexec.graph.ir import Activation, TensorType, Value
-from coexec.ops.base import find_op, pieces_along
+from coexec.graph.ir import Activation, Node, TensorType, Value
+from coexec.ops.base import find_op, op_for, pieces_along
 from coexec.ops.conv import conv_params
 from coexec.regions import Region
 
@@ -142,3 +142,15 @@ def test_params_resolve_auto_pad():
 def test_flops_count_multiply_adds_twice():
     node, _ = conv(np.random.default_rng(0), (1, 4, 6, 6), (8, 2, 3, 3), bias=False, group=2)
     assert find_op("", "Conv").flops(node, Region.whole(node.output.shape)) == 8 * 4 * 4 * 2 * 2 * 9
+
+
+def test_a_changed_node_keeps_nothing_that_was_worked_out_for_the_old_one():
+    x, w = (Value(n, TensorType(np.dtype(np.float32), s)) for n, s in (("x", (1, 4, 9, 9)), ("w", (8, 4, 3, 3))))
+    node = Node("Conv", (x, w), (Value("y", TensorType(np.dtype(np.float32), (1, 8, 7, 7))),))
+    rows = Region.whole(node.output.shape).replace(2, (2, 4))
+    read = op_for(node).regions_read(node, rows)
+    assert op_for(node).regions_read(node, rows) is read and read[0][2] == (2, 6)
+    padded = replace(node, attributes={"pads": [1, 1, 1, 1]}, outputs=(Value("y", TensorType(np.dtype(np.float32), (1, 8, 9, 9))),))
+    assert op_for(padded).regions_read(padded, rows)[0][2] == (1, 5)
+    odd = replace(node, inputs=(Value("x", TensorType(np.dtype(np.int32), (1, 4, 9, 9))), w))
+    assert op_for(odd) is not op_for(node), "the reference computes what floats do not"

@@ -148,7 +148,7 @@ def _write(path: Path, binary: bytes) -> None:
             with os.fdopen(handle, "wb") as file:
                 file.write(MAGIC + hashlib.sha256(binary).digest() + binary)
             os.replace(temporary, path)
-        except OSError:
+        except BaseException:
             os.unlink(temporary)
             raise
     except OSError as error:
