@@ -199,7 +199,7 @@ COMPLETIONS = [
 
 @pytest.mark.parametrize("words, expected", COMPLETIONS, ids=lambda v: " ".join(v))
 def test_the_tab_key(words, expected, place):
-    from coexec.cli.completion import script
+    from coexec.cli.complete import script
 
     line = f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _coexec; printf '%s\\n' \"${{COMPREPLY[@]}}\""
     found = subprocess.run(["bash", "-c", f"{script('bash')}\n{line}"], cwd=place, capture_output=True, text=True, check=True)
@@ -207,6 +207,6 @@ def test_the_tab_key(words, expected, place):
 
 
 def test_zsh_gets_the_same_by_bashcompinit():
-    from coexec.cli.completion import script
+    from coexec.cli.complete import script
 
     assert script("zsh").startswith("#compdef coexec\n") and script("zsh").endswith(script("bash"))

@@ -11,8 +11,8 @@ from .console import Console
 
 HELP = "a script for the shell's TAB key"
 EXAMPLES = (
-    "coexec completion bash > ~/.local/share/bash-completion/completions/coexec",
-    "coexec completion zsh > ~/.zfunc/_coexec",
+    "coexec complete bash         save it as ~/.local/share/bash-completion/completions/coexec",
+    "coexec complete zsh          save it as _coexec in a folder of $fpath",
 )
 
 _BASH = """\
