@@ -1,7 +1,7 @@
 """What README and docs say can be done is done here: every command, every example of Python; every link leads somewhere.
 
-Commands are those of `sh` blocks. A block below `<!-- not run: why -->` or `<!-- needs a board: why -->` is only parsed. Models, profiles and pictures that
-a page names are small ones made here. Tools are checked to exist and to parse: running them installs packages or takes minutes.
+Commands are those of `sh` blocks. A block below `<!-- not run: why -->` or `<!-- needs a board: why -->` is only parsed. Models, profiles and
+pictures that a page names are small ones made here. Tools are checked to exist and to parse: running them installs packages or takes minutes.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ def main(page: str, folder: str) -> None:
             shown = target
             if width < NARROWEST:
                 shown = Path(place) / "frame.html"
-                shown.write_text(f'<body style="margin:0"><iframe src="{target.as_uri()}" style="width:{width}px;height:{height}px;border:0"></iframe>')
+                style = f"width:{width}px;height:{height}px;border:0"
+                shown.write_text(f'<body style="margin:0"><iframe src="{target.as_uri()}" style="{style}"></iframe>')
             file = Path(folder).resolve() / f"{target.stem}-{name}.png"
             subprocess.run(["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={width},{height}",
                             f"--screenshot={file}", shown.as_uri()], check=True, capture_output=True, timeout=120)

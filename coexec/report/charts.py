@@ -157,10 +157,12 @@ def ranked(rows: Sequence[tuple[str, float | None, float | None, bool]]) -> str:
     lines = []
     for name, predicted, measured, chosen in rows:
         bars = "".join(
-            f'<div class="measure"><i class="{style}" style="width:calc((100% - 130px) * {value / longest:.4f})"></i><span>{value:.2f} ms {what}</span></div>'
+            f'<div class="measure"><i class="{style}" style="width:calc((100% - 130px) * {value / longest:.4f})"></i>'
+            f"<span>{value:.2f} ms {what}</span></div>"
             for value, style, what in ((measured, "cpu", "measured"), (predicted, "ghost", "predicted")) if value is not None and longest > 0
         )
-        lines.append(f'<div class="bar{" chosen" if chosen else ""}"><em>{escape(name)}{" (this plan)" if chosen else ""}</em>{bars}</div>')
+        style, more = (" chosen", " (this plan)") if chosen else ("", "")
+        lines.append(f'<div class="bar{style}"><em>{escape(name)}{more}</em>{bars}</div>')
     return "".join(lines)
 
 
