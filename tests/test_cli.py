@@ -319,7 +319,10 @@ def test_progress_in_plain_lines_is_sparse_and_quiet_when_asked(monkeypatch):
         for done in range(1, 101):
             now[0] += 0.5
             tick(done, 100, "conv")
-    assert said.getvalue().splitlines() == [f"work {p:3d} %: conv" for p in (5, 25, 45, 65, 85, 100)]
+    assert said.getvalue().splitlines() == [
+        *(f"work {p:3d} %, about {left} s left: conv" for p, left in ((5, 48), (25, 38), (45, 28), (65, 18), (85, 8))),
+        "work 100 %: conv",
+    ]
     silent = io.StringIO()
     with Progress(consoles.Console(quiet=True, err=silent), "work") as tick:
         tick(1, 1)

@@ -21,9 +21,11 @@ class Progress:
         self._bar: Any = None
         self._task: Any = None
         self._due: float | None = None
+        self._began = 0.0
         self._said = False
 
     def __enter__(self) -> Progress:
+        self._began = time.monotonic()
         return self
 
     def __call__(self, done: float, total: float = 0, what: str = "") -> None:
@@ -42,6 +44,8 @@ class Progress:
             return
         self._due, self._said = now + _LINE_EVERY_S, not ended
         share = f" {100 * done / total:3.0f} %" if total else ""
+        if 0 < done < total:  # as honest as the part that is done: a guess until then
+            share += f", about {max(1, round((now - self._began) * (total - done) / done))} s left"
         print(f"{self.title}{share}{': ' + what if what else ''}", file=self.console.err, flush=True)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -157,10 +157,12 @@ def ranked(rows: Sequence[tuple[str, float | None, float | None, bool]]) -> str:
     lines = []
     for name, predicted, measured, chosen in rows:
         bars = "".join(
-            f'<div class="measure"><i class="{style}" style="width:calc((100% - 130px) * {value / longest:.4f})"></i><span>{value:.2f} ms {what}</span></div>'
+            f'<div class="measure"><i class="{style}" style="width:calc((100% - 130px) * {value / longest:.4f})"></i>'
+            f"<span>{value:.2f} ms {what}</span></div>"
             for value, style, what in ((measured, "cpu", "measured"), (predicted, "ghost", "predicted")) if value is not None and longest > 0
         )
-        lines.append(f'<div class="bar{" chosen" if chosen else ""}"><em>{escape(name)}{" (this plan)" if chosen else ""}</em>{bars}</div>')
+        style, more = (" chosen", " (this plan)") if chosen else ("", "")
+        lines.append(f'<div class="bar{style}"><em>{escape(name)}{more}</em>{bars}</div>')
     return "".join(lines)
 
 
@@ -205,7 +207,7 @@ def memory(data: Mapping[str, Any], names: Sequence[str]) -> str:
     if not live:
         return ""
     ys = svg.nice(max(data["arena_bytes"], *live) / 1e6, 4)
-    axes = Axes([0.0, *[t for t in svg.nice(len(live), 5)[1:] if t < len(live)], float(len(live))], ys, ("node, in order", "MB in use"))
+    axes = Axes([0.0, *[t for t in svg.nice(len(live), 5)[1:] if t < 0.93 * len(live)], float(len(live))], ys, ("node, in order", "MB in use"))
     edge = [(at + side, nbytes / 1e6) for at, nbytes in enumerate(live) for side in (0, 1)]
     shape = tag("polygon", points=" ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in [(0, 0), *edge, (len(live), 0)]), class_="area")
     hover = [tag("rect", tip(f"{name}: {svg.size(nbytes)}"), x=axes.x(at), y=axes.top, width=axes.x(1) - axes.x(0), height=axes.bottom - axes.top,

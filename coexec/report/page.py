@@ -32,9 +32,11 @@ section{background:var(--card);border:1px solid var(--line);border-radius:10px;p
 .tall svg{margin:0 auto}svg{display:block;max-width:none}section>svg{width:100%;height:auto;max-width:640px;margin:0 auto}
 svg text{font-size:12px;fill:var(--ink);font-family:inherit}svg .tick,svg .cut{fill:var(--soft);font-size:11px}svg .axis{fill:var(--soft)}
 .node .name{font-weight:600}.node .cut{fill:var(--ink);opacity:.75}svg .slice{font-size:10px;fill:#fff;pointer-events:none}
-svg .grid{stroke:var(--line)}.wire{stroke:var(--soft);stroke-opacity:.55}.box{stroke:var(--soft);stroke-opacity:.5}.box.view{fill:none;stroke-dasharray:4 3}
+svg .grid{stroke:var(--line)}
+.wire{stroke:var(--soft);stroke-opacity:.55}.box{stroke:var(--soft);stroke-opacity:.5}.box.view{fill:none;stroke-dasharray:4 3}
 .lane{fill:var(--idle)}.clear{fill:transparent}.diagonal{stroke:var(--soft);stroke-dasharray:5 4}.band{fill:var(--both);opacity:.14}
-.area{fill:var(--both);opacity:.45}.graph .fill.cpu{fill:var(--cpu-soft)}.graph .fill.gpu{fill:var(--gpu-soft)}.graph .fill.other{fill:var(--other-soft)}
+.area{fill:var(--both);opacity:.45}
+.graph .fill.cpu{fill:var(--cpu-soft)}.graph .fill.gpu{fill:var(--gpu-soft)}.graph .fill.other{fill:var(--other-soft)}
 .fill.cpu,.dot.cpu{fill:var(--cpu)}.fill.gpu,.dot.gpu{fill:var(--gpu)}.fill.both,.dot.both{fill:var(--both)}.fill.other,.dot.other{fill:var(--other)}
 .timeline .fill{stroke:var(--card);stroke-width:.4}.dot{opacity:.8}.roof.cpu{stroke:var(--cpu)}.roof.gpu{stroke:var(--gpu)}.roof{stroke-width:2}
 rect.wait{fill:var(--wait)}rect.copy{fill:var(--copy)}rect.enqueue{fill:var(--soft)}
@@ -73,15 +75,19 @@ def _sections(story: Mapping[str, Any]) -> Iterator[str]:
     yield _head(story)
     yield _tiles(story)
     if story["alternatives"]:
-        yield _section("alternatives", "The plan and its alternatives", "Whole runs. Solid bars were measured here, in turns; dashed ones are the cost model's.",
+        yield _section("alternatives", "The plan and its alternatives", "Whole runs. "
+                       "Solid bars were measured here, in turns; dashed ones are the cost model's.",
                        charts.ranked([(a["strategy"], a["predicted_ms"], a.get("measured_ms"), a["strategy"] == story["strategy"])
                                       for a in story["alternatives"]]))
     if ran:
         more = "".join(f'<span><b class="key {k}"></b>{k}</span>' for k in ("wait", "copy"))
-        yield _section("timeline", "Both processors in one run", "The traced run of median length; tracing adds a little. Rest the pointer on a slice for its kernel and prediction; scroll "
+        yield _section("timeline", "Both processors in one run",
+                       "The traced run of median length; tracing adds a little. Rest the pointer on a slice for its kernel and "
+                       "prediction; scroll "
                        "sideways on a narrow screen.", _KEYS.format(more=more) + '<div class="scroll">'
                        + charts.timeline(story["timeline"], story["measured_ms"] * 1e3) + "</div>")
-    yield _section("graph", "The graph, and where every node is cut", "A box is the node's output: cut into rows along the height, into columns along any other axis, "
+    yield _section("graph", "The graph, and where every node is cut",
+                   "A box is the node's output: cut into rows along the height, into columns along any other axis, "
                    "in proportion. Times are " + ("measured." if ran else "predicted.") + " Dashed boxes are views and cost nothing.",
                    _KEYS.format(more="") + '<div class="scroll tall" tabindex="0">' + charts.graph(rows) + "</div>")
     cards = [c for c in (_time(story), _shares(story), _agreement(story), _errors(story), _roofline(story), _memory(story)) if c]
@@ -176,8 +182,11 @@ def _roofline(story: Mapping[str, Any]) -> str:
 def _memory(story: Mapping[str, Any]) -> str:
     facts = story["memory"]
     drawn = charts.memory(facts, [r["name"] for r in story["nodes"]]) if facts else ""
-    return _section("memory", "Memory over time", f"Activations in use while each node runs, one after another. The arena is larger, since what a GPU "
-                    f"piece touches is kept until it was waited for; without any sharing it would be {size(facts['sum_bytes'])}. Weights are not counted.", drawn) if drawn else ""
+    if not drawn:
+        return ""
+    said = ("Activations in use while each node runs, one after another. The arena is larger, since what a GPU piece touches is kept until it was "
+            f"waited for; without any sharing it would be {size(facts['sum_bytes'])}. Weights are not counted.")
+    return _section("memory", "Memory over time", said, drawn)
 
 
 def _table(story: Mapping[str, Any]) -> str:
@@ -190,7 +199,8 @@ def _table(story: Mapping[str, Any]) -> str:
         mark = "~" if r["estimated"] and r["predicted_us"] is not None else ""
         cells = [r["name"], r["op_type"], charts.cut_words(r), microseconds(r["measured_us"]), mark + microseconds(r["predicted_us"]),
                  *(microseconds(r["alone_us"].get(u)) for u in units)]
-        lines.append("<tr>" + "".join(f'<td{" class=left" if i in (1, 2) else ""} title="{escape(c)}">{escape(c)}</td>' for i, c in enumerate(cells)) + "</tr>")
+        styles = ("", " class=left", " class=left", *[""] * (len(cells) - 3))
+        lines.append("<tr>" + "".join(f'<td{s} title="{escape(c)}">{escape(c)}</td>' for s, c in zip(styles, cells)) + "</tr>")
     cut = f"The {TABLE_ROWS} slowest of {len(rows)}. " if len(rows) > TABLE_ROWS else ""
     header = "".join(f'<th{" class=left" if i in (1, 2) else ""}>{escape(h)}</th>' for i, h in enumerate(head))
     return _section("nodes", "Node by node", f"{cut}Times of one device alone are predicted; ~ marks a rough estimate.",
@@ -199,7 +209,9 @@ def _table(story: Mapping[str, Any]) -> str:
 
 def _foot(story: Mapping[str, Any]) -> str:
     facts = story["facts"]
-    devices = "; ".join(f"{n}: {d['name']}{' (emulated on the CPU)' if d.get('emulated') else ''}, {d['driver']}" for n, d in facts.get("devices", {}).items())
-    said = " · ".join(str(w) for w in (devices, f"{facts['threads']} CPU thread(s)" if "threads" in facts else "", facts.get("host"), facts.get("started"),
+    devices = "; ".join(f"{n}: {d['name']}{' (emulated on the CPU)' if d.get('emulated') else ''}, {d['driver']}"
+                        for n, d in facts.get("devices", {}).items())
+    threads = f"{facts['threads']} CPU thread(s)" if "threads" in facts else ""
+    said = " · ".join(str(w) for w in (devices, threads, facts.get("host"), facts.get("started"),
                                        f"coexec {story.get('coexec') or facts.get('coexec', '')}", f"model {story['model_digest']}") if w)
     return f'<p class="soft">{escape(said)}</p>'

@@ -1,0 +1,212 @@
+"""What README and docs say can be done is done here: every command, every example of Python; every link leads somewhere.
+
+Commands are those of `sh` blocks. A block below `<!-- not run: why -->` or `<!-- needs a board: why -->` is only parsed. Models, profiles and
+pictures that a page names are small ones made here. Tools are checked to exist and to parse: running them installs packages or takes minutes.
+"""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import re
+import shlex
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from coexec import settings
+from coexec.cli.main import main, parse
+from coexec.devices.registry import find_devices
+from coexec.profiles import default_profile_path, save_profile
+
+from .partition.boards import board
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+#: What a command may name that it does not make itself, by suffix; the option before a name that is made by the command.
+MADE_BY = ("-o", "--output", "--trace", "--csv", "--export-json", "--export-csv", "--plots", "--plot")
+
+
+@dataclass(frozen=True)
+class Block:
+    page: str
+    language: str
+    lines: tuple[str, ...]
+    run: bool
+
+
+def blocks(path: Path) -> list[Block]:
+    """The fenced blocks of a page, and whether a mark before them says not to run them."""
+    found, before, inside = [], "", None
+    for line in path.read_text().splitlines():
+        if inside is None and line.startswith("```"):
+            inside = (line[3:].strip(), [], not re.match(r"<!-- (not run|needs a board): .+ -->$", before))
+        elif inside is not None and line.startswith("```"):
+            found.append(Block(path.name, inside[0], tuple(inside[1]), inside[2]))
+            inside = None
+        elif inside is not None:
+            inside[1].append(line)
+        if line.strip():
+            before = line.strip()
+    assert inside is None, f"{path}: a block is not closed"
+    return found
+
+
+def commands() -> list[tuple[str, str, bool]]:
+    """(page, command, whether to run it) of every line of every `sh` block."""
+    return [(b.page, line.split("#")[0].strip(), b.run) for path in PAGES for b in blocks(path) if b.language == "sh"
+            for line in b.lines if line.split("#")[0].strip()]  # fmt: skip
+
+
+def picture_net() -> onnx.ModelProto:
+    """[1, 3, 224, 224] to [1, 10]: a strided convolution, an average, a fully connected layer."""
+    rng = np.random.default_rng(0)
+    weights = [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in (("w", (8, 3, 3, 3)), ("fc", (8, 10)))]
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], "conv", strides=[4, 4]), helper.make_node("GlobalAveragePool", ["c"], ["g"], "pool"),
+             helper.make_node("Flatten", ["g"], ["f"], "flatten"), helper.make_node("Gemm", ["f", "fc"], ["y"], "gemm")]  # fmt: skip
+    graph = helper.make_graph(nodes, "net", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 224, 224])],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 10])], weights)  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with what pages speak of, and a cache in which this machine is measured already."""
+    folder = tmp_path_factory.mktemp("docs")
+    x = np.random.default_rng(0).standard_normal((1, 3, 224, 224)).astype(np.float32)
+    np.save(folder / "x.npy", x)
+    x.tofile(folder / "x.bin")
+    (folder / "names.txt").write_text("\n".join(f"class {i}" for i in range(10)))
+    (folder / "pictures").mkdir()
+    for name in ("cat.jpg", "pictures/one.png", "pictures/two.png"):
+        Image.new("RGB", (32, 24), (200, 90, 10)).save(folder / name)
+    with settings.override(cache_dir=folder / "cache"):
+        kept = default_profile_path({name: device.facts for name, device in find_devices().items()})
+        kept.parent.mkdir(parents=True)
+        save_profile(board(), kept)
+        yield folder
+
+
+def supply(folder: Path, words: list[str]) -> None:
+    """Makes the models and profiles that those words name and that the command does not make."""
+    for before, word in zip(["", *words], words):
+        path = folder / word
+        if before in MADE_BY or path.exists() or path.suffix not in (".onnx", ".yaml"):
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".onnx":
+            onnx.save(picture_net(), path)
+        else:
+            save_profile(board(), path)
+
+
+@pytest.mark.parametrize("page, command", [(p, c) for p, c, run in commands() if run and c.startswith("coexec ")])
+def test_a_command_of_the_docs_works(page, command, place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    monkeypatch.delenv("COEXEC_DEBUG", raising=False)
+    words = shlex.split(command)[1:]
+    for made in [w for before, w in zip(words, words[1:]) if before in MADE_BY]:
+        (place / made).parent.mkdir(parents=True, exist_ok=True)
+    supply(place, words)
+    if words[0] == "profile" and "-o" in words and "--time-budget" not in words:  # two seconds in place of 45
+        words += ["--time-budget", "2s"]
+    code = main([*words, "-q"])
+    out, err = capsys.readouterr()
+    assert code == 0 and out and "error" not in err, f"{page}: {command}\n{err}"
+
+
+@pytest.mark.parametrize("page, command", [(p, c) for p, c, run in commands() if not run and c.startswith("coexec ")])
+def test_a_command_that_is_not_run_is_valid(page, command):
+    assert parse(shlex.split(command)[1:]).verb
+
+
+@pytest.mark.parametrize("page, command", [(p, c) for p, c, _ in commands() if not c.startswith("coexec ")])
+def test_other_commands_name_things_that_are_there(page, command):
+    words = shlex.split(command)
+    scripts = [w for w in words if w.endswith((".sh", ".py"))]
+    extras = configparser.ConfigParser()
+    extras.read(ROOT / "setup.cfg")
+    named = re.findall(r"\[([\w,]+)\]", command) if "pip" in words else []
+    assert scripts or named, f"{page}: `{command}` is checked by nothing; mark its block or teach this test"
+    for script in scripts:
+        assert (ROOT / script).is_file(), f"{page}: {script}"
+        if script.endswith(".py"):
+            ast.parse((ROOT / script).read_text())
+        else:
+            subprocess.run(["bash", "-n", ROOT / script], check=True)
+    for extra in ",".join(named).split(",") if named else ():
+        assert extra in extras["options.extras_require"]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/python.md"])
+def test_examples_of_python_run(page, place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    examples = [b for b in blocks(ROOT / page) if b.language == "python" and b.run]
+    supply(place, re.findall(r'"([\w/.]+\.(?:onnx|yaml))"', "\n".join(line for b in examples for line in b.lines if "missing" not in line)))
+    names: dict[str, object] = {}
+    for example in examples:
+        exec(compile("\n".join(example.lines), page, "exec"), names)
+    assert examples and capsys.readouterr().out
+
+
+def anchors(path: Path) -> set[str]:
+    """What GitHub calls the headings of a page."""
+    heads = re.findall(r"^#+ (.+)$", path.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in heads}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)\s]+)\)", path.read_text()):
+        if not link.startswith(("http://", "https://")):
+            target, _, anchor = link.partition("#")
+            file = (path.parent / target).resolve() if target else path
+            assert file.exists(), f"{path.name}: {link}"
+            assert not anchor or anchor in anchors(file), f"{path.name}: {link}"
+
+
+def test_the_reference_of_the_command_line_is_the_parsers():
+    from tools.cli_page import page
+
+    assert (ROOT / "docs/command-line.md").read_text() == page(), "run: python tools/cli_page.py > docs/command-line.md"
+
+
+def test_every_page_can_be_reached_from_the_readme():
+    seen, left = set(), [ROOT / "README.md"]
+    while left:
+        page = left.pop()
+        seen.add(page)
+        links = re.findall(r"\]\(([^)\s#]+\.md)", page.read_text())
+        left += [f for f in ((page.parent / link).resolve() for link in links if ":" not in link) if f not in seen and f not in left]
+    assert [p.name for p in PAGES if p not in seen] == []
+
+
+COMPLETIONS = [
+    (["coexec", "rep"], ["report"]),
+    (["coexec", "run", "m.onnx", "--rep"], ["--repeat"]),
+    (["coexec", "cache", "c"], ["clear"]),
+    (["coexec", "run", "--layout", "nh"], ["nhwc"]),
+    (["coexec", "plan", "--strategy", "gre"], ["greedy"]),
+    (["coexec", "run", "na"], ["names.txt"]),
+]
+
+
+@pytest.mark.parametrize("words, expected", COMPLETIONS, ids=lambda v: " ".join(v))
+def test_the_tab_key(words, expected, place):
+    from coexec.cli.complete import script
+
+    line = f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}; _coexec; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+    found = subprocess.run(["bash", "-c", f"{script('bash')}\n{line}"], cwd=place, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == expected and found.stderr == ""
+
+
+def test_zsh_gets_the_same_by_bashcompinit():
+    from coexec.cli.complete import script
+
+    assert script("zsh").startswith("#compdef coexec\n") and script("zsh").endswith(script("bash"))
