@@ -5,6 +5,7 @@
     │   ├── InputError              2: a feed is missing, or has the wrong shape, type or content
     │   └── IllegalCut              2: a partition cuts where the operator cannot be cut
     ├── NoDevice                    3: no usable OpenCL device
+    │   └── DeviceLost              3: under `strict`, a device that failed while it was used
     ├── ModelError                  4: the model cannot be read or run
     │   ├── InvalidModel            4: not ONNX, truncated, cyclic, weights missing
     │   ├── UnsupportedOps          4: operators nobody here can compute, all of them at once
@@ -63,6 +64,10 @@ class NoDevice(CoexecError):
     """No usable OpenCL device."""
 
     exit_code = 3
+
+
+class DeviceLost(NoDevice):
+    """Under `strict`: a device failed while it was used; without it the CPU would have gone on alone."""
 
 
 class ModelError(CoexecError):

@@ -28,6 +28,8 @@ Action = Callable[[], Any]
 
 #: Looks at a counter before the host goes to sleep on the piece's event instead: a few hundred microseconds.
 LOOKS = 10_000
+#: Nodes that may move to the CPU because their kernels cannot be made; with more, something is wrong with the device itself.
+MAX_REFUSED = 3
 
 
 class PreparedRun:
@@ -42,16 +44,19 @@ class PreparedRun:
         plan.check(graph)
         self.graph, self.devices, self.threads, self.trace = graph, devices, threads, trace
         self.plan = settle(graph, plan, devices, strict)
+        self.has_run = False
+        refused: list[_NoKernel] = []
         while True:
             self.queues: dict[str, Queue] = {}
             try:
                 self._prepare()
+                _tell_refused(refused, devices)
                 return
             except _NoKernel as failure:
                 self.close()
-                if strict or failure.device == HOST:
+                refused.append(failure)
+                if strict or failure.device == HOST or len(refused) > MAX_REFUSED:
                     raise failure.error from failure.error.__cause__
-                log.warning("%s: %s; this node runs on the CPU instead", failure.node.name, failure.error)
                 self.plan = moved(self.plan, failure.node, f"gpu: {failure.error.what}")
             except BaseException:
                 self.close()
@@ -214,6 +219,7 @@ class PreparedRun:
                 self.handshake.reset()
             for action in self.hot:
                 action()
+            self.has_run = True
         except BaseException:
             if self.handshake is not None:
                 self.handshake.release()
@@ -242,23 +248,38 @@ class PreparedRun:
             try:
                 queue.finish()
             except DeviceError as error:
-                log.warning("while stopping after an error: %s", error)
+                log.info("while stopping after an error: %s", error)  # whoever gets that error says what is to be said
 
     def close(self) -> None:
         """Frees kernels and memory; nothing is running afterwards."""
+        failure: Exception | None = None
         for queue in self.queues.values():
-            queue.close()
+            try:
+                queue.close()
+            except Exception as error:  # the others have threads and memory to give back too
+                failure = failure or error
         self.queues, self.timers, self.kernels, self.actions, self.hot = {}, {}, {}, [], []
         self.views, self.inputs, self.outputs = {}, [], []
         buffer = self.__dict__.pop("buffer", None)
         if buffer is not None:
             buffer.close()
+        if failure is not None:
+            raise failure
 
 
 class _NoKernel(Exception):
     def __init__(self, node: Node, device: str, error: DeviceError):
         super().__init__(str(error))
         self.node, self.device, self.error = node, device, error
+
+
+def _tell_refused(refused: list[_NoKernel], devices: Mapping[str, Device]) -> None:
+    """One warning for all the nodes that went to the CPU because their kernel could not be made."""
+    if refused:
+        first = refused[0]
+        others = f" (and {len(refused) - 1} more: {', '.join(f.node.name for f in refused[1:])})" if len(refused) > 1 else ""
+        log.warning("[%s] %s '%s'%s: %s; this node runs on the CPU instead", devices[first.device].facts.name, first.node.op_type,
+                    first.node.name, others, first.error)
 
 
 def moved(plan: Plan, node: Node, note: str, device: str = HOST) -> Plan:
