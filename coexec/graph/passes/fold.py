@@ -12,6 +12,9 @@ from ..rewrite import rewrite
 #: Folding never makes a constant larger than this; what would be larger is computed when it is needed.
 LIMIT_BYTES = 1 << 30
 
+#: More than a process addresses on any machine we know.
+ADDRESSABLE_BYTES = 1 << 47
+
 #: Answers that differ from run to run.
 RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"})
 
@@ -40,6 +43,10 @@ def _typed(node: Node, inputs: tuple[Value | None, ...]) -> tuple[Value | None, 
     if node.origin is None:
         return node.outputs
     types = node.origin.infer(inputs)
+    for found in types:
+        if found.is_static and found.nbytes > ADDRESSABLE_BYTES:
+            raise InvalidModel("a tensor larger than any memory", where=f"{node.op_type} '{node.name}'", found=f"{found}, {found.nbytes} bytes",
+                               expected=f"less than {ADDRESSABLE_BYTES}", hint="check the model's shapes")
     types += [UNKNOWN] * (len(node.outputs) - len(types))
     return tuple(None if old is None else old if new == old.type or (new == UNKNOWN and old.type != UNKNOWN) else Value(old.name, new)
                  for old, new in zip(node.outputs, types))
