@@ -28,6 +28,7 @@ from ..profiles import DeviceProfile
 from ..runtime.check import NodeError, run_checked
 from ..runtime.executor import PreparedRun
 from ..runtime.feeds import check_feeds
+from ..runtime.memory import touched_bytes
 from ..runtime.recovery import (
     Fault,
     Health,
@@ -41,7 +42,7 @@ from ..runtime.recovery import (
     timeout_s,
     without_devices,
 )
-from ..runtime.schedule import Wait
+from ..runtime.schedule import Move, Wait
 from ..runtime.trace import Trace, check_writable, phase
 from ..runtime.traced import facts_of, run_traced
 from ..runtime.watchdog import Runner, TimedOut
@@ -473,6 +474,19 @@ class InferenceSession:
     def peak_memory_bytes(self) -> int:
         """Bytes of activation memory, planned for all values together."""
         return self._ready.memory.nbytes
+
+    @property
+    def measured_memory_bytes(self) -> int | None:
+        """Bytes of that memory that the system has handed out by now, in whole pages; None where it does not tell."""
+        return touched_bytes(self._ready.buffer.host)
+
+    @property
+    def copied_bytes_per_run(self) -> int:
+        """Bytes of activations that a run copies between the CPU's memory and the GPU's: 0 where they share it."""
+        prepared = self._ready
+        if prepared.buffer.shared:
+            return 0
+        return sum(step.region.size * step.value.dtype.itemsize for step in prepared.steps if isinstance(step, Move))
 
     def close(self) -> None:
         """Frees kernels and memory; a closed session cannot run. A trace that was not written yet is written, as `end_profiling` does."""

@@ -92,7 +92,7 @@ def session_options(options: argparse.Namespace, shapes: Mapping[str, Any]) -> A
     from ..api import SessionOptions
 
     return SessionOptions(
-        strict=getattr(options, "strict", False), check=getattr(options, "check", False), force=dict(options.force), shapes=shapes
+        strict=getattr(options, "strict", False), device_retries=getattr(options, "retry", 0), check=getattr(options, "check", False), force=dict(options.force), shapes=shapes
     )
 
 

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from .. import settings
 from ..devices.base import Buffer, Device, Event, Kernel, Operand, Queue, TensorView
 from ..devices.timed import Timer, timed
-from ..errors import CoexecError, DeviceError
+from ..errors import CoexecError, DeviceError, MemoryLimit
 from ..graph.ir import Graph, Node, Value
 from ..ops import op_for
 from ..ops.fallback import is_fallback
@@ -68,6 +69,10 @@ class PreparedRun:
             self.asynchronous = frozenset(name for name, device in self.devices.items() if device.asynchronous)
             self.steps: list[Step] = schedule(self.graph, plan, self.asynchronous)
             self.memory: MemoryPlan = plan_memory(self.graph, self.steps)
+        limit = settings.get("memory_limit")
+        if limit and self.memory.nbytes > limit:
+            raise MemoryLimit("the activations need more memory than the limit", where=self.graph.name, found=f"{self.memory.nbytes} bytes",
+                              expected=f"at most {limit}", hint="raise COEXEC_MEMORY_LIMIT, or take a smaller batch or input")
         used = [self.devices[d] for d in sorted(plan.devices) if d in self.devices]
         allocator = next((d for d in used if d.asynchronous), self.devices[HOST])
         with phase(trace, "allocate", bytes=self.memory.nbytes):
