@@ -162,7 +162,8 @@ def _modern(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
 
 class _Importer:
     def __init__(self, model: onnx.ModelProto, where: str, weights: Weights):
-        self.model, self.where, self.weights = model, where, weights
+        self.model, self.weights = model, weights
+        self.where = where if isinstance(where, str) else repr(where)  # protobuf hands out bytes where a name is no text
         self.opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
         self.opsets.setdefault("", 1 if self.opsets else LATEST)
         self.values: dict[str, Value] = {}

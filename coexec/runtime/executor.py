@@ -76,7 +76,11 @@ class PreparedRun:
         used = [self.devices[d] for d in sorted(plan.devices) if d in self.devices]
         allocator = next((d for d in used if d.asynchronous), self.devices[HOST])
         with phase(trace, "allocate", bytes=self.memory.nbytes):
-            self.buffer: Buffer = allocator.allocate(max(1, self.memory.nbytes))
+            try:
+                self.buffer: Buffer = allocator.allocate(max(1, self.memory.nbytes))
+            except MemoryError:
+                raise MemoryLimit("there is not enough memory for the activations", where=self.graph.name, found=f"{self.memory.nbytes} bytes",
+                                  hint="take a smaller batch or input") from None
         self.views = {v: TensorView.contiguous(self.buffer, v.dtype, Region.whole(v.shape), at) for v, at in self.memory.offsets.items()}
         self.queues = {d.name: d.queue(self.threads) for d in {id(d): d for d in (*used, self.devices[HOST])}.values()}
         asked = {} if trace is None else {name: timed(queue) for name, queue in self.queues.items()}

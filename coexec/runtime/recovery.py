@@ -64,6 +64,8 @@ class Health:
         self.faults.append(fault)
         if self.strict:
             raise raised(fault) from fault.error
+        if fault.error is not None:  # its traceback would keep every frame alive, and with them the run's memory
+            fault.error.__traceback__ = fault.error.__cause__ = fault.error.__context__ = None
         self.quarantined.add(fault.device)
         self.retry_due = len(self.faults) <= self.retries
         after = "the next run tries it again" if self.retry_due else "later runs too; session.retry_device() or --retry tries it again"

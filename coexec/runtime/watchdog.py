@@ -6,6 +6,7 @@ A driver's wait is a call into C that nothing can interrupt: only somebody outsi
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -31,12 +32,13 @@ class Runner:
         self._work: Callable[[], Any] | None = None
         self._result: Any = None
         self._error: BaseException | None = None
-        self._ended = True
+        self._ended, self._begun = True, False
         threading.Thread(target=self._loop, name="coexec-run", daemon=True).start()
 
     def _loop(self) -> None:
         while True:
             self._go.acquire()
+            self._begun = True
             if self._work is None:
                 return
             try:
@@ -48,11 +50,14 @@ class Runner:
 
     def call(self, work: Callable[[], Any], timeout_s: float) -> Any:
         """work(), or what it raised. Raises TimedOut; after Ctrl-C it lets the work end (within the time-out) before that goes on."""
-        self._work, self._ended = work, False
-        self._go.release()
+        self._work, self._ended, self._begun = work, False, False
         try:
+            self._go.release()
             in_time = self._done.acquire(timeout=timeout_s)
         except BaseException:
+            time.sleep(GRACE_S)
+            if not self._begun:  # it was interrupted before it let the thread go
+                raise
             self.lost = not self._done.acquire(timeout=GRACE_S if self._ended else timeout_s) and not self._ended
             self._result = self._error = None
             raise
