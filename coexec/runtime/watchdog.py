@@ -55,8 +55,11 @@ class Runner:
             self._go.release()
             in_time = self._done.acquire(timeout=timeout_s)
         except BaseException:
-            time.sleep(GRACE_S)
+            self.lost = True  # until it is known better: another Ctrl-C may come while this one is dealt with
+            if not self._begun:
+                time.sleep(GRACE_S)
             if not self._begun:  # it was interrupted before it let the thread go
+                self.lost = False
                 raise
             self.lost = not self._done.acquire(timeout=GRACE_S if self._ended else timeout_s) and not self._ended
             self._result = self._error = None
