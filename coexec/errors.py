@@ -5,9 +5,11 @@
     │   ├── InputError              2: a feed is missing, or has the wrong shape, type or content
     │   └── IllegalCut              2: a partition cuts where the operator cannot be cut
     ├── NoDevice                    3: no usable OpenCL device
+    │   └── DeviceLost              3: under `strict`, a device that failed while it was used
     ├── ModelError                  4: the model cannot be read or run
     │   ├── InvalidModel            4: not ONNX, truncated, cyclic, weights missing
     │   ├── UnsupportedOps          4: operators nobody here can compute, all of them at once
+    │   ├── MemoryLimit             4: the model needs more memory than it may take
     │   └── FallbackForbidden       4: under `strict`, nodes that cannot run where the strategy wants them
     ├── NumericMismatch             5: the answer differs from the reference
     ├── DeviceHang                  6: a device did not answer in time
@@ -65,6 +67,10 @@ class NoDevice(CoexecError):
     exit_code = 3
 
 
+class DeviceLost(NoDevice):
+    """Under `strict`: a device failed while it was used; without it the CPU would have gone on alone."""
+
+
 class ModelError(CoexecError):
     """The model cannot be read or run."""
 
@@ -90,6 +96,10 @@ class UnsupportedOps(ModelError):
             expected="operators of ONNX, or functions defined inside the model",
             hint=hint + "export the model without them, or with a model-local function",
         )
+
+
+class MemoryLimit(ModelError):
+    """The model needs more activation memory than the setting allows; nothing was allocated."""
 
 
 class FallbackForbidden(ModelError):

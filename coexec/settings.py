@@ -47,6 +47,22 @@ def _count(text: str) -> int:
     return value
 
 
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise ValueError("a number of seconds, at least 0")
+    return value
+
+
+def _bytes(text: str) -> int:
+    unit = text.strip()[-1:].upper()
+    factor = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(unit)
+    digits = text.strip()[:-1] if factor else text.strip()
+    if not digits.isdecimal():
+        raise ValueError("bytes, or a whole number with K, M or G")
+    return int(digits) * (factor or 1)
+
+
 def _default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "coexec"
 
@@ -72,6 +88,10 @@ define("emulated_gpu_threads", 1, _count, "Cores given to an OpenCL device that 
 define("sharing", "", str, "How the CPU and the GPU share activations: svm or copy. Default: the fastest the device has.")
 define("handshake", False, _flag, "1 keeps the CPU and the GPU of every plan in step by words in shared memory, where the device can, not by the driver's events: "
        "quicker where each has a core to itself, slower on a machine that is busy with something else.")
+define("timeout", 10.0, _seconds, "Seconds after which a run that the GPU takes part in is called hung, unless its predicted time is long; the CPU then goes on "
+       "alone. 0 waits for ever and saves the hand-over to the thread that is watched, some 70 us a run (opt-mnist, two cores).")
+define("self_test", True, _flag, "0 leaves out the small convolution that every GPU is tried on before a process uses it.")
+define("memory_limit", 0, _bytes, "Activation memory that a session may take, in bytes, or as 512K, 300M, 2G; one that needs more is refused before it runs. 0: no limit.")
 define("test_devices", "", str, "Comma-separated OpenCL devices (PLATFORM:DEVICE) that the tests run on. Default: the one a session would take.")
 
 

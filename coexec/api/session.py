@@ -7,10 +7,11 @@ import os
 import sys
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from .. import settings
 from ..devices.registry import find_devices, session_threads
-from ..errors import FallbackForbidden, InputError, UsageError, suggest
+from ..errors import DeviceError, DeviceHang, FallbackForbidden, InputError, NumericMismatch, UsageError, suggest
 from ..graph.ir import Graph, Value
 from ..graph.passes import deciding_inputs
 from ..partition.plan import Plan
@@ -27,10 +28,24 @@ from ..profiles import DeviceProfile
 from ..runtime.check import NodeError, run_checked
 from ..runtime.executor import PreparedRun
 from ..runtime.feeds import check_feeds
-from ..runtime.memory import MemoryPlan
-from ..runtime.schedule import Wait
+from ..runtime.memory import MemoryPlan, touched_bytes
+from ..runtime.recovery import (
+    Fault,
+    Health,
+    abandon,
+    failures,
+    far_devices,
+    fault_of,
+    has_nan,
+    retire,
+    same_nans,
+    timeout_s,
+    without_devices,
+)
+from ..runtime.schedule import Move, Wait
 from ..runtime.trace import Trace, check_writable, phase
 from ..runtime.traced import facts_of, run_traced
+from ..runtime.watchdog import Runner, TimedOut
 from .models import Shapes, bind, load, random_feeds
 from .planning import cached_profile, plan_prepared, resolve_profile
 from .refinement import Candidate, refine, remember, remembered
@@ -47,7 +62,8 @@ SPECIALISED_VALUES = 16
 class SessionOptions:
     """How a session runs. `intra_op_num_threads` 0: every core less those of an emulated GPU.
 
-    strict: fail where a node cannot run where the plan puts it, instead of moving it to the CPU.
+    strict: fail where a node cannot run where the plan puts it, or its device fails, instead of moving it to the CPU.
+    device_retries: how many times a device that failed is tried again, each time with the next run; `retry_device` does so when told.
     check: compare every node with the unsplit reference, in every run.
     force: node name -> device, against the strategy's choice.
     shapes: input name -> shape, for models with symbolic dimensions; else the first run decides.
@@ -62,6 +78,7 @@ class SessionOptions:
 
     intra_op_num_threads: int = 0
     strict: bool = False
+    device_retries: int = 0
     check: bool = False
     force: Mapping[str, str] = field(default_factory=dict)
     shapes: Shapes = field(default_factory=dict)
@@ -105,12 +122,35 @@ def _tell_of_unwritable_cache() -> None:
                     "set COEXEC_CACHE_DIR", folder, reason)
 
 
+@cache
+def _tried(gpu: Any) -> str:
+    """What is wrong with that device's answers; "" where they are right."""
+    from ..report.doctor import self_test
+
+    try:
+        return self_test(gpu)["error"]
+    except gpu.failures as error:
+        return str(error)
+
+
+_sessions: weakref.WeakSet[InferenceSession] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for session in list(_sessions):
+        session._after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 class InferenceSession:
     """A model prepared to run; the interface of onnxruntime.InferenceSession.
 
     source: path, bytes, onnx.ModelProto or Graph. device_profile: a DeviceProfile or its path; default: this machine's.
     strategy: `cpu`, `gpu`, `fixed:gpu=0.5`, `flops`, `coexec` ...; plan: a Plan (or its path) to replay instead.
-    One thread at a time runs a session; others wait their turn. Raises ModelError, NoDevice, PlanMismatch, UsageError.
+    One thread at a time runs a session; others wait their turn. A GPU that fails or hangs is left alone from then on: the run ends on
+    the CPU with the right answer, and one warning says what happened (`faults` lists them). Raises ModelError, NoDevice, PlanMismatch, UsageError.
     """
 
     def __init__(self, source: Any, sess_options: SessionOptions | None = None, *, device_profile: DeviceProfile | str | None = None,
@@ -130,10 +170,16 @@ class InferenceSession:
         self._prepared: OrderedDict[tuple, PreparedRun] = OrderedDict()
         self._current: PreparedRun | None = None
         self._closed = False
+        self._health = Health(self.options.strict, self.options.device_retries)
+        self._runner: Runner | None = None
+        self._forked = False
+        self._knows_nan: set[int] = set()
+        _sessions.add(self)
         need_gpu = "gpu" in self._given_plan.devices if self._given_plan is not None else self._partitioner.needs_gpu
         only_cpu = self._partitioner is not None and not self._partitioner.uses_gpu
         with phase(self._trace, "open devices"):
             self.devices = find_devices("none" if only_cpu and not self.options.force else self.options.gpu, need_gpu)
+            self._self_test()
         with phase(self._trace, "passes"):
             bound = bind(self._model, {**self._open_shapes(), **self.options.shapes})
         self._deciding = deciding_inputs(bound)
@@ -177,13 +223,25 @@ class InferenceSession:
         fallen = [(p.name, p.note) for p in made.partitions if p.note.startswith(("fallback:", "gpu:"))]
         if self.options.strict and fallen:
             raise FallbackForbidden(fallen, where=graph.name)
-        threads = session_threads(self.devices, self.options.intra_op_num_threads, "gpu" in made.devices)
-        prepared = PreparedRun(graph, made, self.devices, threads, self.options.strict, self._trace)
+        if self._health.quarantined & set(made.devices):
+            made = without_devices(graph, made, self._health.faults[-1])
+        try:
+            prepared = self._prepared_run(graph, made)
+        except failures(self.devices.values()) as error:
+            if not far_devices(made) or self.options.strict and isinstance(error, DeviceError):
+                raise
+            fault = fault_of(error, self.devices, made, graph)
+            self._health.report(fault)
+            prepared = self._prepared_run(graph, without_devices(graph, made, fault))
         self._prepared[key] = self._current = prepared
         self._tell(prepared)
         while len(self._prepared) > KEPT_SHAPES:
             self._prepared.popitem(last=False)[1].close()
         return prepared
+
+    def _prepared_run(self, graph: Graph, plan: Plan) -> PreparedRun:
+        threads = session_threads(self.devices, self.options.intra_op_num_threads, "gpu" in plan.devices)
+        return PreparedRun(graph, plan, self.devices, threads, self.options.strict, self._trace)
 
     def _tell(self, prepared: PreparedRun) -> None:
         """The trace's facts, and the first rungs of COEXEC_DEBUG, on stderr."""
@@ -213,13 +271,13 @@ class InferenceSession:
             return known or plan_prepared(graph, profile=self._profile, strategy=self.strategy, force=self.options.force, devices=self.devices)
 
     def _verified(self, graph: Graph, feeds: Mapping[str, Any] | None) -> Plan | None:
-        """The plan that measurement kept; None, with a warning, where made-up inputs do not run."""
+        """The plan that measurement kept; None, with a warning, where made-up inputs do not run, or a device fails."""
         with phase(self._trace, "verify", strategy=self.strategy):
             try:
                 made, self.candidates = refine(
                     graph, random_feeds(graph) if feeds is None else feeds, self.devices, self._profile, strategy=self.strategy,
                     threads=self.options.intra_op_num_threads, force=self.options.force, progress=self.options.progress)
-            except InputError as error:
+            except (InputError, DeviceError) as error:
                 log.warning("the plan cannot be checked by measurement: %s", error)
                 return None
         return made
@@ -234,13 +292,127 @@ class InferenceSession:
         with self._lock:
             if self._closed:
                 raise UsageError("the session is closed", hint="make a new one")
-            prepared = self._for(feeds)
-            checked = self.options.check or settings.get("check")
-            if self._trace is not None:
-                results = self._run_traced(prepared, feeds, checked)
-            else:
-                results = run_checked(prepared, feeds) if checked else prepared.run(feeds)
+            if self._forked or self._health.retry_due:
+                self._begin_anew()
+            results = self._run_safely(self._for(feeds), feeds)
         return [results[n] for n in names]
+
+    def _run_once(self, prepared: PreparedRun, feeds: Mapping[str, Any], checked: bool) -> dict[str, Any]:
+        if self._trace is not None:
+            return self._run_traced(prepared, feeds, checked)
+        return run_checked(prepared, feeds) if checked else prepared.run(feeds)
+
+    def _run_safely(self, prepared: PreparedRun, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """A run that ends with the right answer whatever its devices do, or, under `strict`, with the documented error."""
+        checked, limit_s = self.options.check or settings.get("check"), settings.get("timeout")
+        if not far_devices(prepared.plan):
+            return self._run_once(prepared, feeds, checked)
+        try:
+            if checked or not limit_s:  # the reference takes as long as it takes
+                results = self._run_once(prepared, feeds, checked)
+            else:
+                results = self._watched(partial(self._run_once, prepared, feeds, False), timeout_s(prepared, limit_s))
+        except TimedOut:
+            error = DeviceHang("the device did not answer in time", found=f"no answer after {timeout_s(prepared, limit_s):g} s",
+                               hint="COEXEC_TIMEOUT sets how long to wait")
+            return self._finish_without(prepared, feeds, fault_of(error, self.devices, prepared.plan, prepared.graph, prepared))
+        except failures(self.devices.values()) as error:
+            return self._finish_without(prepared, feeds, fault_of(error, self.devices, prepared.plan, prepared.graph, prepared))
+        except KeyboardInterrupt:
+            if self._runner is not None and self._runner.lost:
+                self._drop(prepared, hung=True)
+            raise
+        if has_nan(results.values()) and id(prepared) not in self._knows_nan and not has_nan(feeds.values()):
+            return self._judge_nan(prepared, feeds, results)
+        return results
+
+    def _watched(self, work: Callable[[], Any], limit_s: float) -> Any:
+        if self._runner is None or self._runner.lost:
+            self._runner = Runner()
+        return self._runner.call(work, limit_s)
+
+    def _drop(self, prepared: PreparedRun, hung: bool = False) -> tuple | None:
+        """Forgets a prepared run whose device failed; returns its key."""
+        key = next((k for k, p in self._prepared.items() if p is prepared), None)
+        self._prepared.pop(key, None)
+        if self._current is prepared:
+            self._current = None
+        retire(prepared, hung)
+        return key
+
+    def _finish_without(self, prepared: PreparedRun, feeds: Mapping[str, Any], fault: Fault) -> dict[str, Any]:
+        """The run once more, on the CPU alone; so are those after it, until the device is tried again."""
+        graph, plan = prepared.graph, prepared.plan
+        key = self._drop(prepared, hung=isinstance(fault.error, DeviceHang))
+        self._health.report(fault)
+        alone = self._prepared_run(graph, without_devices(graph, plan, fault))
+        self._prepared[key] = self._current = alone
+        return self._run_once(alone, feeds, False)
+
+    def _judge_nan(self, prepared: PreparedRun, feeds: Mapping[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+        """NaN out of inputs without one: the model's own where the CPU finds it too, else the device's fault."""
+        alone = self._prepared_run(prepared.graph, without_devices(prepared.graph, prepared.plan, "tried without it"))
+        try:
+            expected = alone.run(feeds)
+        finally:
+            alone.close()
+        if same_nans(found, expected):
+            self._knows_nan.add(id(prepared))
+            return found
+        where = "in no node in particular: it did not happen again"
+        try:
+            self._watched(partial(run_checked, prepared, feeds), timeout_s(prepared, max(60.0, settings.get("timeout"))))
+        except NumericMismatch as mismatch:
+            where = mismatch.where
+        except (TimedOut, *failures(self.devices.values())) as error:
+            where = f"(the second look ended with {type(error).__name__})"
+        error = NumericMismatch("the device computed NaN where the CPU does not", where=where)
+        fault = fault_of(error, self.devices, prepared.plan, prepared.graph, prepared)
+        self._drop(prepared, hung=self._runner is not None and self._runner.lost)
+        self._health.report(fault)
+        return expected
+
+    def _self_test(self) -> None:
+        """A GPU that computes a small convolution wrongly is not used; tried once a process and device."""
+        gpu = self.devices.get("gpu")
+        if gpu is None or not settings.get("self_test"):
+            return
+        wrong = _tried(gpu)
+        if wrong:
+            self._health.report(Fault("gpu", gpu.facts.name, "Conv 'self_test'", "", f"the start-up self-test failed: {wrong}",
+                                      NumericMismatch("the start-up self-test failed", found=wrong)))
+
+    def _begin_anew(self) -> None:
+        """Before a run: the devices are tried again, or, in a process that was forked, given up."""
+        if self._forked:
+            self._forked = False
+            gpu = self.devices.pop("gpu", None)
+            if gpu is not None:
+                abandon(gpu)
+                self._health.report(Fault("gpu", gpu.facts.name, "", "", "this process was forked, and OpenCL does not survive that"))
+            self._health.retry_due = False
+        else:
+            self.retry_device()
+
+    def retry_device(self) -> None:
+        """Tries a device again that failed: the next run prepares it anew."""
+        with self._lock:
+            self._health.forgive()
+            for prepared in self._prepared.values():
+                retire(prepared)
+            self._prepared.clear()
+            self._current = None
+
+    @property
+    def faults(self) -> list[Fault]:
+        """What went wrong with devices so far, in order."""
+        return list(self._health.faults)
+
+    def _after_fork(self) -> None:
+        """In the child: threads are gone, the driver's too, and another thread may have held the lock."""
+        self._lock, self._runner, self._forked = threading.RLock(), None, True
+        abandon((self._prepared, self._current))
+        self._prepared, self._current = OrderedDict(), None
 
     def _run_traced(self, prepared: PreparedRun, feeds: Mapping[str, Any], checked: bool) -> dict[str, Any]:
         """A run for the trace, after the one that is checked: comparing every node would be all that its times show."""
@@ -339,6 +511,19 @@ class InferenceSession:
         """Bytes of activation memory, planned for all values together."""
         return self._ready.memory.nbytes
 
+    @property
+    def measured_memory_bytes(self) -> int | None:
+        """Bytes of that memory that the system has handed out by now, in whole pages; None where it does not tell."""
+        return touched_bytes(self._ready.buffer.host)
+
+    @property
+    def copied_bytes_per_run(self) -> int:
+        """Bytes of activations that a run copies between the CPU's memory and the GPU's: 0 where they share it."""
+        prepared = self._ready
+        if prepared.buffer.shared:
+            return 0
+        return sum(step.region.size * step.value.dtype.itemsize for step in prepared.steps if isinstance(step, Move))
+
     def close(self) -> None:
         """Frees kernels and memory; a closed session cannot run. A trace that was not written yet is written, as `end_profiling` does."""
         with self._lock:
@@ -353,6 +538,8 @@ class InferenceSession:
                 prepared.close()
             self._prepared.clear()
             self._current = None
+            if self._runner is not None:
+                self._runner.close()
 
     def __enter__(self) -> InferenceSession:
         return self

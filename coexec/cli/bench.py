@@ -66,6 +66,8 @@ def execute(options: argparse.Namespace, console: Console) -> int:
                 **summary(times[name], percents),
                 "predicted_ms": s.plan.predicted_ms,
                 "peak_memory_bytes": s.peak_memory_bytes,
+                "measured_memory_bytes": s.measured_memory_bytes,
+                "copied_bytes_per_run": s.copied_bytes_per_run,
                 "threads": s.threads,
                 **({"candidates": [{"name": c.name, "ms": c.latency_ms} for c in s.candidates]} if s.candidates else {}),
             }

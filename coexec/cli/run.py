@@ -45,6 +45,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     shared.measuring(group)
     group.add_argument(
+        "--retry", metavar="N", type=shared.count, default=0, help="try a GPU that failed or hung again, up to N times (default: %(default)s)"
+    )
+    group.add_argument(
         "--repeat", metavar="N", type=shared.positive, default=1, help="run N times and show how long it took (default: %(default)s)"
     )
     group = parser.add_argument_group("what comes out")
@@ -214,6 +217,9 @@ def _facts(session: Any, options: argparse.Namespace, prepared_ms: float) -> dic
         "prepared_ms": prepared_ms,
         "predicted_ms": plan.predicted_ms,
         "peak_memory_bytes": session.peak_memory_bytes,
+        "measured_memory_bytes": session.measured_memory_bytes,
+        "copied_bytes_per_run": session.copied_bytes_per_run,
+        "faults": [str(fault) for fault in session.faults],
         "checked": options.check,
         "devices": {name: device.facts.name for name, device in session.devices.items()},
     }

@@ -93,6 +93,7 @@ def session_options(options: argparse.Namespace, shapes: Mapping[str, Any], prog
 
     return SessionOptions(
         strict=getattr(options, "strict", False),
+        device_retries=getattr(options, "retry", 0),
         check=getattr(options, "check", False),
         force=dict(options.force),
         shapes=shapes,

@@ -218,6 +218,8 @@ class Device(ABC):
     facts: DeviceFacts
     #: True where `Kernel.start` returns before the work is done.
     asynchronous: bool = False
+    #: What its driver's binding may raise where nobody turned that into a DeviceError.
+    failures: tuple[type[Exception], ...] = ()
 
     @abstractmethod
     def declines(self, node: Node) -> str | None:

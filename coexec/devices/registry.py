@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 from .. import settings
@@ -10,6 +11,18 @@ from .base import Device
 
 _lock = threading.Lock()
 _open: dict[str, Device] = {}
+_orphaned: list[Device] = []
+
+
+def _after_fork() -> None:
+    """In the child: the GPUs that the parent opened are kept, for their drivers' threads are gone, but nobody gets them any more."""
+    global _lock
+    _lock = threading.Lock()
+    for key in [k for k in _open if k.startswith("gpu ")]:
+        _orphaned.append(_open.pop(key))
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def cpu_device() -> Device:
@@ -27,6 +40,9 @@ def gpu_device(spec: str = "") -> Device:
     spec = spec or settings.get("opencl")
     if spec == "none":
         raise NoDevice("the GPU is switched off", found="none", expected="an OpenCL device", hint="unset COEXEC_OPENCL, or drop --gpu none")
+    if _orphaned:
+        raise NoDevice("OpenCL does not survive a fork", found="a process that was forked after its parent had opened the GPU",
+                       expected="a process of its own", hint="start workers with multiprocessing's `spawn`, or run on the cpu")
     key = f"gpu {spec} {settings.get('sharing')}"
     with _lock:
         if key not in _open:

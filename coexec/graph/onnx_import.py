@@ -31,6 +31,9 @@ LARGE_BYTES = 1 << 20
 #: Operators whose outputs after the first are dropped where nobody reads them: without them they are simpler operators.
 OPTIONAL_OUTPUTS = frozenset({"BatchNormalization", "Dropout", "LayerNormalization", "MaxPool"})
 
+#: The reference computes these only from the second version on; from the first on they mean the same.
+LIFTED = {"DequantizeLinear": (10, 19)}
+
 Source = "str | os.PathLike[str] | bytes | onnx.ModelProto"
 
 
@@ -44,7 +47,11 @@ def load_model(source: Source) -> Graph:  # type: ignore[valid-type]
     model = _modern(model, where)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
-    return _Importer(model, where, weights).graph()
+    try:
+        return _Importer(model, where, weights).graph()
+    except UnicodeError as error:
+        raise InvalidModel("a name in the model is no text", where=where, found=str(error)[:200], expected="UTF-8",
+                           hint="export or copy the model again") from None
 
 
 #: Initializers that are not in the message, by position: arrays, or what is wrong with them.
@@ -121,6 +128,10 @@ def _check_header(model: onnx.ModelProto, where: str) -> None:
         raise InvalidModel("not an ONNX model", where=where, found="no graph in it", expected="a ModelProto with a graph", hint="export it again")
     if not model.graph.output:
         raise InvalidModel("the graph has no outputs, so there is nothing to compute", where=where, hint="export it again")
+    odd = next((o for o in model.opset_import if not 0 < o.version < 1 << 31), None)
+    if odd is not None:
+        raise InvalidModel("unsupported operator set", where=where, found=f"version {odd.version} of '{odd.domain}'", expected="a small positive number",
+                           hint="export it again")
     if _main_opset(model) > LATEST:
         raise InvalidModel("unsupported operator set", where=where, found=f"opset {_main_opset(model)}", expected=f"{OLDEST} to {LATEST}",
                            hint="install a newer `onnx`, or export the model for an older operator set")
@@ -143,7 +154,7 @@ def _modern(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
         return model
     try:
         return onnx.version_converter.convert_version(model, OLDEST)
-    except (RuntimeError, ValueError, onnx.version_converter.ConvertError) as error:
+    except (RuntimeError, ValueError, onnx.version_converter.ConvertError, onnx.shape_inference.InferenceError) as error:
         raise InvalidModel("unsupported operator set, and ONNX's converter cannot lift it", where=where,
                            found=f"opset {version} ({str(error).splitlines()[0][:150]})", expected=f"{OLDEST} to {LATEST}",
                            hint="export the model again, for a newer operator set") from None
@@ -151,7 +162,8 @@ def _modern(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
 
 class _Importer:
     def __init__(self, model: onnx.ModelProto, where: str, weights: Weights):
-        self.model, self.where, self.weights = model, where, weights
+        self.model, self.weights = model, weights
+        self.where = where if isinstance(where, str) else repr(where)  # protobuf hands out bytes where a name is no text
         self.opsets = {("" if o.domain == "ai.onnx" else o.domain): o.version for o in model.opset_import}
         self.opsets.setdefault("", 1 if self.opsets else LATEST)
         self.values: dict[str, Value] = {}
@@ -206,10 +218,14 @@ class _Importer:
                 continue
             native = not node.domain and ((node.domain, node.op_type) in native_ops() or node.op_type in DEPRECATED)
             if not native:
-                upgraded.append((node, self.opsets))
+                upgraded.append((node, {**self.opsets, node.domain: self._version(node.op_type, node.domain)}))
                 continue
             try:
                 newer, version = self.upgrader.upgrade(node, self.opsets[""])
+            except (IndexError, ValueError, TypeError) as error:
+                raise InvalidModel("the node does not fit its operator", where=f"{node.op_type} '{node.name}'",
+                                   found=f"{len(node.input)} input(s), {len(node.output)} output(s) ({error})",
+                                   expected=f"those of opset {self.opsets['']}", hint="check the model with onnx.checker") from None
             except KeyError as error:
                 raise InvalidModel(f"attribute {error} is missing", where=f"{node.op_type} '{node.name}'",
                                    expected=f"the attributes of opset {self.opsets['']}", hint="check the model with onnx.checker") from None
@@ -224,6 +240,12 @@ class _Importer:
                 if name:
                     self.values[name] = Value(name)
         return [self._node(n, opsets) for n, opsets in upgraded]
+
+    def _version(self, op_type: str, domain: str) -> int:
+        """The version to read an operator by that is computed by the reference."""
+        version = self.opsets.get(domain, LATEST)
+        first, lifted = LIFTED.get(op_type, (0, 0)) if not domain else (0, 0)
+        return lifted if first <= version < lifted else version
 
     def _constant_node(self, node: onnx.NodeProto) -> None:
         if len(node.output) != 1 or len(node.attribute) != 1:
@@ -262,9 +284,12 @@ class _Importer:
         native = native_ops()
 
         def visit(node: onnx.NodeProto) -> None:
+            if not all(isinstance(text, str) for text in (node.op_type, node.domain, node.name)):  # protobuf hands out bytes
+                raise InvalidModel("an operator's name is no text", where=self.where, found=repr(node.op_type)[:100], expected="UTF-8",
+                                   hint="export or copy the model again")
             domain = "" if node.domain == "ai.onnx" else node.domain
             known = (domain, node.op_type) in native or (not domain and node.op_type in DEPRECATED | {"Constant"})
-            if not known and not has_reference(domain, node.op_type, self.opsets.get(domain, LATEST)):
+            if not known and not has_reference(domain, node.op_type, self._version(node.op_type, domain)):
                 missing.append((f"{domain}::{node.op_type}" if domain else node.op_type, node.name or (node.output[0] if node.output else "?")))
             for graph in subgraphs(node):
                 for inner in graph.node:

@@ -62,8 +62,9 @@ class OnnxNode:
         try:
             found = onnx.shape_inference.infer_node_outputs(
                 schema, self.proto, {n: type_to_onnx(v.type) for n, v in known.items()}, data, opset_imports=imports)
-        except onnx.shape_inference.InferenceError as error:
-            if self.captured or any(a.HasField("g") for a in self.proto.attribute):
+        except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError, TypeError) as error:
+            nested = self.captured or any(a.HasField("g") for a in self.proto.attribute)
+            if nested and isinstance(error, onnx.shape_inference.InferenceError):
                 return unknown
             text = str(error).splitlines()[0] if str(error) else "inference failed"
             raise InvalidModel("the inputs do not fit the operator", where=f"{self.proto.op_type} '{self.proto.name}'",
@@ -77,10 +78,10 @@ class OnnxNode:
     def evaluate(self, inputs: Sequence[Any]) -> list[Any]:
         """The node's outputs by onnx's reference implementation. Raises CoexecError naming the node where that fails."""
         feeds = {n: a for n, a in zip(self.input_names, inputs) if n and a is not None}
-        with self._lock:
-            if self._evaluator is None:
-                self._evaluator = self._build(feeds)
         try:
+            with self._lock:
+                if self._evaluator is None:
+                    self._evaluator = self._build(feeds)
             with np.errstate(all="ignore"):
                 results = dict(zip((o for o in self.proto.output if o), self._evaluator.run(None, feeds)))
         except CoexecError:
@@ -127,7 +128,7 @@ def has_reference(domain: str, op_type: str, version: int) -> bool:
         return False
     try:
         loaders[domain](domain, op_type, version)
-    except (RuntimeContextError, RuntimeImplementationError, ValueError, NotImplementedError, AssertionError):  # asserts where only a function body exists
+    except (RuntimeContextError, RuntimeImplementationError, RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError):  # asserts where only a function body exists
         return _context_dependent(domain, op_type, version)
     return True
 
@@ -135,7 +136,7 @@ def has_reference(domain: str, op_type: str, version: int) -> bool:
 def _context_dependent(domain: str, op_type: str, version: int) -> bool:
     try:
         schema = onnx.defs.get_schema(op_type, version, domain)
-    except onnx.defs.SchemaError:
+    except (onnx.defs.SchemaError, TypeError):  # the latter for a name that is no text
         return False
     return schema.has_function or schema.has_context_dependent_function
 

@@ -153,16 +153,15 @@ class Plan:
             predicted = node.get("predicted_us")
             partitions.append(Partition(
                 node["name"], node["op_type"], axis, tuple(node["bounds"]), tuple(node["devices"]),
-                float(predicted) if isinstance(predicted, (int, float)) else None, bool(node.get("estimated", True)), str(node.get("note", "")),
+                _number(predicted), bool(node.get("estimated", True)), str(node.get("note", "")),
             ))
         shapes = top.get("shapes") if isinstance(top.get("shapes"), dict) else {}
         chains = top.get("chains") if isinstance(top.get("chains"), list) else []
-        number = lambda k: float(top[k]) if isinstance(top.get(k), (int, float)) else None  # noqa: E731
         return cls(
             top["model"], top["model_digest"], top["strategy"], tuple(partitions), str(top.get("profile", "")),
             tuple(tuple(map(str, c)) for c in chains if isinstance(c, list)),
-            {str(k): tuple(v) for k, v in shapes.items() if isinstance(v, list)}, number("predicted_ms"), number("planning_ms"),
-            number("measured_ms"), top.get("counters") is True,
+            {str(k): tuple(v) for k, v in shapes.items() if isinstance(v, list)}, _number(top.get("predicted_ms")), _number(top.get("planning_ms")),
+            _number(top.get("measured_ms")), top.get("counters") is True,
         )
 
     def check(self, graph: Graph) -> None:
@@ -186,6 +185,14 @@ class Plan:
             cost = "" if p.predicted_us is None else f"{p.predicted_us:9.1f} us{'~' if p.estimated else ' '}"
             lines.append(f"  {p.name[-width:]:{width}}  {p.op_type:18.18}  {p}  {cost}{'  # ' + p.note if p.note else ''}".rstrip())
         return "\n".join(lines)
+
+
+def _number(found: Any) -> float | None:
+    """A number that a plan tells for a person to read; None where it is none."""
+    try:
+        return float(found) if isinstance(found, (int, float)) else None
+    except OverflowError:  # JSON's whole numbers have no limit
+        return None
 
 
 def _checked(data: Any, where: str, key: str, wanted: Mapping[str, type]) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from .. import settings
 from ..devices.base import Buffer, Device, Event, Kernel, Operand, Queue, TensorView
 from ..devices.timed import Timer, timed
-from ..errors import CoexecError, DeviceError
+from ..errors import CoexecError, DeviceError, MemoryLimit
 from ..graph.ir import Graph, Node, Value
 from ..ops import op_for
 from ..ops.fallback import is_fallback
@@ -29,6 +30,8 @@ Action = Callable[[], Any]
 
 #: Looks at a counter before the host goes to sleep on the piece's event instead: a few hundred microseconds.
 LOOKS = 10_000
+#: Nodes that may move to the CPU because their kernels cannot be made; with more, something is wrong with the device itself.
+MAX_REFUSED = 3
 
 
 class PreparedRun:
@@ -43,16 +46,19 @@ class PreparedRun:
         plan.check(graph)
         self.graph, self.devices, self.threads, self.trace = graph, devices, threads, trace
         self.plan = settle(graph, plan, devices, strict)
+        self.has_run = False
+        refused: list[_NoKernel] = []
         while True:
             self.queues: dict[str, Queue] = {}
             try:
                 self._prepare()
+                _tell_refused(refused, devices)
                 return
             except _NoKernel as failure:
                 self.close()
-                if strict or failure.device == HOST:
+                refused.append(failure)
+                if strict or failure.device == HOST or len(refused) > MAX_REFUSED:
                     raise failure.error from failure.error.__cause__
-                log.warning("%s: %s; this node runs on the CPU instead", failure.node.name, failure.error)
                 self.plan = moved(self.plan, failure.node, f"gpu: {failure.error.what}")
             except BaseException:
                 self.close()
@@ -65,10 +71,18 @@ class PreparedRun:
             steps = schedule(self.graph, plan, self.asynchronous)
             self.memory: MemoryPlan = plan_memory(self.graph, steps)
             self.steps: list[Step] = guard(steps, self.memory)
+        limit = settings.get("memory_limit")
+        if limit and self.memory.nbytes > limit:
+            raise MemoryLimit("the activations need more memory than the limit", where=self.graph.name, found=f"{self.memory.nbytes} bytes",
+                              expected=f"at most {limit}", hint="raise COEXEC_MEMORY_LIMIT, or take a smaller batch or input")
         used = [self.devices[d] for d in sorted(plan.devices) if d in self.devices]
         allocator = next((d for d in used if d.asynchronous), self.devices[HOST])
         with phase(trace, "allocate", bytes=self.memory.nbytes):
-            self.buffer: Buffer = allocator.allocate(max(1, self.memory.nbytes))
+            try:
+                self.buffer: Buffer = allocator.allocate(max(1, self.memory.nbytes))
+            except MemoryError:
+                raise MemoryLimit("there is not enough memory for the activations", where=self.graph.name, found=f"{self.memory.nbytes} bytes",
+                                  hint="take a smaller batch or input") from None
         self.views = {v: TensorView.contiguous(self.buffer, v.dtype, Region.whole(v.shape), at) for v, at in self.memory.offsets.items()}
         self.queues = {d.name: d.queue(self.threads) for d in {id(d): d for d in (*used, self.devices[HOST])}.values()}
         asked = {} if trace is None else {name: timed(queue) for name, queue in self.queues.items()}
@@ -216,6 +230,7 @@ class PreparedRun:
                 self.handshake.reset()
             for action in self.hot:
                 action()
+            self.has_run = True
         except BaseException:
             if self.handshake is not None:
                 self.handshake.release()
@@ -244,23 +259,38 @@ class PreparedRun:
             try:
                 queue.finish()
             except DeviceError as error:
-                log.warning("while stopping after an error: %s", error)
+                log.info("while stopping after an error: %s", error)  # whoever gets that error says what is to be said
 
     def close(self) -> None:
         """Frees kernels and memory; nothing is running afterwards."""
+        failure: Exception | None = None
         for queue in self.queues.values():
-            queue.close()
+            try:
+                queue.close()
+            except Exception as error:  # the others have threads and memory to give back too
+                failure = failure or error
         self.queues, self.timers, self.kernels, self.actions, self.hot = {}, {}, {}, [], []
         self.views, self.inputs, self.outputs = {}, [], []
         buffer = self.__dict__.pop("buffer", None)
         if buffer is not None:
             buffer.close()
+        if failure is not None:
+            raise failure
 
 
 class _NoKernel(Exception):
     def __init__(self, node: Node, device: str, error: DeviceError):
         super().__init__(str(error))
         self.node, self.device, self.error = node, device, error
+
+
+def _tell_refused(refused: list[_NoKernel], devices: Mapping[str, Device]) -> None:
+    """One warning for all the nodes that went to the CPU because their kernel could not be made."""
+    if refused:
+        first = refused[0]
+        others = f" (and {len(refused) - 1} more: {', '.join(f.node.name for f in refused[1:])})" if len(refused) > 1 else ""
+        log.warning("[%s] %s '%s'%s: %s; this node runs on the CPU instead", devices[first.device].facts.name, first.node.op_type,
+                    first.node.name, others, first.error)
 
 
 def moved(plan: Plan, node: Node, note: str, device: str = HOST) -> Plan:

@@ -6,6 +6,7 @@ A library that also started its own threads would run 2n of them on n cores. The
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,15 @@ from threadpoolctl import ThreadpoolController
 _lock = threading.Lock()
 _depth = 0
 _before: list[tuple[object, int]] = []
+
+
+def _after_fork() -> None:
+    """In the child nobody runs anything yet, whatever the parent's other threads were doing."""
+    global _lock, _depth
+    _lock, _depth = threading.Lock(), 0
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 @lru_cache(maxsize=1)

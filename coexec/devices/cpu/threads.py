@@ -51,14 +51,22 @@ class ThreadTeam:
     def run(self, tasks: Sequence[Task]) -> None:
         """Runs tasks[0] here and each other task on a thread of its own; there are at most `size`."""
         busy = self._workers[:len(tasks) - 1]
-        for worker, task in zip(busy, tasks[1:]):
-            worker.task = task
-            worker.go.release()
+        try:
+            for worker, task in zip(busy, tasks[1:]):
+                worker.task = task
+                worker.go.release()
+        except BaseException:
+            self._renew()
+            raise
         try:
             tasks[0]()
         finally:
-            for worker in busy:
-                worker.done.acquire()
+            try:
+                for worker in busy:
+                    worker.done.acquire()
+            except BaseException:  # Ctrl-C: who has reported is not known any more
+                self._renew()
+                raise
         failed = None
         for worker in busy:
             if worker.error is not None:
@@ -66,11 +74,17 @@ class ThreadTeam:
         if failed is not None:
             raise failed
 
+    def _renew(self) -> None:
+        """Other threads in place of these, once these have ended what they were doing."""
+        self.close()
+        self._workers = [_Worker(f"coexec-cpu-{i}") for i in range(1, self.size)]
+
     def close(self) -> None:
-        """Ends the threads; safe to call twice."""
+        """Ends the threads, after what they are doing; safe to call twice."""
         for worker in self._workers:
             worker.task = None
-            worker.go.release()
+            if worker.go.locked():  # else it was let go and has not looked yet: it finds nothing to do, and ends
+                worker.go.release()
         for worker in self._workers:
             worker.thread.join()
         self._workers = []

@@ -37,6 +37,7 @@ class OpenCLDevice(Device):
 
     name = "gpu"
     asynchronous = True
+    failures = (cl.Error,)
 
     def __init__(self, device: cl.Device, sharing: str = ""):
         self.device = device
@@ -138,7 +139,10 @@ class OpenCLQueue(Queue):
         self._elsewhere.leave()
 
     def flush(self) -> None:
-        self.queue.flush()
+        try:
+            self.queue.flush()
+        except cl.Error as error:
+            raise failed("started work cannot be sent to the device", error, self) from error
 
     def finish(self) -> None:
         try:
@@ -188,8 +192,10 @@ class OpenCLQueue(Queue):
     def close(self) -> None:
         if self._handshake is not None:
             self._handshake.release()  # nothing waits for a host that has left
-        self.finish()
-        if self._handshake is not None:
-            self._handshake.close()
-        self._constants.clear()
-        self.scratch = _Scratch()
+        try:
+            self.finish()
+        finally:
+            if self._handshake is not None:
+                self._handshake.close()
+            self._constants.clear()
+            self.scratch = _Scratch()

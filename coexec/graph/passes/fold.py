@@ -12,6 +12,12 @@ from ..rewrite import rewrite
 #: Folding never makes a constant larger than this; what would be larger is computed when it is needed.
 LIMIT_BYTES = 1 << 30
 
+#: Operators whose output is the input's memory; ONNX's inference does not check that it is as large.
+VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
+
+#: More than a process addresses on any machine we know.
+ADDRESSABLE_BYTES = 1 << 47
+
 #: Answers that differ from run to run.
 RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"})
 
@@ -40,6 +46,14 @@ def _typed(node: Node, inputs: tuple[Value | None, ...]) -> tuple[Value | None, 
     if node.origin is None:
         return node.outputs
     types = node.origin.infer(inputs)
+    for found in types:
+        if found.is_static and found.nbytes > ADDRESSABLE_BYTES:
+            raise InvalidModel("a tensor larger than any memory", where=f"{node.op_type} '{node.name}'", found=f"{found}, {found.nbytes} bytes",
+                               expected=f"less than {ADDRESSABLE_BYTES}", hint="check the model's shapes")
+    source = inputs[0].type if inputs and inputs[0] is not None else UNKNOWN
+    if node.op_type in VIEWS and not node.domain and types and source.is_static and types[0].is_static and source.size != types[0].size:
+        raise InvalidModel("the output has another number of elements than the input", where=f"{node.op_type} '{node.name}'",
+                           found=str(types[0]), expected=f"a shape of {source.size} elements, as {source} has", hint="export the model again")
     types += [UNKNOWN] * (len(node.outputs) - len(types))
     return tuple(None if old is None else old if new == old.type or (new == UNKNOWN and old.type != UNKNOWN) else Value(old.name, new)
                  for old, new in zip(node.outputs, types))
@@ -47,7 +61,7 @@ def _typed(node: Node, inputs: tuple[Value | None, ...]) -> tuple[Value | None, 
 
 def _fold(node: Node, inputs: tuple[Value | None, ...]) -> list[np.ndarray] | None:
     """The outputs, where they are constant."""
-    if node.op_type in ("Shape", "Size") and not node.domain and inputs[0] is not None and inputs[0].type.is_static:
+    if node.op_type in ("Shape", "Size") and not node.domain and inputs and inputs[0] is not None and inputs[0].type.is_static:
         shape = inputs[0].shape
         if node.op_type == "Size":
             return [np.array(int(np.prod(shape, dtype=np.int64)), np.int64)]

@@ -1,0 +1,81 @@
+"""Work that may never return, done by another thread while the caller waits with a time-out.
+
+A driver's wait is a call into C that nothing can interrupt: only somebody outside it can give it up, and Ctrl-C reaches nobody inside it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+#: How long an interrupted caller looks for a report that it may have taken already.
+GRACE_S = 0.05
+
+
+class TimedOut(Exception):
+    """The work did not end in time. It is still running, and so is the thread that does it."""
+
+
+class Runner:
+    """One thread. `call` hands it work and returns what comes out; after a time-out it is lost, and another must be made.
+
+    One caller at a time: a session holds its lock meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self.lost = False
+        self._go, self._done = threading.Lock(), threading.Lock()
+        self._go.acquire()
+        self._done.acquire()
+        self._work: Callable[[], Any] | None = None
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self._ended, self._begun = True, False
+        threading.Thread(target=self._loop, name="coexec-run", daemon=True).start()
+
+    def _loop(self) -> None:
+        while True:
+            self._go.acquire()
+            self._begun = True
+            if self._work is None:
+                return
+            try:
+                self._result = self._work()
+            except BaseException as error:  # the caller raises it
+                self._error = error
+            self._work, self._ended = None, True
+            self._done.release()
+
+    def call(self, work: Callable[[], Any], timeout_s: float) -> Any:
+        """work(), or what it raised. Raises TimedOut; after Ctrl-C it lets the work end (within the time-out) before that goes on."""
+        self._work, self._ended, self._begun = work, False, False
+        try:
+            self._go.release()
+            in_time = self._done.acquire(timeout=timeout_s)
+        except BaseException:
+            self.lost = True  # until it is known better: another Ctrl-C may come while this one is dealt with
+            if not self._begun:
+                time.sleep(GRACE_S)
+            if not self._begun:  # it was interrupted before it let the thread go
+                self.lost = False
+                raise
+            self.lost = not self._done.acquire(timeout=GRACE_S if self._ended else timeout_s) and not self._ended
+            self._result = self._error = None
+            raise
+        if not in_time:
+            self.lost = True
+            raise TimedOut
+        result, error = self._result, self._error
+        self._result = self._error = None
+        if error is not None:
+            raise error
+        return result
+
+    def close(self) -> None:
+        """Ends the thread; a lost one is left where it is."""
+        if not self.lost:
+            self.lost = True
+            self._work = None
+            self._go.release()

@@ -1,0 +1,274 @@
+"""Faults as a driver, the system and a person make them: nothing here is injected between coexec and OpenCL but what really goes wrong."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import onnx
+import pyopencl as cl
+import pytest
+
+import coexec
+from coexec import settings
+from coexec.devices.opencl import launch, memory, program, tuning
+from coexec.errors import DeviceLost, KernelBuildError
+from tests.test_smoke import tiny_model
+
+X = np.random.default_rng(1).standard_normal((1, 3, 12, 12)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def expected() -> np.ndarray:
+    with coexec.InferenceSession(tiny_model(), strategy="cpu") as session:
+        return session.run(None, {"x": X})[0]
+
+
+def split(**options) -> coexec.InferenceSession:
+    return coexec.InferenceSession(tiny_model(), coexec.SessionOptions(**options), strategy="fixed:gpu=0.5")
+
+
+def warnings(caplog) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def test_a_kernel_whose_source_is_broken(monkeypatch, expected, caplog):
+    """The driver's own compiler refuses every program."""
+    program.forget()
+    whole = program.source
+
+    monkeypatch.setattr(program, "source", lambda name: whole(name) + "\n#error injected\n")
+    with settings.override(self_test=False), split() as session:
+        np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
+        assert session.plan.devices == {"cpu"}
+    said, = warnings(caplog)
+    assert "conv" in said and "injected" in said
+    with settings.override(self_test=False), pytest.raises(KernelBuildError, match="injected"):
+        split(strict=True)
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_an_enqueue_that_the_driver_refuses(monkeypatch, expected, caplog, strict):
+    """A work-group larger than any device has."""
+    with split(strict=strict) as session:
+        session.run(None, {"x": X})
+        started = launch.ClKernel.start
+        kernel = next(k for s, k in session._ready.kernels.items() if s.device == "gpu")
+        kernel.launches = tuple(one._replace(local_size=(1 << 20,) * len(one.global_size)) for one in kernel.launches)
+        if strict:
+            with pytest.raises(DeviceLost, match="Conv 'conv'"):
+                session.run(None, {"x": X})
+            return
+        np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
+        fault, = session.faults
+        assert fault.node == "Conv 'conv'" and fault.kernel == kernel.implementation and launch.ClKernel.start is started
+    said, = warnings(caplog)
+    assert fault.node in said and fault.kernel in said and fault.facts in said
+
+
+def test_more_memory_than_the_device_has(monkeypatch, expected, caplog):
+    """Activations beyond what the device allocates in one piece: the limit is the driver's, the request is what is made too large."""
+    allocate = memory.allocate
+    monkeypatch.setattr(memory, "allocate", lambda context, make, nbytes: allocate(context, make, nbytes + (1 << 50)))
+    with settings.override(self_test=False), split() as session:
+        np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
+        assert session.plan.devices == {"cpu"}
+    said, = warnings(caplog)
+    assert "cannot allocate memory" in said
+
+
+def test_an_event_that_ends_with_an_error(monkeypatch, expected, caplog):
+    """A wait on a user event that was set to an error, as a lost device sets its own."""
+    with split() as session:
+        session.run(None, {"x": X})
+        prepared = session._ready
+        broken = cl.UserEvent(session.devices["gpu"].context)
+        broken.set_status(-5)
+        place = next(i for i, (step, _) in enumerate(prepared.actions) if type(step).__name__ == "Wait")
+        owner = next(k for s, k in prepared.kernels.items() if s.device == "gpu")
+        prepared.hot[place] = launch.ClEvent(broken, owner).wait
+        np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
+        assert session.faults[0].node == "Conv 'conv'"
+    assert len(warnings(caplog)) == 1
+
+
+def spoil(folder, how: str) -> int:
+    count = 0
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and "numba" not in p.parts):
+        count += 1
+        if how == "deleted":
+            path.unlink()
+        elif how == "emptied":
+            path.write_bytes(b"")
+        elif how == "cut short":
+            path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        else:
+            path.write_bytes(os.urandom(path.stat().st_size))
+    return count
+
+
+@pytest.mark.parametrize("how", ["deleted", "emptied", "cut short", "noise"])
+def test_the_cache_is_spoilt_while_a_session_runs(tmp_path, monkeypatch, expected, caplog, how):
+    """The session that runs, one that is made afterwards, and the tuner's table; PoCL is told to keep its binaries with us as others do."""
+    monkeypatch.setattr(program, "_driver_caches", lambda _: False)
+    with settings.override(cache_dir=tmp_path):
+        program.forget()
+        tuning.forget()
+        with split() as session:
+            session.run(None, {"x": X})
+            node = session.graph.nodes[0]
+            tuning._store(session.devices["gpu"].facts, tuning.shape_key(node, coexec.regions.Region.whole(node.output.shape)), {"tiles": {}, "us": 1.0})
+            assert spoil(tmp_path, how) >= 2
+            np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
+            program.forget()
+            tuning.forget()
+            with split() as other:
+                np.testing.assert_allclose(other.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
+                assert "gpu" in other.plan.devices
+        assert not [p for p in tmp_path.rglob("*.tmp")]
+    assert not warnings(caplog)
+
+
+def python(code: str, folder, *arguments: str, **environment: str) -> subprocess.Popen:
+    onnx.save(tiny_model(), folder / "m.onnx")
+    np.save(folder / "x.npy", X)
+    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, env={**os.environ, "PYTHONPATH": os.getcwd(), **environment})
+
+
+FORKED = """
+    import os, sys, numpy as np, coexec
+    strategy, strict = sys.argv[1], sys.argv[2] == "strict"
+    x = np.load("x.npy")
+    session = coexec.InferenceSession("m.onnx", coexec.SessionOptions(strict=strict), strategy=strategy)
+    before = session.run(None, {"x": x})[0]
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            first = session.run(None, {"x": x})[0]
+            second = session.run(None, {"x": x})[0]
+            other = coexec.InferenceSession("m.onnx", strategy="cpu").run(None, {"x": x})[0]
+            code = 0 if np.allclose(first, before, atol=1e-5) and np.allclose(second, before, atol=1e-5) and np.allclose(other, before, atol=1e-5) else 9
+        except coexec.errors.CoexecError as error:
+            print(error, file=sys.stderr)
+            code = error.exit_code
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    after = session.run(None, {"x": x})[0]
+    sys.exit(code if np.array_equal(before, after) else 8)
+"""
+
+
+@pytest.mark.parametrize("strategy, strict, code, says", [
+    ("fixed:gpu=0.5", "no", 0, "forked"), ("fixed:gpu=0.5", "strict", 3, "forked"), ("cpu", "no", 0, ""), ("cpu", "strict", 0, "")])
+def test_a_forked_process_goes_on_without_the_gpu(tmp_path, strategy, strict, code, says):
+    done = python(FORKED, tmp_path, strategy, strict, COEXEC_THREADS="2")
+    out, err = done.communicate(timeout=120)
+    assert done.returncode == code, err
+    assert says in err and "Traceback" not in err and err.count("\n") <= 1, err
+
+
+HUNG = """
+    import sys, time, numpy as np, coexec, pyopencl as cl
+    from coexec.runtime import recovery
+    recovery.FIRST_RUN_S = 0
+    x = np.load("x.npy")
+    strict = sys.argv[1] == "strict"
+    session = coexec.InferenceSession("m.onnx", coexec.SessionOptions(strict=strict), strategy="fixed:gpu=0.5")
+    with coexec.settings.override(timeout=0):
+        before = session.run(None, {"x": x})[0]
+    gpu = session.devices["gpu"]
+    program = cl.Program(gpu.context, "kernel void stuck(global volatile int *p) { while (*p == 0) ; }").build()
+    stuck, word = program.stuck, cl.Buffer(gpu.context, cl.mem_flags.READ_WRITE | cl.mem_flags.COPY_HOST_PTR, hostbuf=np.zeros(16, np.int32))
+    stuck(session._ready.queues["gpu"].queue, (1,), (1,), word)
+    started = time.perf_counter()
+    try:
+        found = session.run(None, {"x": x})[0]
+        assert np.allclose(found, before, atol=1e-5) and np.allclose(session.run(None, {"x": x})[0], before, atol=1e-5)
+        code = 0
+    except coexec.errors.CoexecError as error:
+        code = error.exit_code
+        print(error, file=sys.stderr)
+    assert time.perf_counter() - started < 10
+    session.close()
+    sys.stderr.flush()
+    import os
+    os._exit(code)
+"""
+
+
+@pytest.mark.parametrize("strict, code", [("no", 0), ("strict", 6)])
+def test_a_kernel_that_never_ends(tmp_path, strict, code):
+    """A real endless loop on the real device; the process is left by the short way, for the driver never ends."""
+    done = python(HUNG, tmp_path, strict, COEXEC_TIMEOUT="1")
+    out, err = done.communicate(timeout=120)
+    assert done.returncode == code, err
+    assert "did not answer" in err and "'" in err and "Traceback" not in err and err.count("\n") == 1, err
+
+
+@pytest.mark.parametrize("strategy", ["cpu", "fixed:gpu=0.5"])
+def test_ctrl_c_in_the_middle_of_the_command(tmp_path, strategy):
+    """The command ends at once with 130, one line, no file half-written."""
+    onnx.save(tiny_model(), tmp_path / "m.onnx")
+    done = subprocess.Popen([sys.executable, "-m", "coexec", "run", "m.onnx", "--random", "--repeat", "100000000", "--strategy", strategy, "-o", "out.npz"],
+                            cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.getcwd(), "COEXEC_THREADS": "2"}, stderr=subprocess.PIPE, text=True)
+    time.sleep(12)
+    assert done.poll() is None, done.stderr.read()
+    done.send_signal(signal.SIGINT)
+    _, err = done.communicate(timeout=20)
+    assert done.returncode == 130 and err == "coexec: interrupted\n", err
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx"]
+
+
+INTERRUPTED = """
+    import os, signal, sys, threading, time, numpy as np, coexec
+    x = np.load("x.npy")
+    session = coexec.InferenceSession("m.onnx", strategy=sys.argv[1])
+    before = session.run(None, {"x": x})[0]
+    stop = threading.Event()
+    def pester():
+        rng = np.random.default_rng(0)
+        while not stop.is_set():
+            time.sleep(rng.uniform(0.0005, 0.004))
+            if not stop.is_set():
+                os.kill(os.getpid(), signal.SIGINT)
+    caught = 0
+    thread = threading.Thread(target=pester, daemon=True)
+    thread.start()
+    end = time.time() + 4
+    while True:
+        try:
+            while time.time() < end:
+                found = session.run(None, {"x": x})[0]
+                if not np.allclose(found, before, atol=1e-5):
+                    os._exit(9)
+            stop.set()
+            thread.join()
+            break
+        except KeyboardInterrupt:
+            caught += 1
+    found = session.run(None, {"x": x})[0]
+    ok = caught > 20 and np.allclose(found, before, atol=1e-5) and not session.faults
+    print(caught, session.faults, file=sys.stderr)
+    sys.exit(0 if ok else 8)
+"""
+
+
+@pytest.mark.parametrize("strategy", ["cpu", "fixed:gpu=0.5"])
+def test_ctrl_c_hundreds_of_times_leaves_a_session_that_works(tmp_path, strategy):
+    done = python(INTERRUPTED, tmp_path, strategy, COEXEC_THREADS="2")
+    try:
+        out, err = done.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        done.kill()
+        raise AssertionError("it hangs: " + done.communicate()[1][-2000:]) from None
+    assert done.returncode == 0, err[-2000:]
