@@ -8,7 +8,7 @@ from coexec.errors import CoexecError
 from tools import fuzz
 
 #: One case each of what was once a traceback: DequantizeLinear of opset 17, text that is no UTF-8, missing inputs, huge numbers and shapes.
-FOUND = (3, 8, 109, 118, 227, 302, 603, 622, 736, 819, 875, 1024, 1525, 1810, 2021, 2629, 5306, 12203, 15320, 36225, 53933, 60700, 84211, 85300, 96400, 98500)
+FOUND = (1525, 2629, 12203, 36225, 60700, 98500)
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def test_every_seed_is_sound(read):
                 assert kind == "plan" and "another model" in str(error), (kind, error)
 
 
-@pytest.mark.parametrize("first, count", [(0, 1000), *((number, 1) for number in FOUND)])
+@pytest.mark.parametrize("first, count", [(0, 1100), *((number, 1) for number in FOUND)])
 def test_mutants_are_read_or_refused_in_one_line(first, count):
     """In a child whose memory is bounded: a tensor of a hundred gigabytes is easily written down."""
     report = fuzz.drive(count, first, 120, None)
