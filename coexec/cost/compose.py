@@ -16,6 +16,7 @@ from ..ops import op_for
 from ..ops.base import Op
 from ..ops.fallback import is_fallback
 from ..partition.chains import HOST, Access, Flow, Visit, access
+from ..partition.joins import joined
 from ..partition.plan import Partition, pieces
 from ..profiles import DeviceProfile, UnitProfile
 from ..regions import Region
@@ -31,6 +32,9 @@ ALONE = "cpu_alone"
 ROOFLINE_SHARE = 0.5
 #: An operator computed by onnx.reference: loops in Python and many passes over memory, at least this long and this slow.
 FALLBACK_US, FALLBACK_GBS, FALLBACK_GFLOPS = 100.0, 0.5, 0.5
+#: Reading what the other unit wrote, where a profile does not tell. 100 GB/s: convolutions of 0.5 to 1.4 MB on a core of an x86-64 server
+#: took 0 to 10 us longer where another core had made their input than where they had made it themselves (2026-11, PoCL).
+CROSSING_GBS = 100.0
 _MFLOP, _MBYTE = COLUMNS.index("mflop"), COLUMNS.index("mbyte")
 
 
@@ -44,8 +48,8 @@ class Estimate(NamedTuple):
 class CostModel:
     """Costs on one board. Answers are kept: a piece asked for twice, or of another node of the same kind and shapes, is computed once."""
 
-    def __init__(self, profile: DeviceProfile):
-        self.profile = profile
+    def __init__(self, profile: DeviceProfile, *, contention: bool = True):
+        self.profile, self.contention = profile, contention
         self.units: dict[str, UnitProfile] = {"cpu": profile.cpu, **({"gpu": profile.gpu} if profile.gpu else {})}
         if profile.cpu_alone is not None:
             self.units[ALONE] = profile.cpu_alone
@@ -132,7 +136,8 @@ class CostModel:
             what = self._what(node)
             if self.kernels[unit] and what not in ("dynamic", "view", "fallback") and node.output.type.size:
                 for case in cases(node, parts, "gpu" if unit == "gpu" else "cpu", self.facts[unit]):
-                    slow[case.at] = self.units[unit].busy.get(bound_by(case.kernel), 1.0)
+                    if self.contention:
+                        slow[case.at] = self.units[unit].busy.get(bound_by(case.kernel), 1.0)
                     if case.kernel in self.kernels[unit]:
                         batches.setdefault((unit, case.kernel), []).append((case, us, rough))
         for (unit, name), members in batches.items():
@@ -208,6 +213,12 @@ class CostModel:
             return 0.0
         return self.profile.gpu.map_us * moves + nbytes / (self.profile.gpu.transfer_gbs * 1e3)
 
+    def crossing_us(self, unit: str, nbytes: Any) -> Any:
+        """By how much longer a piece takes that reads so many bytes which the other unit wrote; nothing where memories are two."""
+        if not self.shared or not self.contention or self.profile.gpu is None:
+            return 0.0 * nbytes
+        return nbytes / ((self.units[unit].crossing_gbs or CROSSING_GBS) * 1e3)
+
     def node(self, node: Node, partition: Partition, alone: bool = False) -> Estimate:
         """One node under a partition: max over its parts + launch + sync + transfer. `alone`: in a plan that leaves the GPU unused.
 
@@ -236,43 +247,27 @@ class CostModel:
     def total_us(self, graph: Graph, partitions: Sequence[Partition]) -> float:
         """The predicted time of a whole run."""
         parts = [pieces(n, p) for n, p in zip(graph.nodes, partitions)]
-        run = Run(self, alone=not any(d != HOST for ps in parts for d, _ in ps))
+        run = Run(self, not any(d != HOST for ps in parts for d, _ in ps), joined(graph))
         self.prepare([(n, run.unit if d == HOST else d, [r]) for n, ps in zip(graph.nodes, parts) for d, r in ps])
         for node, these in zip(graph.nodes, parts):
             run.step(node, these)
         return run.end(graph)
 
 
-class Option(NamedTuple):
-    """A way to place a node, priced: microseconds of its pieces as they run in that company, and the values its CPU piece reads."""
-
-    partition: Partition
-    parts: tuple[tuple[str, Region], ...]
-    gpu_us: float | None
-    cpu_us: float | None
-    reads: tuple[tuple[Value, Region], ...]
-    view: bool = False
-
-
 class Run:
-    """A plan being played on two clocks, in microseconds since the start. Copied where a planner tries several futures.
+    """A plan being played on two clocks, in microseconds since the start; the meaning of what searches compute for many plans at once.
 
-    `alone`: no piece will be on the GPU.
+    `alone`: no piece will be on the GPU. `joined`: the graph's Concat nodes that need no work. Nothing here ends earlier because
+    something before it ends later, so that a beginning of a plan that is behind in everything can be given up.
     """
 
     __slots__ = ("cost", "flow", "host", "gpu", "done", "unit")
 
-    def __init__(self, cost: CostModel, alone: bool = False):
-        self.cost, self.flow = cost, Flow(cost.shared)
+    def __init__(self, cost: CostModel, alone: bool = False, joined: frozenset[Node] = frozenset()):
+        self.cost, self.flow = cost, Flow(cost.shared, joined)
         self.unit = cost.host_unit(alone)
         self.host = self.gpu = 0.0
         self.done: list[float] = [0.0]  # when each GPU piece ends, by its number
-
-    def copy(self) -> Run:
-        other = object.__new__(Run)
-        other.cost, other.flow, other.host, other.gpu, other.done = self.cost, self.flow.copy(), self.host, self.gpu, self.done.copy()
-        other.unit = self.unit
-        return other
 
     def times(self, node: Node, parts: Sequence[tuple[str, Region]]) -> tuple[float | None, float | None]:
         """Microseconds of the GPU's and of the CPU's piece; each a little more where there are both."""
@@ -284,49 +279,28 @@ class Run:
             found[at] = us if found[at] is None else found[at] + us
         return found[0], found[1]
 
-    def step(self, node: Node, parts: Sequence[tuple[str, Region]], times: tuple[float | None, float | None] | None = None) -> Visit:
+    def step(self, node: Node, parts: Sequence[tuple[str, Region]]) -> Visit:
         """Plays one node: its GPU piece is started, then the host waits if it must, then the CPU piece runs."""
         cost = self.cost
-        gpu_us, cpu_us = times or self.times(node, parts)
         visit = self.flow.visit(node, parts, [cost.access(node, r) for _, r in parts])
-        if not visit.pieces:
-            gpu_us = cpu_us = None
+        gpu_us, cpu_us = self.times(node, parts) if visit.pieces else (None, None)
         for device, _ in visit.pieces:
             if device != HOST:
-                self.host += cost.move_us(visit.upload_bytes, visit.moves) if visit.upload_bytes else 0.0
+                self.host += cost.move_us(visit.upload_bytes, visit.upload_bytes > 0)
                 self.host += cost.profile.gpu.launch_us
-                self.gpu = max(self.gpu, self.host) + gpu_us  # type: ignore[operator]
+                self.gpu = max(self.gpu, self.host) + gpu_us + cost.crossing_us("gpu", visit.crossed_gpu)  # type: ignore[operator]
                 self.done.append(self.gpu)
         if visit.waits_for:
             self.host = self._heard(self.host, self.done[visit.waits_for])
-        if visit.download_bytes:
-            self.host += cost.move_us(visit.download_bytes, visit.moves)
+        self.host += cost.move_us(visit.download_bytes, visit.download_bytes > 0)
         if cpu_us is not None:
-            self.host += cpu_us
+            self.host += cpu_us + cost.crossing_us(HOST, visit.crossed_cpu)
         return visit
 
     def _heard(self, host: float, done: float) -> float:
         """When the host goes on after waiting for what is done at that time."""
         gpu = self.cost.profile.gpu
-        if done <= host and gpu.ready_us is not None:
-            return host + gpu.ready_us
-        return max(host, done) + gpu.sync_us
-
-    def preview(self, option: Option) -> tuple[float, float]:
-        """(finish, host) after such a step, nothing changed. Moves between two memories are left to `step`."""
-        host, gpu, flow = self.host, self.gpu, self.flow
-        started = flow.started
-        if option.gpu_us is not None:
-            host += self.cost.profile.gpu.launch_us
-            gpu = max(gpu, host) + option.gpu_us
-            started += 1
-        waited = flow.waited
-        if option.cpu_us is not None:
-            last = flow.last_needed(option.reads)
-            if last:
-                host, waited = self._heard(host, self.done[last]), last
-            host += option.cpu_us
-        return (max(host, gpu) + self.cost.profile.gpu.sync_us if waited < started else host), host
+        return max(host + (gpu.sync_us if gpu.ready_us is None else gpu.ready_us), done + gpu.sync_us)
 
     @property
     def finish(self) -> float:

@@ -28,7 +28,8 @@ class Partition:
     """One node's cut: piece i covers bounds[i]:bounds[i+1] of the first output's `axis` and runs on devices[i].
 
     `axis` is None for a node that is not cut at all (one piece, bounds empty). `note` says why it is where it is, if a person
-    should know: a fallback, a device that lacks the operator, a view that costs nothing.
+    should know: a fallback, a device that lacks the operator, a view that costs nothing. `halo`: how far each piece reaches beyond its
+    bounds, before and after: both sides compute those rows, each for itself, so that what follows need not wait for the other side.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Partition:
     predicted_us: float | None = None
     estimated: bool = True
     note: str = ""
+    halo: tuple[int, int] = (0, 0)
 
     @property
     def ratio(self) -> Mapping[str, float]:
@@ -53,7 +55,8 @@ class Partition:
 
     def __str__(self) -> str:
         cut = "whole" if self.axis is None else f"{self.axis} {'|'.join(map(str, self.bounds))}"
-        return f"{cut} on {'|'.join(self.devices) or 'nothing'}"
+        twice = f" with {self.halo[0]}+{self.halo[1]} twice" if any(self.halo) else ""
+        return f"{cut} on {'|'.join(self.devices) or 'nothing'}{twice}"
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class Plan:
             "shapes": {k: list(v) for k, v in self.shapes.items()},
             "predicted_ms": self.predicted_ms,
             "planning_ms": self.planning_ms,
-            "nodes": [{**asdict(p), "bounds": list(p.bounds), "devices": list(p.devices)} for p in self.partitions],
+            "nodes": [{**asdict(p), "bounds": list(p.bounds), "devices": list(p.devices), "halo": list(p.halo)} for p in self.partitions],
             "chains": [list(c) for c in self.chains],
         }
 
@@ -144,10 +147,14 @@ class Plan:
                 raise PlanMismatch(f"key '{key}.bounds' is wrong", where=where, found=node["bounds"], expected="whole numbers")
             if any(not isinstance(d, str) for d in node["devices"]):
                 raise PlanMismatch(f"key '{key}.devices' is wrong", where=where, found=node["devices"], expected="device names")
+            halo = node.get("halo", [0, 0])
+            if not isinstance(halo, list) or len(halo) != 2 or any(type(h) is not int or h < 0 for h in halo):
+                raise PlanMismatch(f"key '{key}.halo' is wrong", where=where, found=repr(halo), expected="two whole numbers, at least 0")
             predicted = node.get("predicted_us")
             partitions.append(Partition(
                 node["name"], node["op_type"], axis, tuple(node["bounds"]), tuple(node["devices"]),
                 float(predicted) if isinstance(predicted, (int, float)) else None, bool(node.get("estimated", True)), str(node.get("note", "")),
+                (halo[0], halo[1]),
             ))
         shapes = top.get("shapes") if isinstance(top.get("shapes"), dict) else {}
         chains = top.get("chains") if isinstance(top.get("chains"), list) else []
@@ -208,7 +215,18 @@ def pieces(node: Node, partition: Partition) -> list[tuple[str, Region]]:
         axis = whole_axis(node, partition.axis)
     else:
         axis = op.axis(node, partition.axis)
-    return [(d, r) for d, r in zip(partition.devices, pieces_along(node, axis, partition.bounds)) if r.size]
+    regions = pieces_along(node, axis, partition.bounds)
+    if any(partition.halo):
+        regions = [_reaching(r, axis, partition.halo, where) for r in regions]
+    return [(d, r) for d, r in zip(partition.devices, regions) if r.size]
+
+
+def _reaching(region: Region, axis: SplitAxis, halo: tuple[int, int], where: str) -> Region:
+    """The region and its halo, as far as there is something on that side."""
+    if any(h % axis.multiple for h in halo):
+        raise IllegalCut(f"cannot compute {halo[0]}+{halo[1]} twice along axis '{axis.name}'", where=where, expected=f"multiples of {axis.multiple}")
+    start, stop = region[axis.dim]
+    return region if start >= stop else region.replace(axis.dim, (max(0, start - halo[0]), min(axis.extent, stop + halo[1])))
 
 
 def whole_axis(node: Node, name: str) -> SplitAxis:

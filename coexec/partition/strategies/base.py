@@ -17,6 +17,7 @@ from ...ops.base import SplitAxis
 from ...ops.fallback import is_fallback
 from ...profiles import DeviceProfile
 from ..chains import chains
+from ..joins import joined
 from ..plan import Partition, Plan, cut, on_one_device
 
 #: Why the GPU cannot run a node, or None where it can.
@@ -24,6 +25,7 @@ Supports = Callable[[Node], "str | None"]
 
 FALLBACK_NOTE = "fallback: no kernel here, computed by onnx.reference"
 VIEW_NOTE = "view: no work"
+JOINED_NOTE = "joined: its inputs are written in place"
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,16 @@ class Situation:
         if self.profile is None:
             raise UsageError("this strategy needs a device profile", hint="make one with `coexec profile -o FILE`")
         return CostModel(self.profile)
+
+    @cached_property
+    def without_contention(self) -> CostModel:
+        """The same costs as if no unit slowed the other down."""
+        return CostModel(self.profile, contention=False)
+
+    @cached_property
+    def joined(self) -> frozenset[Node]:
+        """The Concat nodes that need no work."""
+        return joined(self.graph)
 
     def refused(self, node: Node) -> str | None:
         """Why the GPU cannot run a native node, or None where it can."""
@@ -64,6 +76,8 @@ class Situation:
             return replace(on_cpu, note=VIEW_NOTE)
         if not node.output.type.size:
             return replace(on_cpu, note="empty output")
+        if node in self.joined:
+            return replace(on_cpu, note=JOINED_NOTE)
         reason = self.refused(node)
         return on_one_device(node, "cpu", note=f"gpu: {reason}") if reason else None
 
@@ -122,7 +136,7 @@ def finish(situation: Situation, partitions: Sequence[Partition], spec: str) -> 
         total = round(situation.cost.total_us(graph, partitions) / 1e3, 6)
         priced, alone = [], not any(d != "cpu" for p in partitions for d in p.devices)
         for node, partition in zip(graph.nodes, partitions):
-            us, estimated = situation.cost.node(node, partition, alone)
+            us, estimated = (0.0, False) if node in situation.joined else situation.cost.node(node, partition, alone)
             priced.append(replace(partition, predicted_us=round(us, 3), estimated=estimated))
         partitions = priced
     return Plan(
