@@ -17,6 +17,7 @@ from ...ops.base import SplitAxis
 from ...ops.fallback import is_fallback
 from ...profiles import DeviceProfile
 from ..chains import chains
+from ..halos import keep_halos
 from ..joins import joined
 from ..plan import Partition, Plan, cut, on_one_device
 
@@ -131,6 +132,7 @@ class Partitioner:
 def finish(situation: Situation, partitions: Sequence[Partition], spec: str) -> Plan:
     """The plan of those partitions: predicted times where there is a profile, and chains."""
     graph, profile = situation.graph, situation.profile
+    partitions = keep_halos(graph, partitions)
     total = None
     if profile is not None:
         total = round(situation.cost.total_us(graph, partitions) / 1e3, 6)
