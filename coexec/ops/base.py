@@ -196,8 +196,11 @@ def is_native(node: Node) -> bool:
 
 
 def op_for(node: Node) -> Op:
-    """The meaning of this node: its own operator, or the fallback that asks onnx's reference implementation."""
-    from .fallback import FALLBACK
+    """The meaning of this node: its own operator, or the fallback that asks onnx's reference implementation. Kept with the node."""
+    known = node.__dict__.get("_op")
+    if known is None:
+        from .fallback import FALLBACK
 
-    op = find_op(node.domain, node.op_type)
-    return op.form(node) if op is not None and is_native(node) else FALLBACK
+        op = find_op(node.domain, node.op_type)
+        known = node.__dict__["_op"] = op.form(node) if op is not None and is_native(node) else FALLBACK
+    return known

@@ -34,9 +34,12 @@ class ConvParams(NamedTuple):
 
 
 def conv_params(node: Node) -> ConvParams:
-    """The resolved parameters of that Conv."""
-    x, w = node.inputs[0], node.inputs[1]
-    return ConvParams(*resolve_windows(node, x.shape[2:], w.shape[2:]), int(node.attr("group", 1)))
+    """The resolved parameters of that Conv. Kept with the node."""
+    known = node.__dict__.get("_conv_params")
+    if known is None:
+        x, w = node.inputs[0], node.inputs[1]
+        known = node.__dict__["_conv_params"] = ConvParams(*resolve_windows(node, x.shape[2:], w.shape[2:]), int(node.attr("group", 1)))
+    return known
 
 
 def group_span(channels: Interval, per_group: int, in_per_group: int) -> Interval:
@@ -54,7 +57,7 @@ def conv_input(node: Node, out_region: Region) -> tuple[Region, list[Window]]:
     channels = Interval(0, x.shape[1])
     if params.group > 1:
         channels = group_span(out_region[1], w.shape[0] // params.group, w.shape[1])
-    return Region([out_region[0], channels, *(s.interval for s in spans)]), spans
+    return tuple.__new__(Region, (out_region[0], channels, *(s.interval for s in spans))), spans
 
 
 @register

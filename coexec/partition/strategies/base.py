@@ -45,6 +45,17 @@ class Situation:
         return CostModel(self.profile)
 
     @cached_property
+    def _totals(self) -> dict[tuple[Partition, ...], float]:
+        return {}
+
+    def total_us(self, partitions: Sequence[Partition]) -> float:
+        """The predicted time of a whole run; kept."""
+        key = tuple(partitions)
+        if key not in self._totals:
+            self._totals[key] = self.cost.total_us(self.graph, key)
+        return self._totals[key]
+
+    @cached_property
     def without_contention(self) -> CostModel:
         """The same costs as if no unit slowed the other down."""
         return CostModel(self.profile, contention=False)
@@ -135,7 +146,7 @@ def finish(situation: Situation, partitions: Sequence[Partition], spec: str) -> 
     partitions = keep_halos(graph, partitions)
     total = None
     if profile is not None:
-        total = round(situation.cost.total_us(graph, partitions) / 1e3, 6)
+        total = round(situation.total_us(partitions) / 1e3, 6)
         priced, alone = [], not any(d != "cpu" for p in partitions for d in p.devices)
         for node, partition in zip(graph.nodes, partitions):
             us, estimated = (0.0, False) if node in situation.joined else situation.cost.node(node, partition, alone)

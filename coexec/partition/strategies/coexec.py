@@ -48,24 +48,29 @@ class Coexec(Partitioner):
         check_axis(self.axis, self.name)
 
     def arrange(self, situation: Situation) -> list[Partition]:
-        graph, cost = situation.graph, situation.cost
+        graph = situation.graph
         settled = [situation.settled(n) for n in graph.nodes]
         plans = [[s or on_one_device(n, "cpu") for n, s in zip(graph.nodes, settled)]]
         if not all(settled):
             plans.append([s or on_one_device(n, "gpu") for n, s in zip(graph.nodes, settled)])
             found = self.search(situation, settled)
             plans.append([w.partition for w in found.ways])
-        return min(plans, key=lambda p: cost.total_us(graph, p))
+        return min(plans, key=situation.total_us)
 
     def search(self, situation: Situation, settled: Sequence[Partition | None]) -> Found:
         """The best plan that uses the GPU beside the CPU, and how good any such plan could be."""
         graph = situation.graph
         cost = situation.cost if self.contention else situation.without_contention
         offers = Offers(cost, graph, settled, Limits(self.steps, self.axis, self.chains))
-        search = Search(cost, graph, offers.ways, self.branches)
+        best = self._best(Search(cost, graph, offers.ways, self.branches), len(graph.nodes))
+        if self.contention:
+            offers.keep(best.ways)
+        return best
+
+    def _best(self, search: Search, nodes: int) -> Found:
         if self.width:
             return search.run(self.width)
-        effort = EFFORT_OF_SMALL if len(graph.nodes) <= SMALL else EFFORT
+        effort = EFFORT_OF_SMALL if nodes <= SMALL else EFFORT
         width, best = FIRST, search.run(FIRST)
         looked = best.beginnings
         while best.bound_us < best.us and looked * WIDER <= effort:

@@ -328,7 +328,8 @@ class Search:
         if len(order) <= width:
             return kept[order], np.inf
         # The most promising, and the best of each way: what pays off later may look dear now.
-        rank = np.argsort(2 * np.maximum(host[order], gpu[order]) + host[order] + gpu[order], kind="stable")
+        ends = np.where(pending_end[order], np.maximum(host[order] + self.ready_us, gpu[order] + self.sync_us), host[order])
+        rank = np.argsort(ends + np.maximum(host[order], gpu[order]) + bound[kept[order]], kind="stable")
         order = order[rank]
         first = np.zeros(len(order), bool)
         first[np.unique(way[order], return_index=True)[1]] = True

@@ -61,6 +61,27 @@ class _Grid:
         """Microseconds of both pieces, each slowed down by the other."""
         return self.gpu[0] * self.gpu[1], self.cpu[0] * self.cpu[1]
 
+    @cached_property
+    def longer(self) -> np.ndarray:
+        """The longer of both."""
+        return np.maximum(*self.beside)
+
+    @cached_property
+    def best(self) -> list[int]:
+        """Where both end first, by themselves."""
+        return self.at[np.argsort(self.longer, kind="stable")[:OFFERED]].tolist()
+
+    @cached_property
+    def _us(self) -> tuple[dict[int, float], ...]:
+        return tuple(dict(zip(self.at.tolist(), side.tolist())) for side in self.beside)
+
+    def us(self, side: int, at: int) -> float:
+        """What the GPU's (0) or the CPU's (1) piece of a cut takes, between priced ones interpolated."""
+        found = self._us[side].get(at)
+        if found is None:
+            found = self._us[side][at] = float(np.interp(at, self.at, self.beside[side]))
+        return found
+
 
 class Offers:
     """The ways of every node of a graph. All pieces are priced in one go; nodes that are alike share the prices.
@@ -71,7 +92,6 @@ class Offers:
     def __init__(self, cost: CostModel, graph: Graph, settled: Sequence[Partition | None], limits: Limits = Limits()):
         self.cost, self.graph, self.limits = cost, graph, limits
         self._grids: dict[int, list[_Grid]] = {}
-        self._cuts: dict[tuple[int, str, int], tuple] = {}
         self._price(settled)
         self._halos = _halos(graph, cost, settled) if limits.chains and not limits.steps else {}
         made: dict[Value, list[Partition]] = {}
@@ -108,6 +128,18 @@ class Offers:
                 sides.append(rest)
             self._grids[like] = [_Grid(axis, cuts, gpu, cpu) for (axis, cuts), gpu, cpu in zip(found, *sides)]
 
+    def keep(self, ways: Sequence[Way]) -> None:
+        """Makes the prices of a plan's cuts known to the cost model, which need not work them out again."""
+        for node, way in zip(self.graph.nodes, ways):
+            partition = way.partition
+            grid = next((g for g in self._grids.get(self.cost.like(node), ()) if g.axis.name == partition.axis), None)
+            if grid is None or len(way.parts) < 2 or any(partition.halo):
+                continue
+            index = int(np.searchsorted(grid.at, partition.bounds[1]))
+            if index < len(grid.at) and grid.at[index] == partition.bounds[1]:
+                for (unit, region), side in zip(way.parts, (grid.gpu, grid.cpu)):
+                    self.cost.keep(node, unit, region, *side[:, index].tolist())
+
     def _axes(self, node: Node) -> list[SplitAxis]:
         axes = [a for a in self.cost.op(node).split_axes(node) if a.extent > a.multiple]
         wanted = [a for a in axes if a.name == self.limits.axis]
@@ -141,33 +173,22 @@ class Offers:
         """Where to cut that axis: at its own best places, and where the inputs are cut."""
         if self.limits.steps:
             return grid.at.tolist()
-        longer = np.maximum(*grid.beside)
-        cuts = dict.fromkeys(grid.at[np.argsort(longer, kind="stable")[:OFFERED]].tolist())
+        cuts = dict.fromkeys(grid.best)
         if self.limits.chains:
             follow = {at for value in node.inputs if value is not None for other in made.get(value, ()) for at in _following(node, grid.axis, other)}
             legal = [at for at in follow - cuts.keys() if 0 < at <= self.limits.most_gpu * grid.axis.extent and at < grid.axis.extent]
-            cuts |= dict.fromkeys(sorted(legal, key=lambda at: float(np.interp(at, grid.at, longer)))[:CUTS - len(cuts)])
+            room = CUTS - len(cuts)
+            if len(legal) > room:
+                legal = sorted(legal, key=lambda at: (max(grid.us(0, at), grid.us(1, at)), at))[:room]
+            cuts |= dict.fromkeys(sorted(legal))
         return list(cuts)
 
     def _cut(self, node: Node, grid: _Grid, at: int, halo: tuple[int, int] = (0, 0)) -> Way:
-        axis = grid.axis
+        axis, whole = grid.axis, Region.whole(node.output.shape)
         partition = cut(node, axis, (0, at, axis.extent), ("gpu", HOST), **({"halo": halo} if any(halo) else {}))
-        whole = Region.whole(node.output.shape)
         above, below = min(axis.extent, at + halo[1]), max(0, at - halo[0])
         parts = (("gpu", whole.replace(axis.dim, (0, above))), (HOST, whole.replace(axis.dim, (below, axis.extent))))
-        return Way(partition, parts, self._us(node, grid, above, 0, parts[0][1]), self._us(node, grid, below, 1, parts[1][1]))
-
-    def _us(self, node: Node, grid: _Grid, at: int, side: int, region: Region) -> float:
-        """What the GPU's (0) or the CPU's (1) piece of a cut takes, between priced ones interpolated."""
-        unit = ("gpu", HOST)[side]
-        key = self.cost.like(node), f"{unit} {grid.axis.name}", at
-        found = self._cuts.get(key)
-        if found is None:
-            index = int(np.searchsorted(grid.at, at))
-            if index < len(grid.at) and grid.at[index] == at:
-                self.cost.keep(node, unit, region, *(grid.gpu, grid.cpu)[side][:, index].tolist())
-            found = self._cuts[key] = float(np.interp(at, grid.at, grid.beside[side]))
-        return found
+        return Way(partition, parts, grid.us(0, above), grid.us(1, below))
 
 
 def _following(node: Node, axis: SplitAxis, made: Partition) -> Iterable[int]:
@@ -193,7 +214,7 @@ def _halos(graph: Graph, cost: CostModel, settled: Sequence[Partition | None]) -
     for node in graph.nodes:
         for value in {v for v in node.inputs if v is not None and not v.is_constant}:
             readers.setdefault(value, []).append(node)
-    outputs, found = set(graph.outputs), {}  # type: ignore[var-annotated]
+    outputs, found, known = set(graph.outputs), {}, {}  # type: ignore[var-annotated]
     for node in reversed(graph.nodes):
         if not free[node] or any(v is not None and v in outputs for v in node.outputs) or sum(v is not None for v in node.outputs) != 1:
             continue
@@ -206,8 +227,12 @@ def _halos(graph: Graph, cost: CostModel, settled: Sequence[Partition | None]) -
                 match = next((a for a in cost.op(reader).split_axes(reader)[:AXES] if a.name == axis.name and a.extent > 1), None)
                 if match is None:
                     break
-                levels.append([_read_beyond(reader, node.output, axis, match, halo, cost)
-                               for halo in ((0, 0), *found.get((reader, axis.name), ()))])
+                kind = cost.like(reader), reader.inputs.index(node.output), axis, match
+                halos = ((0, 0), *found.get((reader, axis.name), ()))
+                for halo in halos:
+                    if (kind, halo) not in known:
+                        known[kind, halo] = _read_beyond(reader, node.output, axis, match, halo, cost)
+                levels.append([known[kind, halo] for halo in halos])
             else:
                 depth = min(map(len, levels))
                 wanted = [tuple(-(-max(row[i][side] for row in levels) // axis.multiple) * axis.multiple for side in (0, 1)) for i in range(depth)]
