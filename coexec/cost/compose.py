@@ -7,10 +7,12 @@ GPU's: the host starts GPU pieces and goes on, the GPU works through them in ord
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import UsageError
 from ..graph.ir import Graph, Node, Value
 from ..ops import op_for
 from ..ops.base import Op
@@ -246,12 +248,75 @@ class CostModel:
 
     def total_us(self, graph: Graph, partitions: Sequence[Partition]) -> float:
         """The predicted time of a whole run."""
+        return self.played(graph, partitions).end(graph)
+
+    def energy_uj(self, graph: Graph, partitions: Sequence[Partition]) -> float:
+        """Microjoules of a whole run by the profile's power model. Raises UsageError where the profile has none."""
+        run, power = self.played(graph, partitions), self.power
+        return run.end(graph) * power.idle_w + run.cpu_us * power.cpu_w + run.gpu_us * power.gpu_w
+
+    @cached_property
+    def power(self) -> Power:
+        """The profile's power model. Raises UsageError where there is none."""
+        found = {name: self.profile.unit(name) for name in ("cpu", "gpu") if name in self.units}
+        for name, unit in found.items():
+            if unit.power_w is None:
+                raise UsageError("the profile does not know what power this unit takes, which the objective 'energy' needs", where=self.profile.name,
+                                 found=f"no {name}.power_w", expected="watts", hint="add power_w (while it works) and idle_w to cpu and gpu")
+        idle = {name: unit.idle_w or 0.0 for name, unit in found.items()}
+        more = {name: max(0.0, unit.power_w - idle[name]) for name, unit in found.items()}  # type: ignore[operator]
+        return Power(sum(idle.values()), more["cpu"], more.get("gpu", 0.0))
+
+    def memory_bytes(self, graph: Graph, partitions: Sequence[Partition]) -> int:
+        """Bytes that a run needs, as modelled: every piece packs the constants that it reads; the most activations that live at once; and
+        the second copies of values that both sides compute a part of.
+        """
+        packed = sum(self.packed_bytes(n, pieces(n, p)) for n, p in zip(graph.nodes, partitions))
+        return packed + activation_bytes(graph)
+
+    def packed_bytes(self, node: Node, parts: Sequence[tuple[str, Region]]) -> int:
+        """Bytes of constants that the pieces of a node pack, each for itself, and of a second copy of its output where there is one."""
+        if not node.is_static or is_fallback(self.op(node)):
+            return sum(v.type.nbytes for v in node.inputs if v is not None and v.is_constant)
+        total = 0
+        for _, region in parts:
+            total += sum(r.size * v.dtype.itemsize for v, r in zip(node.inputs, self.op(node).regions_read(node, region))
+                         if v is not None and v.is_constant and r is not None)
+        twice = len(parts) == 2 and (parts[0][1] & parts[1][1]).size > 0
+        return total + (node.output.type.nbytes if twice else 0)
+
+    def played(self, graph: Graph, partitions: Sequence[Partition]) -> Run:
+        """A whole run, played."""
         parts = [pieces(n, p) for n, p in zip(graph.nodes, partitions)]
         run = Run(self, not any(d != HOST for ps in parts for d, _ in ps), joined(graph))
         self.prepare([(n, run.unit if d == HOST else d, [r]) for n, ps in zip(graph.nodes, parts) for d, r in ps])
         for node, these in zip(graph.nodes, parts):
             run.step(node, these)
-        return run.end(graph)
+        return run
+
+
+class Power(NamedTuple):
+    """Watts: of both units while they do nothing, and how much more each takes while it works."""
+
+    idle_w: float
+    cpu_w: float
+    gpu_w: float
+
+
+def activation_bytes(graph: Graph) -> int:
+    """The most bytes of activations that live at once, each from where it is made to where it is read last."""
+    last = {v: i for i, n in enumerate(graph.nodes) for v in n.inputs if v is not None and not v.is_constant}
+    last.update(dict.fromkeys(graph.outputs, len(graph.nodes)))
+    live = most = sum(v.type.nbytes for v in graph.inputs if v.type.is_static)
+    ends: dict[int, int] = {}
+    for value, at in last.items():
+        if value.type.is_static:
+            ends[at] = ends.get(at, 0) + value.type.nbytes
+    for i, node in enumerate(graph.nodes):
+        live += sum(v.type.nbytes for v in node.outputs if v is not None and v.type.is_static and v in last)
+        most = max(most, live)
+        live -= ends.get(i, 0)
+    return most
 
 
 class Run:
@@ -261,12 +326,13 @@ class Run:
     something before it ends later, so that a beginning of a plan that is behind in everything can be given up.
     """
 
-    __slots__ = ("cost", "flow", "host", "gpu", "done", "unit")
+    __slots__ = ("cost", "flow", "host", "gpu", "done", "unit", "cpu_us", "gpu_us")
 
     def __init__(self, cost: CostModel, alone: bool = False, joined: frozenset[Node] = frozenset()):
         self.cost, self.flow = cost, Flow(cost.shared, joined)
         self.unit = cost.host_unit(alone)
         self.host = self.gpu = 0.0
+        self.cpu_us = self.gpu_us = 0.0  # how long each works
         self.done: list[float] = [0.0]  # when each GPU piece ends, by its number
 
     def times(self, node: Node, parts: Sequence[tuple[str, Region]]) -> tuple[float | None, float | None]:
@@ -286,15 +352,20 @@ class Run:
         gpu_us, cpu_us = self.times(node, parts) if visit.pieces else (None, None)
         for device, _ in visit.pieces:
             if device != HOST:
-                self.host += cost.move_us(visit.upload_bytes, visit.upload_bytes > 0)
-                self.host += cost.profile.gpu.launch_us
-                self.gpu = max(self.gpu, self.host) + gpu_us + cost.crossing_us("gpu", visit.crossed_gpu)  # type: ignore[operator]
+                launch_us = cost.move_us(visit.upload_bytes, visit.upload_bytes > 0) + cost.profile.gpu.launch_us
+                self.host += launch_us
+                self.cpu_us += launch_us
+                longer_us = gpu_us + cost.crossing_us("gpu", visit.crossed_gpu)  # type: ignore[operator]
+                self.gpu = max(self.gpu, self.host) + longer_us
+                self.gpu_us += longer_us
                 self.done.append(self.gpu)
         if visit.waits_for:
             self.host = self._heard(self.host, self.done[visit.waits_for])
-        self.host += cost.move_us(visit.download_bytes, visit.download_bytes > 0)
+        worked_us = cost.move_us(visit.download_bytes, visit.download_bytes > 0)
         if cpu_us is not None:
-            self.host += cpu_us + cost.crossing_us(HOST, visit.crossed_cpu)
+            worked_us += cpu_us + cost.crossing_us(HOST, visit.crossed_cpu)
+        self.host += worked_us
+        self.cpu_us += worked_us
         return visit
 
     def _heard(self, host: float, done: float) -> float:

@@ -63,7 +63,9 @@ class Partition:
 class Plan:
     """Every partition of a graph, in its order, with what it was made from and what it should take.
 
-    `chains` are runs of nodes between two waits. `shapes` are the input shapes it was made for.
+    `chains` are runs of nodes between two waits. `shapes` are the input shapes it was made for. `board`: the names of the units that it was
+    made for, where it was made from a profile. `gap`: no plan of those that the strategy could choose from is better by more than this share
+    (0: it is the best of them; None: not known). `energy_mj` and `memory_bytes` are modelled, not measured.
     """
 
     model: str
@@ -75,6 +77,11 @@ class Plan:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     predicted_ms: float | None = None
     planning_ms: float | None = None
+    board: Mapping[str, str] = field(default_factory=dict)
+    objective: str = "latency"
+    gap: float | None = None
+    energy_mj: float | None = None
+    memory_bytes: int | None = None
 
     def __getitem__(self, name: str) -> Partition:
         return self._by_name[name]
@@ -103,6 +110,11 @@ class Plan:
             "shapes": {k: list(v) for k, v in self.shapes.items()},
             "predicted_ms": self.predicted_ms,
             "planning_ms": self.planning_ms,
+            "board": dict(self.board),
+            "objective": self.objective,
+            "gap": self.gap,
+            "energy_mj": self.energy_mj,
+            "memory_bytes": self.memory_bytes,
             "nodes": [{**asdict(p), "bounds": list(p.bounds), "devices": list(p.devices), "halo": list(p.halo)} for p in self.partitions],
             "chains": [list(c) for c in self.chains],
         }
@@ -158,12 +170,29 @@ class Plan:
             ))
         shapes = top.get("shapes") if isinstance(top.get("shapes"), dict) else {}
         chains = top.get("chains") if isinstance(top.get("chains"), list) else []
+        board = top.get("board") if isinstance(top.get("board"), dict) else {}
         number = lambda k: float(top[k]) if isinstance(top.get(k), (int, float)) else None  # noqa: E731
         return cls(
             top["model"], top["model_digest"], top["strategy"], tuple(partitions), str(top.get("profile", "")),
             tuple(tuple(map(str, c)) for c in chains if isinstance(c, list)),
             {str(k): tuple(v) for k, v in shapes.items() if isinstance(v, list)}, number("predicted_ms"), number("planning_ms"),
+            board={str(k): str(v) for k, v in board.items()}, objective=str(top.get("objective", "latency")), gap=number("gap"),
+            energy_mj=number("energy_mj"), memory_bytes=None if number("memory_bytes") is None else int(top["memory_bytes"]),
         )
+
+    def check_board(self, units: Mapping[str, str]) -> None:
+        """Raises PlanMismatch where the plan was made for other units than those, by device name."""
+        for device in sorted(self.devices):
+            made_for, here = self.board.get(device), units.get(device)
+            if made_for is not None and here is not None and made_for != here:
+                raise PlanMismatch("the plan was made for another device", where=self.model, found=f"{device} '{made_for}' in the plan",
+                                   expected=f"'{here}', which is here", hint="plan again with this machine's profile")
+
+    def diff(self, other: Plan) -> list[Change]:
+        """The nodes whose placement differs, this plan's first; a node that one of them lacks is None there."""
+        names = dict.fromkeys([p.name for p in (*self.partitions, *other.partitions)])
+        pairs = [(n, self._by_name.get(n), other._by_name.get(n)) for n in names]
+        return [Change(n, a, b) for n, a, b in pairs if (a and (a.axis, a.bounds, a.devices, a.halo)) != (b and (b.axis, b.bounds, b.devices, b.halo))]
 
     def check(self, graph: Graph) -> None:
         """Raises PlanMismatch or IllegalCut unless every node of the graph has a legal partition here."""
@@ -185,6 +214,15 @@ class Plan:
             cost = "" if p.predicted_us is None else f"{p.predicted_us:9.1f} us{'~' if p.estimated else ' '}"
             lines.append(f"  {p.name[-width:]:{width}}  {p.op_type:18.18}  {p}  {cost}{'  # ' + p.note if p.note else ''}".rstrip())
         return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A node that two plans place differently."""
+
+    name: str
+    first: Partition | None
+    second: Partition | None
 
 
 def _checked(data: Any, where: str, key: str, wanted: Mapping[str, type]) -> dict[str, Any]:

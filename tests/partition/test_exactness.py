@@ -77,9 +77,9 @@ def test_no_plan_is_better_in_tenths(seed):
         if len(graph.nodes) <= 4:
             assert looked >= prod(map(len, ways))
         assert us == pytest.approx(cost.total_us(graph, [w[c] for w, c in zip(ways, chosen)]), rel=1e-9), "the tables play what the cost model plays"
-        assert found.us == pytest.approx(us, rel=1e-9), "regret 0"
-        assert found.bound_us == pytest.approx(found.us, rel=1e-9), "and it is known to be the best"
-        assert found.us == pytest.approx(cost.total_us(graph, [w.partition for w in found.ways]), rel=1e-9)
+        assert found.value == pytest.approx(us, rel=1e-9), "regret 0"
+        assert found.bound == pytest.approx(found.value, rel=1e-9), "and it is known to be the best"
+        assert found.value == pytest.approx(cost.total_us(graph, [w.partition for w in found.ways]), rel=1e-9)
 
 
 def test_no_plan_is_better_where_there_are_views_joins_and_halos():
@@ -107,7 +107,7 @@ def test_no_plan_is_better_where_there_are_views_joins_and_halos():
             continue
         tried += 1
         twice += any(any(w.partition.halo) for w in found.ways)
-        assert min(totals.values()) == pytest.approx(found.us, rel=1e-9)
+        assert min(totals.values()) == pytest.approx(found.value, rel=1e-9)
     assert twice, "halos are chosen where waits are dear"
 
 
@@ -127,7 +127,7 @@ def test_a_mixed_integer_program_finds_nothing_better_for_chains(seed):
         graph, profile = random_dag(rng, int(rng.integers(2, 6)), chain=True), random_board(rng)
         found, ways, cost = searched(graph, profile, TENTHS)
         us = program(tables(graph, cost, ways))
-        assert found.us == pytest.approx(us, rel=1e-4), "HiGHS proves its optimum to 1e-6 of the objective"
+        assert found.value == pytest.approx(us, rel=1e-4), "HiGHS proves its optimum to 1e-6 of the objective"
 
 
 def program(t: Tables) -> float:

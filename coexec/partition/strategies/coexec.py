@@ -9,7 +9,7 @@ from ...errors import UsageError
 from ..plan import Partition, on_one_device
 from .base import Partitioner, Situation, register
 from .fixed import check_axis
-from .frontier import Found, Search
+from .frontier import Found, Objective, Search
 from .offers import Limits, Offers
 
 #: So many beginnings of plans are followed in the first search, and so many times more in each that follows; the plan of each is what the
@@ -17,6 +17,8 @@ from .offers import Limits, Offers
 FIRST, WIDER = 8, 8
 #: No search is begun that may look at more beginnings than this, unless the graph has few nodes: 60,000 take about 50 ms on a server's core.
 EFFORT, SMALL, EFFORT_OF_SMALL = 60_000, 12, 6_000_000
+#: Prices of memory that are tried, and beginnings followed in each of those searches.
+PRICES, LEAN = 12, 32
 
 
 @register
@@ -48,21 +50,38 @@ class Coexec(Partitioner):
         check_axis(self.axis, self.name)
 
     def arrange(self, situation: Situation) -> list[Partition]:
-        graph = situation.graph
+        return self.bounded(situation)[0]
+
+    def bounded(self, situation: Situation) -> tuple[list[Partition], float | None]:
+        graph, wishes = situation.graph, situation.wishes
         settled = [situation.settled(n) for n in graph.nodes]
         plans = [[s or on_one_device(n, "cpu") for n, s in zip(graph.nodes, settled)]]
+        bound: float | None = None
         if not all(settled):
-            plans.append([s or on_one_device(n, "gpu") for n, s in zip(graph.nodes, settled)])
+            if wishes.max_gpu_share >= 1:
+                plans.append([s or on_one_device(n, "gpu") for n, s in zip(graph.nodes, settled)])
             found = self.search(situation, settled)
             plans.append([w.partition for w in found.ways])
-        return min(plans, key=situation.total_us)
+            bound = found.bound
+        if wishes.memory_bytes is not None:
+            plans = _that_fit(situation, plans)
+        best = min(plans, key=situation.value)
+        # Copies between two memories are kept track of more exactly than the search does, and without contention it counts something else.
+        provable = bound is not None and situation.cost.shared and self.contention and self.branches and wishes.memory_bytes is None
+        return best, min(bound, situation.value(best)) if provable else None
 
     def search(self, situation: Situation, settled: Sequence[Partition | None]) -> Found:
-        """The best plan that uses the GPU beside the CPU, and how good any such plan could be."""
-        graph = situation.graph
+        """The best plan that may use the GPU beside the CPU, and how good any such plan could be."""
+        graph, wishes = situation.graph, situation.wishes
         cost = situation.cost if self.contention else situation.without_contention
-        offers = Offers(cost, graph, settled, Limits(self.steps, self.axis, self.chains))
-        best = self._best(Search(cost, graph, offers.ways, self.branches), len(graph.nodes))
+        offers = Offers(cost, graph, settled, Limits(self.steps, self.axis, self.chains, wishes.max_gpu_share))
+        objective = Objective()
+        if wishes.objective == "energy":
+            power = cost.power
+            objective = Objective(power.idle_w, power.cpu_w, power.gpu_w)
+        best = self._best(Search(cost, graph, offers.ways, self.branches, objective), len(graph.nodes))
+        if wishes.memory_bytes is not None:
+            best = self._within(situation, offers, objective, best)
         if self.contention:
             offers.keep(best.ways)
         return best
@@ -73,8 +92,38 @@ class Coexec(Partitioner):
         effort = EFFORT_OF_SMALL if nodes <= SMALL else EFFORT
         width, best = FIRST, search.run(FIRST)
         looked = best.beginnings
-        while best.bound_us < best.us and looked * WIDER <= effort:
+        while best.bound < best.value and looked * WIDER <= effort:
             width *= WIDER
-            found, bound_us, looked = search.improve(width, best)
-            best = found._replace(bound_us=bound_us)
+            found, bound, looked = search.improve(width, best)
+            best = found._replace(bound=bound)
         return best
+
+    def _within(self, situation: Situation, offers: Offers, objective: Objective, best: Found) -> Found:
+        """The best plan that was found within the memory limit: bytes get a price, and the least price that suffices is sought by halving."""
+        graph, cost, limit = situation.graph, offers.cost, situation.wishes.memory_bytes
+
+        def fits(found: Found) -> bool:
+            return cost.memory_bytes(graph, [w.partition for w in found.ways]) <= limit
+
+        if fits(best):
+            return best
+        low, high, price, kept = 0.0, None, best.value / limit, None
+        for _ in range(PRICES):
+            priced = objective._replace(own=lambda node, way, price=price: price * cost.packed_bytes(node, way.parts))
+            found = Search(cost, graph, offers.ways, self.branches, priced).run(LEAN)
+            if fits(found):
+                kept, high = found, price
+            else:
+                low = price
+            price = 8 * price if high is None else (low + high) / 2
+        return kept or found
+
+
+def _that_fit(situation: Situation, plans: list[list[Partition]]) -> list[list[Partition]]:
+    """Those within the memory limit. Raises UsageError where there is none."""
+    limit = situation.wishes.memory_bytes
+    sizes = [situation.cost.memory_bytes(situation.graph, p) for p in plans]
+    if min(sizes) > limit:  # type: ignore[operator]
+        raise UsageError("no plan needs as little memory as that", where=situation.graph.name, found=f"a limit of {limit} bytes",
+                         expected=f"at least {min(sizes)} bytes (weights as packed, and activations; modelled)")
+    return [p for p, size in zip(plans, sizes) if size <= limit]  # type: ignore[operator]

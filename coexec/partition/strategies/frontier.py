@@ -9,7 +9,7 @@ beginnings are left, the most promising stay, and the smallest lower bound of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -58,24 +58,39 @@ class Stage:
     reads: list[Read] = field(default_factory=list)
     #: Of each output: boxes of the GPU's and of the CPU's pieces.
     writes: list[tuple[Value, Boxes, Boxes]] = field(default_factory=list)
+    #: What the objective counts for each way itself.
+    own: np.ndarray = field(default_factory=lambda: np.zeros(1))
     #: Another branch runs beside this node: it neither reads what this one makes, nor makes what this one reads.
     beside: bool = False
 
 
 class Found(NamedTuple):
-    """The best plan that was met, its microseconds, a lower bound on every plan of those offered, and how many beginnings were looked at."""
+    """The best plan that was met, its value (what the objective counts), a lower bound on the value of every plan of those offered, and how
+    many beginnings were looked at.
+    """
 
     ways: list[Way] | None
-    us: float
-    bound_us: float
+    value: float
+    bound: float
     beginnings: int
+
+
+class Objective(NamedTuple):
+    """What a plan's value is: microseconds until the end, and microseconds that the CPU and the GPU work, each times a weight; and for
+    every way of every node something of its own (None: nothing).
+    """
+
+    end: float = 1.0
+    cpu: float = 0.0
+    gpu: float = 0.0
+    own: Callable[[Node, Way], float] | None = None
 
 
 class Search:
     """Best plans of a graph from the ways that are offered. `branches` False: judged as if no branch ran beside another."""
 
-    def __init__(self, cost: CostModel, graph: Graph, ways: Sequence[Sequence[Way]], branches: bool = True):
-        self.cost, self.graph, self.branches = cost, graph, branches
+    def __init__(self, cost: CostModel, graph: Graph, ways: Sequence[Sequence[Way]], branches: bool = True, objective: Objective = Objective()):
+        self.cost, self.graph, self.branches, self.objective = cost, graph, branches, objective
         gpu = cost.profile.gpu
         self.launch_us, self.sync_us = gpu.launch_us, gpu.sync_us
         self.ready_us = gpu.sync_us if gpu.ready_us is None else gpu.ready_us
@@ -83,9 +98,10 @@ class Search:
         self.copies_us = 2 * copied / (cost.units[HOST].bandwidth_gbs * 1e3)
         self._placed: dict[Value, list[tuple[Value, Region]]] = {}  # of a joined Concat's output: inputs and their places
         self._rows: dict[Any, tuple] = {}
+        self._spends = objective[1:] != Objective()[1:]
         self.stages = self._stages(graph, ways)
         self.last_use = self._last_uses()
-        self.rest = self._rest()
+        self.rest, self.rest_own = self._rest()
         self._tables: dict[tuple, tuple] = {}
 
     # What the graph is like
@@ -172,77 +188,86 @@ class Search:
             last.update(dict.fromkeys((r for v in self.graph.outputs for r in self._roots(v)), len(self.stages)))
         return last
 
-    def _rest(self) -> np.ndarray:
-        """float64 (weights, stages + 1): what the stages from there on add at least to each weighted mean of the clocks."""
-        each = np.zeros((len(WEIGHTS), len(self.stages) + 1))
+    def _rest(self) -> tuple[np.ndarray, np.ndarray]:
+        """float64 (weights, stages + 1): what the stages from there on add at least to each weighted mean of the clocks; and (stages + 1) what
+        they add at least besides.
+        """
+        each, own, goal = np.zeros((len(WEIGHTS), len(self.stages) + 1)), np.zeros(len(self.stages) + 1), self.objective
         for at, stage in enumerate(self.stages):
             host = stage.cpu_us + self.launch_us * stage.has_gpu
             each[:, at] = (WEIGHTS[:, None] * host + (1 - WEIGHTS[:, None]) * stage.gpu_us).min(axis=1)
-        return each[:, ::-1].cumsum(axis=1)[:, ::-1]
+            stage.own = np.array([goal.own(stage.node, w) for w in stage.ways]) if goal.own is not None else np.zeros(len(stage.ways))
+            own[at] = (stage.own + goal.cpu * host + goal.gpu * stage.gpu_us).min()
+        return each[:, ::-1].cumsum(axis=1)[:, ::-1], own[::-1].cumsum()[::-1]
 
     # The search
 
     def improve(self, width: int, known: Found) -> tuple[Found, float, int]:
         """The best plan that is known after another search, the better of both lower bounds, and how many beginnings that search looked at."""
-        found = self.run(width, known.us)
+        found = self.run(width, known.value)
         best = known if found.ways is None else found
-        return best, max(known.bound_us, min(best.us, found.bound_us)), found.beginnings
+        return best, max(known.bound, min(best.value, found.bound)), found.beginnings
 
-    def run(self, width: int, known_us: float = np.inf) -> Found:
-        """The best plan that takes less than `known_us`; `ways` are None where there is none among those that were looked at."""
+    def run(self, width: int, known: float = np.inf) -> Found:
+        """The best plan of less than that value; `ways` are None where there is none among those that were looked at."""
         zero = np.zeros(1)
         host, gpu = zero, zero.copy()
-        waited, last = np.full(1, -1), np.full(1, -1)
+        waited, last, spent = np.full(1, -1), np.full(1, -1), np.zeros(1)
         columns: dict[Value, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}  # choice, which stage's GPU piece wrote it, when that ends
         writes: dict[Value, tuple[Boxes, Boxes]] = {}
         steps: list[tuple[np.ndarray, np.ndarray]] = []
         self._tables = {}
-        lost_us, looked = np.inf, 0
-        limit = min(known_us - self.copies_us, NEVER / 8)
+        lost, looked, goal = np.inf, 0, self.objective
+        limit = min(known - goal.end * self.copies_us, NEVER / 8)
         for position, stage in enumerate(self.stages):
             if stage.joined:
                 steps.append((np.arange(len(host)), np.zeros(len(host), int)))
                 continue
             if stage.view:
-                host, waited = self._view(stage, position, host, waited, columns, writes)
+                host, waited, moved = self._view(stage, position, host, waited, columns, writes)
+                spent = spent + goal.cpu * moved
                 steps.append((np.arange(len(host)), np.zeros(len(host), int)))
                 continue
             if stage.beside:
                 host = gpu = np.maximum(host, gpu)
-            grown = self._grow(stage, position, host, gpu, waited, last, columns, writes)
-            new_host, new_gpu, new_waited, new_last = (a.ravel() for a in grown)
+            grown = self._grow(stage, position, host, gpu, waited, last, spent, columns, writes)
+            new_host, new_gpu, new_waited, new_last, new_spent = (a.ravel() for a in grown)
             count, ways = len(host), len(stage.ways)
             looked += count * ways
             bound = (WEIGHTS[:, None] * new_host + (1 - WEIGHTS[:, None]) * new_gpu + self.rest[:, position + 1][:, None]).max(axis=0)
+            bound = goal.end * bound + new_spent + self.rest_own[position + 1]
             kept = np.flatnonzero(bound < limit * (1 - SAME))
             if not len(kept):
-                return Found(None, known_us, min(known_us, lost_us + self.copies_us), looked)
+                return Found(None, known, min(known, lost + goal.end * self.copies_us), looked)
             live = {v: c for v, c in columns.items() if self.last_use.get(v, -1) > position}
             born = {v: w for v, *w in stage.writes if self.last_use.get(v, -1) > position}
             parent, way = kept // ways, kept % ways
-            kept, lost = self._select(width, kept, parent, way, stage, position, bound, (new_host, new_gpu, new_waited, new_last), live, born)
-            lost_us = min(lost_us, lost)
+            kept, left = self._select(width, kept, parent, way, stage, bound, (new_host, new_gpu, new_waited, new_last, new_spent), live, born)
+            lost = min(lost, left)
             parent, way = kept // ways, kept % ways
-            host, gpu, waited, last = new_host[kept], new_gpu[kept], new_waited[kept], new_last[kept]
+            host, gpu, waited, last, spent = new_host[kept], new_gpu[kept], new_waited[kept], new_last[kept], new_spent[kept]
             columns = {v: tuple(a[parent] for a in c) for v, c in live.items()}  # type: ignore[misc]
             writes = {v: w for v, w in writes.items() if v in columns}
             for value, boxes in born.items():
                 columns[value] = way, np.where(stage.has_gpu[way], position, -1), gpu
                 writes[value] = tuple(boxes)  # type: ignore[assignment]
             steps.append((parent, way))
-        ends = self._ends(host, gpu, waited, last, columns, writes)
-        best = int(np.argmin(ends))
-        if not ends[best] < known_us:
-            return Found(None, known_us, min(known_us, lost_us + self.copies_us), looked)
+        values = goal.end * self._ends(host, gpu, waited, last, columns, writes) + spent
+        best = int(np.argmin(values))
+        lost += goal.end * self.copies_us
+        if not values[best] < known:
+            return Found(None, known, min(known, lost), looked)
         chosen, at = [], best
         for stage, (parent, way) in zip(reversed(self.stages), reversed(steps)):
             chosen.append(stage.ways[way[at]])
             at = parent[at]
-        return Found(chosen[::-1], float(ends[best]), min(float(ends[best]), lost_us + self.copies_us), looked)
+        return Found(chosen[::-1], float(values[best]), min(float(values[best]), lost), looked)
 
-    def _grow(self, stage: Stage, position: int, host: np.ndarray, gpu: np.ndarray, waited: np.ndarray, last: np.ndarray,
+    def _grow(self, stage: Stage, position: int, host: np.ndarray, gpu: np.ndarray, waited: np.ndarray, last: np.ndarray, spent: np.ndarray,
               columns: dict, writes: dict) -> tuple[np.ndarray, ...]:
-        """(beginnings, ways): both clocks after each way, which piece was waited for last, which was started last. Impossible: NEVER."""
+        """(beginnings, ways): both clocks after each way, which piece was waited for last, which was started last, and what was spent besides
+        time. Impossible: NEVER.
+        """
         cost, shape = self.cost, (len(host), len(stage.ways))
         need = np.full(shape, -1)
         done = np.full(shape, -np.inf)
@@ -262,25 +287,32 @@ class Search:
             crossed_cpu += to_cpu[choice] * size
             if cannot is not None:
                 impossible |= cannot[choice]
-        host = host[:, None] + stage.has_gpu * self.launch_us
+        launch_us = stage.has_gpu * self.launch_us
         if cost.shared:
             gpu_us = stage.gpu_us + cost.crossing_us("gpu", crossed_gpu)
             after = cost.crossing_us(HOST, crossed_cpu) + stage.cpu_us
         else:
-            up = crossed_gpu + stage.given
-            host = host + self._moved_us(up)
+            launch_us = launch_us + self._moved_us(crossed_gpu + stage.given)
             gpu_us, after = stage.gpu_us, self._moved_us(crossed_cpu) + stage.cpu_us
+        host = host[:, None] + launch_us
         gpu = np.where(stage.has_gpu, np.maximum(gpu[:, None], host) + gpu_us, gpu[:, None])
         host = np.where(need >= 0, np.maximum(host + self.ready_us, done + self.sync_us), host) + after
         host = np.where(impossible, NEVER, host)
-        return host, gpu, np.maximum(waited[:, None], need), np.where(stage.has_gpu, position, last[:, None])
+        spent = np.broadcast_to(spent[:, None] + stage.own, shape)
+        if self.objective.cpu or self.objective.gpu:
+            spent = spent + self.objective.cpu * (launch_us + after) + self.objective.gpu * np.where(stage.has_gpu, gpu_us, 0.0)
+        return host, gpu, np.maximum(waited[:, None], need), np.where(stage.has_gpu, position, last[:, None]), spent
 
     def _moved_us(self, nbytes: np.ndarray) -> np.ndarray:
         gpu = self.cost.profile.gpu
         return np.where(nbytes > 0, gpu.map_us + nbytes / ((gpu.transfer_gbs or 1.0) * 1e3), 0.0)
 
-    def _view(self, stage: Stage, position: int, host: np.ndarray, waited: np.ndarray, columns: dict, writes: dict) -> tuple[np.ndarray, np.ndarray]:
-        """A view passes on what is known where one side wrote it all; else the host is made to know it. Adds the output's column."""
+    def _view(self, stage: Stage, position: int, host: np.ndarray, waited: np.ndarray, columns: dict,
+              writes: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """A view passes on what is known where one side wrote it all; else the host is made to know it. Adds the output's column.
+
+        The host's clock, what it waited for last, and how long it copied.
+        """
         source, target = stage.node.inputs[0], stage.node.output
         any_gpu, all_gpu = np.zeros(len(host), bool), np.ones(len(host), bool)
         start, done, moved = np.full(len(host), -1), np.full(len(host), -np.inf), np.zeros(len(host))
@@ -297,8 +329,7 @@ class Search:
         all_gpu &= bool(roots)
         waits = any_gpu & ~all_gpu & (start > waited)
         host = np.where(waits, np.maximum(host + self.ready_us, done + self.sync_us), host)
-        if not self.cost.shared:
-            host = host + np.where(any_gpu & ~all_gpu, self._moved_us(moved), 0.0)
+        copied = np.zeros(len(host)) if self.cost.shared else np.where(any_gpu & ~all_gpu, self._moved_us(moved), 0.0)
         waited = np.where(waits, np.maximum(waited, start), waited)
         for value in [v for v in columns if self.last_use.get(v, -1) <= position]:
             del columns[value], writes[value]
@@ -306,16 +337,16 @@ class Search:
             columns[target] = all_gpu.astype(int), np.where(all_gpu, start, -1), done
             whole, none = _box(target, Region.whole(target.shape)), _box(target, None)
             writes[target] = np.array([none, whole]), np.array([whole, none])
-        return host, waited
+        return host + copied, waited, copied
 
-    def _select(self, width: int, kept: np.ndarray, parent: np.ndarray, way: np.ndarray, stage: Stage, position: int, bound: np.ndarray,
+    def _select(self, width: int, kept: np.ndarray, parent: np.ndarray, way: np.ndarray, stage: Stage, bound: np.ndarray,
                 clocks: tuple[np.ndarray, ...], live: dict, born: dict) -> tuple[np.ndarray, float]:
         """Which of the candidates `kept` go on, and the smallest lower bound among those given up for want of room."""
-        host, gpu, waited, last = (a[kept] for a in clocks)
+        host, gpu, waited, last, spent = (a[kept] for a in clocks)
         pending_end = last > waited
         key = pending_end.astype(np.int64)
         most = 2
-        clock = [host, gpu]
+        clock = [host, gpu, *([spent] if self._spends else [])]
         for value, (choice, start, done) in live.items():
             pending = start[parent] > waited
             key, most = _joined_key(key, most, choice[parent] * 2 + pending, 2 * (int(choice.max()) + 1))
@@ -329,7 +360,8 @@ class Search:
             return kept[order], np.inf
         # The most promising, and the best of each way: what pays off later may look dear now.
         ends = np.where(pending_end[order], np.maximum(host[order] + self.ready_us, gpu[order] + self.sync_us), host[order])
-        rank = np.argsort(ends + np.maximum(host[order], gpu[order]) + bound[kept[order]], kind="stable")
+        now = self.objective.end * (ends + np.maximum(host[order], gpu[order])) + 2 * spent[order]
+        rank = np.argsort(now + bound[kept[order]], kind="stable")
         order = order[rank]
         first = np.zeros(len(order), bool)
         first[np.unique(way[order], return_index=True)[1]] = True
