@@ -101,6 +101,11 @@ class UnitProfile:
     map_us: float = 0.0
     #: None where both processors address one memory, so that nothing moves.
     transfer_gbs: float | None = None
+    #: How much longer reading takes where the other unit has just written those bytes, as a rate; None: not measured.
+    crossing_gbs: float | None = None
+    #: Watts while it works and while it does not; None: not known.
+    power_w: float | None = None
+    idle_w: float | None = None
     provenance: str = "measured"
     #: Numbers that decide how kernels cut their work: vector width, cache sizes. profiles/README.md names them.
     facts: Mapping[str, float] = field(default_factory=dict)
@@ -338,7 +343,8 @@ class _Reader:
             "dtypes": self.words, "operators": self.words, "sharing": self.text, "peak_gflops": self.rate, "bandwidth_gbs": self.rate,
             "launch_us": self.number, "sync_us": self.number, "map_us": self.number,
             "ready_us": lambda k, v: None if self.null(v) else self.number(k, v), "facts": self.numbers, "busy": self.numbers,
-            "transfer_gbs": lambda k, v: None if self.null(v) else self.rate(k, v),
+            **dict.fromkeys(("transfer_gbs", "crossing_gbs", "power_w"), lambda k, v: None if self.null(v) else self.rate(k, v)),
+            "idle_w": lambda k, v: None if self.null(v) else self.number(k, v),
             "provenance": self.provenance, "latency": self.latencies,
         }
         needed = ("name", "peak_gflops", "bandwidth_gbs", *(("operators", "launch_us", "sync_us") if key == "gpu" else ()))

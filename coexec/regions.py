@@ -49,7 +49,7 @@ class Region(tuple):
 
     @classmethod
     def whole(cls, shape: Sequence[int]) -> Region:
-        return cls([(0, n) for n in shape])
+        return tuple.__new__(cls, [Interval(0, n) for n in shape])
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -72,10 +72,10 @@ class Region(tuple):
         return tuple(slice(i.start - o.start, i.stop - o.start) for i, o in zip(self, outer))
 
     def replace(self, dim: int, interval: Interval | tuple[int, int]) -> Region:
-        return Region([interval if d == dim else i for d, i in enumerate(self)])
+        return tuple.__new__(Region, (*self[:dim], Interval(*interval), *self[dim + 1:]))
 
     def __and__(self, other: Region) -> Region:
-        return Region([a & b for a, b in zip(self, other)])
+        return tuple.__new__(Region, [a & b for a, b in zip(self, other)])
 
     def covers(self, other: Region) -> bool:
         return not other.size or all(b in a for a, b in zip(self, other))

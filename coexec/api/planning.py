@@ -49,7 +49,7 @@ def plan_prepared(graph: Graph, *, profile: DeviceProfile | str | None = None, s
     gpu = (devices or {}).get("gpu")
     supports = None if devices is None or not partitioner.uses_gpu else (gpu.declines if gpu is not None else lambda node: "there is no GPU")
     started = time.perf_counter()
-    made = partitioner.plan(graph, found, supports, corrections)
+    made = partitioner.plan(graph, found, supports, corrections=corrections)
     made = _forced(graph, made, force or {}, supports)
     return replace(made, planning_ms=(time.perf_counter() - started) * 1e3, shapes={v.name: v.shape for v in graph.inputs if v.type.is_static})
 

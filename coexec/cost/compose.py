@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import UsageError
 from ..graph.ir import Graph, Node, Value
 from ..ops import op_for
 from ..ops.base import Op
 from ..ops.fallback import is_fallback
 from ..partition.chains import HOST, Access, Flow, Visit, access
+from ..partition.joins import joined
 from ..partition.plan import Partition, pieces
 from ..profiles import DeviceProfile, UnitProfile
 from ..regions import Region
@@ -33,6 +36,9 @@ ALONE = "cpu_alone"
 ROOFLINE_SHARE = 0.5
 #: An operator computed by onnx.reference: loops in Python and many passes over memory, at least this long and this slow.
 FALLBACK_US, FALLBACK_GBS, FALLBACK_GFLOPS = 100.0, 0.5, 0.5
+#: Reading what the other unit wrote, where a profile does not tell. 100 GB/s: convolutions of 0.5 to 1.4 MB on a core of an x86-64 server
+#: took 0 to 10 us longer where another core had made their input than where they had made it themselves (2026-11, PoCL).
+CROSSING_GBS = 100.0
 _MFLOP, _MBYTE = COLUMNS.index("mflop"), COLUMNS.index("mbyte")
 
 
@@ -49,7 +55,8 @@ class CostModel:
     Answers are kept: a piece asked for twice, or of another node of the same kind and shapes, is computed once.
     """
 
-    def __init__(self, profile: DeviceProfile, corrections: Corrections | None = None):
+    def __init__(self, profile: DeviceProfile, corrections: Corrections | None = None, *, contention: bool = True):
+        self.contention = contention
         self.begin_us = 0.0
         if corrections is not None and profile.gpu is not None:
             seen = {k: v for k, v in vars(corrections.between).items() if v is not None}
@@ -143,7 +150,8 @@ class CostModel:
             what = self._what(node)
             if self.kernels[unit] and what not in ("dynamic", "view", "fallback") and node.output.type.size:
                 for case in cases(node, parts, "gpu" if unit == "gpu" else "cpu", self.facts[unit]):
-                    slow[case.at] = self.units[unit].busy.get(bound_by(case.kernel), 1.0)
+                    if self.contention:
+                        slow[case.at] = self.units[unit].busy.get(bound_by(case.kernel), 1.0)
                     if case.kernel in self.kernels[unit]:
                         batches.setdefault((unit, case.kernel), []).append((case, us, rough))
         for (unit, name), members in batches.items():
@@ -222,6 +230,12 @@ class CostModel:
             return 0.0
         return self.profile.gpu.map_us * moves + nbytes / (self.profile.gpu.transfer_gbs * 1e3)
 
+    def crossing_us(self, unit: str, nbytes: Any) -> Any:
+        """By how much longer a piece takes that reads so many bytes which the other unit wrote; nothing where memories are two."""
+        if not self.shared or not self.contention or self.profile.gpu is None:
+            return 0.0 * nbytes
+        return nbytes / ((self.units[unit].crossing_gbs or CROSSING_GBS) * 1e3)
+
     def node(self, node: Node, partition: Partition, alone: bool = False) -> Estimate:
         """One node under a partition: max over its parts + launch + sync + transfer. `alone`: in a plan that leaves the GPU unused.
 
@@ -249,44 +263,92 @@ class CostModel:
 
     def total_us(self, graph: Graph, partitions: Sequence[Partition]) -> float:
         """The predicted time of a whole run."""
+        return self.played(graph, partitions).end(graph)
+
+    def energy_uj(self, graph: Graph, partitions: Sequence[Partition]) -> float:
+        """Microjoules of a whole run by the profile's power model. Raises UsageError where the profile has none."""
+        run, power = self.played(graph, partitions), self.power
+        return run.end(graph) * power.idle_w + run.cpu_us * power.cpu_w + run.gpu_us * power.gpu_w
+
+    @cached_property
+    def power(self) -> Power:
+        """The profile's power model. Raises UsageError where there is none."""
+        found = {name: self.profile.unit(name) for name in ("cpu", "gpu") if name in self.units}
+        for name, unit in found.items():
+            if unit.power_w is None:
+                raise UsageError("the profile does not know what power this unit takes, which the objective 'energy' needs", where=self.profile.name,
+                                 found=f"no {name}.power_w", expected="watts", hint="add power_w (while it works) and idle_w to cpu and gpu")
+        idle = {name: unit.idle_w or 0.0 for name, unit in found.items()}
+        more = {name: max(0.0, unit.power_w - idle[name]) for name, unit in found.items()}  # type: ignore[operator]
+        return Power(sum(idle.values()), more["cpu"], more.get("gpu", 0.0))
+
+    def memory_bytes(self, graph: Graph, partitions: Sequence[Partition]) -> int:
+        """Bytes that a run needs, as modelled: every piece packs the constants that it reads; the most activations that live at once; and
+        the second copies of values that both sides compute a part of.
+        """
+        packed = sum(self.packed_bytes(n, pieces(n, p)) for n, p in zip(graph.nodes, partitions))
+        return packed + activation_bytes(graph)
+
+    def packed_bytes(self, node: Node, parts: Sequence[tuple[str, Region]]) -> int:
+        """Bytes of constants that the pieces of a node pack, each for itself, and of a second copy of its output where there is one."""
+        if not node.is_static or is_fallback(self.op(node)):
+            return sum(v.type.nbytes for v in node.inputs if v is not None and v.is_constant)
+        total = 0
+        for _, region in parts:
+            total += sum(r.size * v.dtype.itemsize for v, r in zip(node.inputs, self.op(node).regions_read(node, region))
+                         if v is not None and v.is_constant and r is not None)
+        twice = len(parts) == 2 and (parts[0][1] & parts[1][1]).size > 0
+        return total + (node.output.type.nbytes if twice else 0)
+
+    def played(self, graph: Graph, partitions: Sequence[Partition]) -> Run:
+        """A whole run, played."""
         parts = [pieces(n, p) for n, p in zip(graph.nodes, partitions)]
-        run = Run(self, alone=not any(d != HOST for ps in parts for d, _ in ps))
+        run = Run(self, not any(d != HOST for ps in parts for d, _ in ps), joined(graph))
         self.prepare([(n, run.unit if d == HOST else d, [r]) for n, ps in zip(graph.nodes, parts) for d, r in ps])
         for node, these in zip(graph.nodes, parts):
             run.step(node, these)
-        return run.end(graph)
+        return run
 
 
-class Option(NamedTuple):
-    """A way to place a node, priced: microseconds of its pieces as they run in that company, and the values its CPU piece reads."""
+class Power(NamedTuple):
+    """Watts: of both units while they do nothing, and how much more each takes while it works."""
 
-    partition: Partition
-    parts: tuple[tuple[str, Region], ...]
-    gpu_us: float | None
-    cpu_us: float | None
-    reads: tuple[tuple[Value, Region], ...]
-    view: bool = False
+    idle_w: float
+    cpu_w: float
+    gpu_w: float
+
+
+def activation_bytes(graph: Graph) -> int:
+    """The most bytes of activations that live at once, each from where it is made to where it is read last."""
+    last = {v: i for i, n in enumerate(graph.nodes) for v in n.inputs if v is not None and not v.is_constant}
+    last.update(dict.fromkeys(graph.outputs, len(graph.nodes)))
+    live = most = sum(v.type.nbytes for v in graph.inputs if v.type.is_static)
+    ends: dict[int, int] = {}
+    for value, at in last.items():
+        if value.type.is_static:
+            ends[at] = ends.get(at, 0) + value.type.nbytes
+    for i, node in enumerate(graph.nodes):
+        live += sum(v.type.nbytes for v in node.outputs if v is not None and v.type.is_static and v in last)
+        most = max(most, live)
+        live -= ends.get(i, 0)
+    return most
 
 
 class Run:
-    """A plan being played on two clocks, in microseconds since the start. Copied where a planner tries several futures.
+    """A plan being played on two clocks, in microseconds since the start; the meaning of what searches compute for many plans at once.
 
-    `alone`: no piece will be on the GPU.
+    `alone`: no piece will be on the GPU. `joined`: the graph's Concat nodes that need no work. Nothing here ends earlier because
+    something before it ends later, so that a beginning of a plan that is behind in everything can be given up.
     """
 
-    __slots__ = ("cost", "flow", "host", "gpu", "done", "unit")
+    __slots__ = ("cost", "flow", "host", "gpu", "done", "unit", "cpu_us", "gpu_us")
 
-    def __init__(self, cost: CostModel, alone: bool = False):
-        self.cost, self.flow = cost, Flow(cost.shared)
+    def __init__(self, cost: CostModel, alone: bool = False, joined: frozenset[Node] = frozenset()):
+        self.cost, self.flow = cost, Flow(cost.shared, joined)
         self.unit = cost.host_unit(alone)
         self.host = self.gpu = 0.0
+        self.cpu_us = self.gpu_us = 0.0  # how long each works
         self.done: list[float] = [0.0]  # when each GPU piece ends, by its number
-
-    def copy(self) -> Run:
-        other = object.__new__(Run)
-        other.cost, other.flow, other.host, other.gpu, other.done = self.cost, self.flow.copy(), self.host, self.gpu, self.done.copy()
-        other.unit = self.unit
-        return other
 
     def times(self, node: Node, parts: Sequence[tuple[str, Region]]) -> tuple[float | None, float | None]:
         """Microseconds of the GPU's and of the CPU's piece; each a little more where there are both."""
@@ -298,49 +360,33 @@ class Run:
             found[at] = us if found[at] is None else found[at] + us
         return found[0], found[1]
 
-    def step(self, node: Node, parts: Sequence[tuple[str, Region]], times: tuple[float | None, float | None] | None = None) -> Visit:
+    def step(self, node: Node, parts: Sequence[tuple[str, Region]]) -> Visit:
         """Plays one node: its GPU piece is started, then the host waits if it must, then the CPU piece runs."""
         cost = self.cost
-        gpu_us, cpu_us = times or self.times(node, parts)
         visit = self.flow.visit(node, parts, [cost.access(node, r) for _, r in parts])
-        if not visit.pieces:
-            gpu_us = cpu_us = None
+        gpu_us, cpu_us = self.times(node, parts) if visit.pieces else (None, None)
         for device, _ in visit.pieces:
             if device != HOST:
-                self.host += cost.move_us(visit.upload_bytes, visit.moves) if visit.upload_bytes else 0.0
-                self.host += cost.profile.gpu.launch_us
-                self.gpu = max(self.gpu, self.host + cost.begin_us) + gpu_us  # type: ignore[operator]
+                launch_us = cost.move_us(visit.upload_bytes, visit.upload_bytes > 0) + cost.profile.gpu.launch_us
+                self.host += launch_us
+                self.cpu_us += launch_us
+                longer_us = gpu_us + cost.crossing_us("gpu", visit.crossed_gpu)  # type: ignore[operator]
+                self.gpu = max(self.gpu, self.host + cost.begin_us) + longer_us
+                self.gpu_us += longer_us
                 self.done.append(self.gpu)
         if visit.waits_for:
             self.host = self._heard(self.host, self.done[visit.waits_for])
-        if visit.download_bytes:
-            self.host += cost.move_us(visit.download_bytes, visit.moves)
+        worked_us = cost.move_us(visit.download_bytes, visit.download_bytes > 0)
         if cpu_us is not None:
-            self.host += cpu_us
+            worked_us += cpu_us + cost.crossing_us(HOST, visit.crossed_cpu)
+        self.host += worked_us
+        self.cpu_us += worked_us
         return visit
 
     def _heard(self, host: float, done: float) -> float:
         """When the host goes on after waiting for what is done at that time."""
         gpu = self.cost.profile.gpu
-        if done <= host and gpu.ready_us is not None:
-            return host + gpu.ready_us
-        return max(host, done) + gpu.sync_us
-
-    def preview(self, option: Option) -> tuple[float, float]:
-        """(finish, host) after such a step, nothing changed. Moves between two memories are left to `step`."""
-        host, gpu, flow = self.host, self.gpu, self.flow
-        started = flow.started
-        if option.gpu_us is not None:
-            host += self.cost.profile.gpu.launch_us
-            gpu = max(gpu, host + self.cost.begin_us) + option.gpu_us
-            started += 1
-        waited = flow.waited
-        if option.cpu_us is not None:
-            last = flow.last_needed(option.reads)
-            if last:
-                host, waited = self._heard(host, self.done[last]), last
-            host += option.cpu_us
-        return (max(host, gpu) + self.cost.profile.gpu.sync_us if waited < started else host), host
+        return max(host + (gpu.sync_us if gpu.ready_us is None else gpu.ready_us), done + gpu.sync_us)
 
     @property
     def finish(self) -> float:

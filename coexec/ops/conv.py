@@ -57,7 +57,7 @@ def conv_input(node: Node, out_region: Region) -> tuple[Region, list[Window]]:
     channels = Interval(0, x.shape[1])
     if params.group > 1:
         channels = group_span(out_region[1], w.shape[0] // params.group, w.shape[1])
-    return Region([out_region[0], channels, *(s.interval for s in spans)]), spans
+    return tuple.__new__(Region, (out_region[0], channels, *(s.interval for s in spans))), spans
 
 
 @register

@@ -15,6 +15,7 @@ from ..ops import op_for
 from ..ops.base import Op
 from ..ops.fallback import is_fallback
 from ..regions import Region
+from .joins import joined, places, shifted
 from .plan import Partition, pieces
 
 HOST = "cpu"
@@ -23,7 +24,8 @@ HOST = "cpu"
 class Visit(NamedTuple):
     """What happens at one node: its pieces, the last earlier GPU piece its CPU piece waits for (0: none), and bytes that change sides.
 
-    `started` numbers this node's own GPU piece (0: none). Bytes count only where the two memories are not one.
+    `started` numbers this node's own GPU piece (0: none). Where the two memories are not one, bytes are uploaded and downloaded; where
+    they are one, the GPU's and the CPU's piece each read bytes that the other side wrote (`crossed_gpu`, `crossed_cpu`).
     """
 
     node: Node
@@ -32,7 +34,8 @@ class Visit(NamedTuple):
     waits_for: int
     upload_bytes: int
     download_bytes: int
-    moves: int
+    crossed_gpu: int = 0
+    crossed_cpu: int = 0
 
 
 class Write(NamedTuple):
@@ -67,80 +70,84 @@ def access(node: Node, region: Region, op: Op | None = None) -> Access:
 
 
 class Flow:
-    """Who wrote which region so far; `shared`: the two memories are one. Cheap to copy, so that a planner can try several futures."""
+    """Who wrote which region so far; `shared`: the two memories are one; `joined`: the Concat nodes that need no work.
 
-    __slots__ = ("shared", "writes", "started", "waited", "moved")
+    Where both sides computed the same rows, each reads its own.
+    """
 
-    def __init__(self, shared: bool = True) -> None:
-        self.shared = shared
+    __slots__ = ("shared", "joined", "writes", "started", "waited", "moved")
+
+    def __init__(self, shared: bool = True, joined: frozenset[Node] = frozenset()) -> None:
+        self.shared, self.joined = shared, joined
         self.writes: dict[Value, tuple[Write, ...]] = {}
         self.started = 0
         self.waited = 0
         self.moved: set[tuple[Value, str, Region]] = set()
 
     def copy(self) -> Flow:
-        other = Flow(self.shared)
+        other = Flow(self.shared, self.joined)
         other.writes, other.started, other.waited, other.moved = dict(self.writes), self.started, self.waited, set(self.moved)
         return other
 
     def visit(self, node: Node, parts: Sequence[tuple[str, Region]], reach: Sequence[Access]) -> Visit:
         """Records the node's pieces (`reach[i]` is the access of parts[i]) and says what has to happen for them."""
-        up = down = moves = waits_for = number = 0
-        written: list[tuple[Value, Write]] = []
+        if node in self.joined:
+            self._join(node)
+            return Visit(node, (), 0, 0, 0, 0)
         if reach and reach[0].view:
             waits_for, down = self._alias(node)
             self.waited = max(self.waited, waits_for)
-            return Visit(node, (), 0, waits_for, 0, down, int(down > 0))
+            return Visit(node, (), 0, waits_for, 0, down)
+        up = down = crossed_gpu = crossed_cpu = waits_for = number = 0
+        written: list[tuple[Value, Write]] = []
         for (device, _), touched in zip(parts, reach):
             if device == HOST:
-                need, nbytes = self._host_needs(touched)
-                waits_for, down, moves = max(waits_for, need), down + nbytes, moves + (nbytes > 0)
+                need, nbytes, crossed = self._host_needs(touched)
+                waits_for, down, crossed_cpu = max(waits_for, need), down + nbytes, crossed_cpu + crossed
                 written += [(v, Write(r, 0)) for v, r in touched.writes]
             else:
                 number = self.started = self.started + 1
-                nbytes = self._gpu_needs(touched)
-                up, moves = up + nbytes, moves + (nbytes > 0)
+                nbytes, crossed = self._gpu_needs(touched)
+                up, crossed_gpu = up + nbytes, crossed_gpu + crossed
                 written += [(v, Write(r, number)) for v, r in touched.writes]
         self.waited = max(self.waited, waits_for)
         for value, write in written:
             self.writes[value] = (*self.writes.get(value, ()), write)
-        return Visit(node, tuple(parts), number, waits_for, up, down, moves)
+        return Visit(node, tuple(parts), number, waits_for, up, down, crossed_gpu, crossed_cpu)
 
-    def last_needed(self, reads: Sequence[tuple[Value, Region]]) -> int:
-        """The last GPU piece that the host has to wait for before it reads those regions (0: none); nothing is recorded."""
-        last, waited = 0, self.waited
-        for value, region in reads:
-            for write in self.writes.get(value, ()):
-                if write.number > waited and write.number > last and _meet(write.region, region):
-                    last = write.number
-        return last
-
-    def _host_needs(self, touched: Access) -> tuple[int, int]:
-        """The last GPU piece to wait for, and the bytes to fetch."""
-        last = nbytes = 0
+    def _host_needs(self, touched: Access) -> tuple[int, int, int]:
+        """The last GPU piece to wait for, the bytes to fetch, and those that the GPU wrote."""
+        last = nbytes = crossed = 0
         for value, region in touched.reads:
-            for write in self.writes.get(value, ()):
-                if write.number:
-                    if not _meet(write.region, region):
-                        continue
-                    last = max(last, write.number if write.number > self.waited else 0)
-                    if not self.shared:
-                        nbytes += self._moved(value, HOST, write.region & region)
-        return last, nbytes
-
-    def _gpu_needs(self, touched: Access) -> int:
-        """Bytes to bring from the host: what it wrote, and graph inputs."""
-        nbytes = 0
-        if self.shared:
-            return 0
-        for value, region in touched.reads:
-            known = self.writes.get(value)
-            for write in known if known is not None else (Write(Region.whole(value.shape), 0),):
-                if not write.number:
+            known = self.writes.get(value, ())
+            for write in known:
+                if write.number and _meet(write.region, region) and not _own(known, write, region, host=True):
                     common = write.region & region
-                    if common.size:
+                    last = max(last, write.number if write.number > self.waited else 0)
+                    if self.shared:
+                        crossed += common.size * value.dtype.itemsize
+                    else:
+                        nbytes += self._moved(value, HOST, common)
+        return last, nbytes, crossed
+
+    def _gpu_needs(self, touched: Access) -> tuple[int, int]:
+        """Bytes to bring from the host, and those that it wrote: what its pieces made, and graph inputs."""
+        nbytes = crossed = 0
+        for value, region in touched.reads:
+            known = self.writes.get(value) or (Write(Region.whole(value.shape), 0),)
+            for write in known:
+                if not write.number and _meet(write.region, region) and not _own(known, write, region, host=False):
+                    common = write.region & region
+                    if self.shared:
+                        crossed += common.size * value.dtype.itemsize
+                    else:
                         nbytes += self._moved(value, "gpu", common)
-        return nbytes
+        return nbytes, crossed
+
+    def _join(self, node: Node) -> None:
+        """What is known of each input is known of its place in the output."""
+        self.writes[node.output] = tuple(Write(shifted(write.region, place), write.number) for value, place in places(node).items()
+                                         for write in self.writes.get(value, ()))
 
     def _moved(self, value: Value, to: str, region: Region) -> int:
         key = (value, to, region)
@@ -169,8 +176,13 @@ class Flow:
     def finish(self, outputs: Iterable[Value]) -> tuple[int, int]:
         """The last GPU piece to wait for at the end (all of them), and the bytes of the outputs to fetch."""
         read = tuple((v, Region.whole(v.shape)) for v in outputs if v.type.is_static and not v.is_constant)
-        _, nbytes = self._host_needs(Access(read, ()))
+        nbytes = self._host_needs(Access(read, ()))[1]
         return (self.started if self.waited < self.started else 0), nbytes
+
+
+def _own(known: Sequence[Write], write: Write, region: Region, host: bool) -> bool:
+    """Whether the reader's own side wrote what it reads of that write of the other side, too."""
+    return any((not w.number) == host and w.region.covers(write.region & region) for w in known if w is not write and _meet(w.region, write.region))
 
 
 def _meet(one: Region, other: Region) -> bool:
@@ -183,7 +195,7 @@ def _meet(one: Region, other: Region) -> bool:
 
 def chains(graph: Graph, partitions: Sequence[Partition]) -> tuple[tuple[str, ...], ...]:
     """The names of the nodes between two waits, in order: every node is in exactly one chain."""
-    flow, found = Flow(), [[]]  # type: ignore[var-annotated]
+    flow, found = Flow(joined=joined(graph)), [[]]  # type: ignore[var-annotated]
     for node, partition in zip(graph.nodes, partitions):
         parts = pieces(node, partition)
         visit = flow.visit(node, parts, [access(node, r) for _, r in parts])

@@ -28,7 +28,8 @@ class Partition:
     """One node's cut: piece i covers bounds[i]:bounds[i+1] of the first output's `axis` and runs on devices[i].
 
     `axis` is None for a node that is not cut at all (one piece, bounds empty). `note` says why it is where it is, if a person
-    should know: a fallback, a device that lacks the operator, a view that costs nothing.
+    should know: a fallback, a device that lacks the operator, a view that costs nothing. `halo`: how far each piece reaches beyond its
+    bounds, before and after: both sides compute those rows, each for itself, so that what follows need not wait for the other side.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Partition:
     predicted_us: float | None = None
     estimated: bool = True
     note: str = ""
+    halo: tuple[int, int] = (0, 0)
 
     @property
     def ratio(self) -> Mapping[str, float]:
@@ -53,7 +55,8 @@ class Partition:
 
     def __str__(self) -> str:
         cut = "whole" if self.axis is None else f"{self.axis} {'|'.join(map(str, self.bounds))}"
-        return f"{cut} on {'|'.join(self.devices) or 'nothing'}"
+        twice = f" with {self.halo[0]}+{self.halo[1]} twice" if any(self.halo) else ""
+        return f"{cut} on {'|'.join(self.devices) or 'nothing'}{twice}"
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,9 @@ class Plan:
     `chains` are runs of nodes between two waits. `shapes` are the input shapes it was made for. `measured_ms` is the lower quartile of
     runs on the machine where it was checked, None where it was not. `counters`: CPU and GPU are kept in step by words in shared
     memory, where the device can, not by the driver's events.
+    `board`: the names of the units that it was
+    made for, where it was made from a profile. `gap`: no plan of those that the strategy could choose from is better by more than this share
+    (0: it is the best of them; None: not known). `energy_mj` and `memory_bytes` are modelled, not measured.
     """
 
     model: str
@@ -76,6 +82,11 @@ class Plan:
     planning_ms: float | None = None
     measured_ms: float | None = None
     counters: bool = False
+    board: Mapping[str, str] = field(default_factory=dict)
+    objective: str = "latency"
+    gap: float | None = None
+    energy_mj: float | None = None
+    memory_bytes: int | None = None
 
     def __getitem__(self, name: str) -> Partition:
         return self._by_name[name]
@@ -106,7 +117,12 @@ class Plan:
             "planning_ms": self.planning_ms,
             "measured_ms": self.measured_ms,
             "counters": self.counters,
-            "nodes": [{**asdict(p), "bounds": list(p.bounds), "devices": list(p.devices)} for p in self.partitions],
+            "board": dict(self.board),
+            "objective": self.objective,
+            "gap": self.gap,
+            "energy_mj": self.energy_mj,
+            "memory_bytes": self.memory_bytes,
+            "nodes": [{**asdict(p), "bounds": list(p.bounds), "devices": list(p.devices), "halo": list(p.halo)} for p in self.partitions],
             "chains": [list(c) for c in self.chains],
         }
 
@@ -150,19 +166,40 @@ class Plan:
                 raise PlanMismatch(f"key '{key}.bounds' is wrong", where=where, found=node["bounds"], expected="whole numbers")
             if any(not isinstance(d, str) for d in node["devices"]):
                 raise PlanMismatch(f"key '{key}.devices' is wrong", where=where, found=node["devices"], expected="device names")
+            halo = node.get("halo", [0, 0])
+            if not isinstance(halo, list) or len(halo) != 2 or any(type(h) is not int or h < 0 for h in halo):
+                raise PlanMismatch(f"key '{key}.halo' is wrong", where=where, found=repr(halo), expected="two whole numbers, at least 0")
             predicted = node.get("predicted_us")
             partitions.append(Partition(
                 node["name"], node["op_type"], axis, tuple(node["bounds"]), tuple(node["devices"]),
                 _number(predicted), bool(node.get("estimated", True)), str(node.get("note", "")),
+                (halo[0], halo[1]),
             ))
         shapes = top.get("shapes") if isinstance(top.get("shapes"), dict) else {}
         chains = top.get("chains") if isinstance(top.get("chains"), list) else []
+        board = top.get("board") if isinstance(top.get("board"), dict) else {}
         return cls(
             top["model"], top["model_digest"], top["strategy"], tuple(partitions), str(top.get("profile", "")),
             tuple(tuple(map(str, c)) for c in chains if isinstance(c, list)),
             {str(k): tuple(v) for k, v in shapes.items() if isinstance(v, list)}, _number(top.get("predicted_ms")), _number(top.get("planning_ms")),
             _number(top.get("measured_ms")), top.get("counters") is True,
+            board={str(k): str(v) for k, v in board.items()}, objective=str(top.get("objective", "latency")), gap=_number(top.get("gap")),
+            energy_mj=_number(top.get("energy_mj")), memory_bytes=None if (nbytes := _number(top.get("memory_bytes"))) is None else int(nbytes),
         )
+
+    def check_board(self, units: Mapping[str, str]) -> None:
+        """Raises PlanMismatch where the plan was made for other units than those, by device name."""
+        for device in sorted(self.devices):
+            made_for, here = self.board.get(device), units.get(device)
+            if made_for is not None and here is not None and made_for != here:
+                raise PlanMismatch("the plan was made for another device", where=self.model, found=f"{device} '{made_for}' in the plan",
+                                   expected=f"'{here}', which is here", hint="plan again with this machine's profile")
+
+    def diff(self, other: Plan) -> list[Change]:
+        """The nodes whose placement differs, this plan's first; a node that one of them lacks is None there."""
+        names = dict.fromkeys([p.name for p in (*self.partitions, *other.partitions)])
+        pairs = [(n, self._by_name.get(n), other._by_name.get(n)) for n in names]
+        return [Change(n, a, b) for n, a, b in pairs if (a and (a.axis, a.bounds, a.devices, a.halo)) != (b and (b.axis, b.bounds, b.devices, b.halo))]
 
     def check(self, graph: Graph) -> None:
         """Raises PlanMismatch or IllegalCut unless every node of the graph has a legal partition here."""
@@ -195,6 +232,15 @@ def _number(found: Any) -> float | None:
         return None
 
 
+@dataclass(frozen=True)
+class Change:
+    """A node that two plans place differently."""
+
+    name: str
+    first: Partition | None
+    second: Partition | None
+
+
 def _checked(data: Any, where: str, key: str, wanted: Mapping[str, type]) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise PlanMismatch(f"key '{key or 'the file'}' is wrong", where=where, found=type(data).__name__, expected="an object")
@@ -223,7 +269,18 @@ def pieces(node: Node, partition: Partition) -> list[tuple[str, Region]]:
         axis = whole_axis(node, partition.axis)
     else:
         axis = op.axis(node, partition.axis)
-    return [(d, r) for d, r in zip(partition.devices, pieces_along(node, axis, partition.bounds)) if r.size]
+    regions = pieces_along(node, axis, partition.bounds)
+    if any(partition.halo):
+        regions = [_reaching(r, axis, partition.halo, where) for r in regions]
+    return [(d, r) for d, r in zip(partition.devices, regions) if r.size]
+
+
+def _reaching(region: Region, axis: SplitAxis, halo: tuple[int, int], where: str) -> Region:
+    """The region and its halo, as far as there is something on that side."""
+    if any(h % axis.multiple for h in halo):
+        raise IllegalCut(f"cannot compute {halo[0]}+{halo[1]} twice along axis '{axis.name}'", where=where, expected=f"multiples of {axis.multiple}")
+    start, stop = region[axis.dim]
+    return region if start >= stop else region.replace(axis.dim, (max(0, start - halo[0]), min(axis.extent, stop + halo[1])))
 
 
 def whole_axis(node: Node, name: str) -> SplitAxis:

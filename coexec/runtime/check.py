@@ -11,6 +11,7 @@ import numpy as np
 from ..errors import NumericMismatch
 from ..graph.ir import Node
 from ..ops import op_for
+from ..regions import subtract
 from .executor import PreparedRun
 from .schedule import HOST, Start
 
@@ -39,13 +40,13 @@ def run_checked(prepared: PreparedRun, feeds: Mapping[str, Any], rtol: float = 1
     """
     prepared._feed(feeds)
     actions = prepared.actions
-    last = {step.node: position for position, (step, _) in enumerate(actions) if isinstance(step, Start)}
+    last = {step.node.name: position for position, (step, _) in enumerate(actions) if isinstance(step, Start)}
     for position, (step, action) in enumerate(actions):
         action()
-        if not isinstance(step, Start) or last[step.node] != position:
+        if not isinstance(step, Start) or last[step.node.name] != position:
             continue
-        node = step.node
-        _settle(prepared, node, [s for s, _ in actions[: position + 1] if isinstance(s, Start) and s.node is node])
+        node = prepared.graph.node(step.node.name)
+        _settle(prepared, node, [s for s, _ in actions[: position + 1] if isinstance(s, Start) and s.node.name == node.name])
         error = compare(prepared, node, rtol, atol)
         if report is not None:
             report(error)
@@ -58,15 +59,20 @@ def run_checked(prepared: PreparedRun, feeds: Mapping[str, Any], rtol: float = 1
 
 def _settle(prepared: PreparedRun, node: Node, starts: list[Start]) -> None:
     """Waits for the node's pieces and brings all of them to the host, so that it has every later node's inputs too."""
+    op, own = op_for(node), [s.region for s in starts if s.device == HOST]
     for step in starts:
         if step.device == HOST:
             continue
         queue = prepared.queues[step.device]
         queue.finish()
-        op = op_for(node)
-        for value, region in zip(node.outputs, op.output_regions(node, step.region)):
-            if value is not None and region is not None and region.size and not prepared.buffer.shared:
-                queue.download(prepared.views[value].sub(region)).wait()
+        for value, kept, region in zip(node.outputs, step.node.outputs, op.output_regions(node, step.region)):
+            if value is None or region is None or not region.size:
+                continue
+            if not prepared.buffer.shared:
+                queue.download(prepared.views[kept].sub(region)).wait()
+            if kept is not value:  # the device's own copy; what both computed the host has already
+                for part in subtract([region], own):
+                    prepared.views[value].array[part.slices] = prepared.views[kept].array[part.slices]
 
 
 def compare(prepared: PreparedRun, node: Node, rtol: float, atol: float) -> NodeError:

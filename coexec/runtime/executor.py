@@ -16,6 +16,7 @@ from ..errors import CoexecError, DeviceError, MemoryLimit
 from ..graph.ir import Graph, Node, Value
 from ..ops import op_for
 from ..ops.fallback import is_fallback
+from ..partition.halos import keep_halos
 from ..partition.plan import Plan, on_one_device
 from ..regions import Region
 from .hazards import guard
@@ -65,7 +66,8 @@ class PreparedRun:
                 raise
 
     def _prepare(self) -> None:
-        plan, trace = self.plan, self.trace
+        self.plan = plan = replace(self.plan, partitions=keep_halos(self.graph, [self.plan[n.name] for n in self.graph.nodes]))
+        trace = self.trace
         with phase(trace, "schedule"):
             self.asynchronous = frozenset(name for name, device in self.devices.items() if device.asynchronous)
             steps = schedule(self.graph, plan, self.asynchronous)

@@ -116,6 +116,8 @@ def _lifetimes(graph: Graph, steps: Sequence[Step]) -> list[_Life]:
         match step:
             case Start(node=node, device=device, index=index):
                 touched = [touch(v, at) for v in (*node.inputs, *node.outputs)]
+                for value in (*graph.node(node.name).inputs, *graph.node(node.name).outputs):
+                    touch(value, at)  # the host's copy, where the device has its own: a check reads it
                 if index >= 0:
                     release(device, index - BEHIND, at)
                     pending.setdefault(device, []).extend((index, life) for life in touched if life is not None)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from ..graph.ir import Graph, Node, Value
 from ..ops import op_for
 from ..ops.fallback import is_fallback
+from ..partition.halos import copies, keep_halos
 from ..partition.joins import joined, places, shifted
 from ..partition.plan import Plan, pieces
 from ..regions import Region, subtract
@@ -23,6 +24,8 @@ HOST = "cpu"
 @dataclass(frozen=True, eq=False)
 class Start:
     """Start the piece `region` of a node on a device; `index` numbers the pieces of asynchronous devices.
+
+    Where the device keeps its own copy of a value, `node` is the graph's node on copies (`partition.halos`), of the same name.
 
     `after`: the last step by which the host wrote something that an asynchronous piece reads, -1 where there is none.
     """
@@ -115,6 +118,9 @@ class _Scheduler:
         self.waited: dict[str, int] = {d: 0 for d in asynchronous}
         self.unflushed: set[str] = set()
         self.joined = joined(graph)
+        kept = keep_halos(graph, [plan[n.name] for n in graph.nodes])
+        self.partitions = {n: p for n, p in zip(graph.nodes, kept)}
+        self.copies = copies(graph, kept)
 
     def steps(self) -> list[Step]:
         for value in self.graph.inputs:
@@ -147,11 +153,12 @@ class _Scheduler:
             self._join(node)
             return
         op = op_for(node)
-        todo = pieces(node, self.plan[node.name])
+        todo = pieces(node, self.partitions[node])
         for device, region in sorted(todo, key=lambda p: p[0] not in self.asynchronous):  # the far device first
+            mine = self.copies.on(node, device)
             reads = [None if v is None else Region.whole(v.shape) for v in node.inputs] if is_fallback(op) else op.regions_read(node, region)
             after = -1
-            for value, needed in zip(node.inputs, reads):
+            for value, needed in zip(mine.inputs, reads):
                 if value is not None and needed is not None and not value.is_constant:
                     self._need(value, needed, device)
                     after = max(after, self._knowledge(value).last_written(needed))
@@ -162,9 +169,9 @@ class _Scheduler:
                 self.unflushed.add(device)
             else:
                 self._flush()
-            self.out.append(Start(node, device, region, index, after if index >= 0 else -1))
+            self.out.append(Start(mine, device, region, index, after if index >= 0 else -1))
             writes = [None if v is None else Region.whole(v.shape) for v in node.outputs] if is_fallback(op) else op.output_regions(node, region)
-            for value, written in zip(node.outputs, writes):
+            for value, written in zip(mine.outputs, writes):
                 if value is not None and written is not None:
                     self._wrote(value, written, device, index)
 

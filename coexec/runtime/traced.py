@@ -252,22 +252,22 @@ class _Tape:
             result[id(work)] = start, free, "wall" if why else "device"
         return result
 
-    def _longest(self, stretches: Mapping[int, tuple[int, int, str]]) -> dict[Node, float]:
+    def _longest(self, stretches: Mapping[int, tuple[int, int, str]]) -> dict[str, float]:
         """What each node took as plans count it: the time of its slower side, in microseconds."""
-        sides: dict[Node, dict[str, float]] = {}
+        sides: dict[str, dict[str, float]] = {}
         for work in self.works:
             if isinstance(work.step, Start):
                 start, stop, _ = stretches.get(id(work), (work.begun_ns, work.ended_ns, ""))
-                mine = sides.setdefault(work.step.node, {})
+                mine = sides.setdefault(work.step.node.name, {})
                 mine[work.step.device] = mine.get(work.step.device, 0.0) + (stop - start) / 1e3
-        return {node: max(times.values()) for node, times in sides.items()}
+        return {name: max(times.values()) for name, times in sides.items()}
 
-    def _add(self, work: _Work, ran: tuple[int, int, str] | None, longest: Mapping[Node, float], started: dict[tuple[str, int], Span]) -> None:
+    def _add(self, work: _Work, ran: tuple[int, int, str] | None, longest: Mapping[str, float], started: dict[tuple[str, int], Span]) -> None:
         trace, run, step = self.trace, self.number, work.step
         host = lambda name, category, **args: trace.add(name, "host", work.begun_ns, work.ended_ns, category, run=run, **args)  # noqa: E731
         match step:
             case Start(node=node, device=device, index=index):
-                args = {**self._described(step), "run": run, "measured_us": longest.get(node)}
+                args = {**self._described(step), "run": run, "measured_us": longest.get(node.name)}
                 if index < 0:
                     self._add_cpu(work, node, args)
                     return

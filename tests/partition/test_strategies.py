@@ -17,7 +17,8 @@ from coexec.partition.strategies.base import FALLBACK_NOTE, VIEW_NOTE
 from coexec.profiles import DeviceProfile
 from tests.partition.boards import KERNELS, Net, board, classifier, tangle
 
-SPECS = ("cpu", "gpu", "fixed:gpu=0.5", "fixed:gpu=0", "fixed:gpu=1", "fixed:gpu=0.37,axis=channel", "flops", "greedy", "greedy:window=0", "coexec", "coexec:beam=1")
+SPECS = ("cpu", "gpu", "fixed:gpu=0.5", "fixed:gpu=0", "fixed:gpu=1", "fixed:gpu=0.37,axis=channel", "flops", "greedy", "greedy:window=0", "coexec",
+         "coexec:width=1", "coexec:chains=false,branches=false,contention=false", "coexec:steps=4,axis=channel")
 BOARDS = {
     "near": board(), "slow gpu": board(gpu_gflops=2.0), "slow cpu": board(cpu_gflops=2.0), "dear wait": board(sync_us=5000.0),
     "two memories": board(map_us=20.0, transfer_gbs=4.0), "no gpu": board(gpu=False), "few kernels": board(operators=("Conv",)),
@@ -108,8 +109,8 @@ def test_flops_divides_channels_by_peak_rates():
     ("coexce", "did you mean coexec"), ("", "unknown strategy"), ("fixed:gpo=0.5", "did you mean gpu"), ("fixed:gpu=half", "a number"),
     ("fixed:gpu=2", "from 0 to 1"), ("fixed:gpu=nan", "from 0 to 1"), ("fixed:gpu=", "no value"), ("fixed:", "after the colon"),
     ("fixed:gpu=0.5,gpu=0.5", "twice"), ("fixed:axis=hight", "did you mean height"), ("cpu:gpu=1", "no options"),
-    ("coexec:beam=0", "from 1 to 64"),
-    ("coexec:beam=1.5", "whole number"),
+    ("coexec:width=-1", "from 0 to"), ("coexec:width=1.5", "whole number"), ("coexec:steps=1", "from 2 to"), ("coexec:axis=hight", "did you mean height"),
+    ("coexec:chains=maybe", "true or false"),
 ])
 def test_parse_strategy_refuses(text, words):
     with pytest.raises(UsageError, match=words):

@@ -91,6 +91,7 @@ def random_plan(graph: Graph, rng: np.random.Generator, parts: int = 3) -> Plan:
             count = int(rng.integers(2, parts + 1))
             units = -(-axis.extent // axis.multiple)
             cuts = sorted(min(axis.extent, int(rng.integers(0, units + 1)) * axis.multiple) for _ in range(count - 1))
+            halo = (0, 0) if rng.random() < 0.5 else tuple(int(h) * axis.multiple for h in rng.integers(0, 4, 2))
             chosen.append(Partition(node.name, node.op_type, axis.name, (0, *cuts, axis.extent),
-                                    tuple(str(rng.choice(["cpu", "gpu"])) for _ in range(count))))
+                                    tuple(str(rng.choice(["cpu", "gpu"])) for _ in range(count)), halo=halo))
     return Plan("random", graph.digest, "random", tuple(chosen))

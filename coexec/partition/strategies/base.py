@@ -18,22 +18,30 @@ from ...ops.base import SplitAxis
 from ...ops.fallback import is_fallback
 from ...profiles import DeviceProfile
 from ..chains import chains
+from ..halos import keep_halos
+from ..joins import joined
 from ..plan import Partition, Plan, cut, on_one_device
+from ..wishes import Wishes
 
 #: Why the GPU cannot run a node, or None where it can.
 Supports = Callable[[Node], "str | None"]
 
 FALLBACK_NOTE = "fallback: no kernel here, computed by onnx.reference"
 VIEW_NOTE = "view: no work"
+FORCED_NOTE = "forced"
+JOINED_NOTE = "joined: its inputs are written in place"
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What a strategy plans for: a graph, a board (None: unknown), where a real GPU is at hand what it supports, and what runs showed."""
+    """What a strategy plans for: a graph, a board (None: unknown), where a real GPU is at hand what it supports, what the user wishes, and what
+    runs showed.
+    """
 
     graph: Graph
     profile: DeviceProfile | None = None
     supports: Supports | None = None
+    wishes: Wishes = Wishes()
     corrections: Corrections | None = None
 
     @cached_property
@@ -42,6 +50,31 @@ class Situation:
         if self.profile is None:
             raise UsageError("this strategy needs a device profile", hint="make one with `coexec profile -o FILE`")
         return CostModel(self.profile, self.corrections)
+
+    @cached_property
+    def _totals(self) -> dict[tuple[Partition, ...], float]:
+        return {}
+
+    def total_us(self, partitions: Sequence[Partition]) -> float:
+        """The predicted time of a whole run; kept."""
+        key = tuple(partitions)
+        if key not in self._totals:
+            self._totals[key] = self.cost.total_us(self.graph, key)
+        return self._totals[key]
+
+    def value(self, partitions: Sequence[Partition]) -> float:
+        """What the objective counts: microseconds, or microjoules."""
+        return self.cost.energy_uj(self.graph, partitions) if self.wishes.objective == "energy" else self.total_us(partitions)
+
+    @cached_property
+    def without_contention(self) -> CostModel:
+        """The same costs as if no unit slowed the other down."""
+        return CostModel(self.profile, self.corrections, contention=False)
+
+    @cached_property
+    def joined(self) -> frozenset[Node]:
+        """The Concat nodes that need no work."""
+        return joined(self.graph)
 
     def refused(self, node: Node) -> str | None:
         """Why the GPU cannot run a native node, or None where it can."""
@@ -66,6 +99,10 @@ class Situation:
             return replace(on_cpu, note=VIEW_NOTE)
         if not node.output.type.size:
             return replace(on_cpu, note="empty output")
+        if node in self.joined:
+            return replace(on_cpu, note=JOINED_NOTE)
+        if node.name in self.wishes.force:
+            return on_one_device(node, self.wishes.force[node.name], note=FORCED_NOTE)
         reason = self.refused(node)
         return on_one_device(node, "cpu", note=f"gpu: {reason}") if reason else None
 
@@ -97,16 +134,23 @@ class Partitioner:
     def __str__(self) -> str:
         return self.spec
 
-    def plan(self, graph: Graph, profile: DeviceProfile | None = None, supports: Supports | None = None,
+    def plan(self, graph: Graph, profile: DeviceProfile | None = None, supports: Supports | None = None, *, wishes: Wishes = Wishes(),
              corrections: Corrections | None = None) -> Plan:
         """A plan for that graph. `supports` tells why the GPU cannot run a node; without it the profile's operator list does.
 
-        Raises UsageError where the strategy needs a profile and there is none.
+        Raises UsageError where the strategy needs a profile and there is none, and where a wish cannot be fulfilled.
         """
         if self.needs_profile and profile is None:
             raise UsageError(f"strategy '{self.name}' needs a device profile", hint="make one with `coexec profile -o FILE`")
-        situation = Situation(graph, profile, supports, corrections)
-        return finish(situation, self.arrange(situation), self.spec)
+        situation = Situation(graph, profile, supports, wishes, corrections)
+        chosen, bound = self.bounded(situation)
+        if wishes.max_gpu_share < 1:
+            chosen = [_limited(n, p, wishes.max_gpu_share) for n, p in zip(graph.nodes, chosen)]
+        return finish(situation, chosen, self.spec, bound)
+
+    def bounded(self, situation: Situation) -> tuple[list[Partition], float | None]:
+        """`arrange`, and what no plan of those that the strategy looked at can be better than, in terms of the objective; None: not known."""
+        return self.arrange(situation), None
 
     def arrange(self, situation: Situation) -> list[Partition]:
         """A partition for every node, in the graph's order."""
@@ -117,21 +161,35 @@ class Partitioner:
         raise NotImplementedError
 
 
-def finish(situation: Situation, partitions: Sequence[Partition], spec: str) -> Plan:
+def finish(situation: Situation, partitions: Sequence[Partition], spec: str, bound: float | None = None) -> Plan:
     """The plan of those partitions: predicted times where there is a profile, and chains."""
-    graph, profile = situation.graph, situation.profile
-    total = None
+    graph, profile, wishes = situation.graph, situation.profile, situation.wishes
+    partitions = keep_halos(graph, partitions)
+    known: dict[str, Any] = {}
     if profile is not None:
-        total = round(situation.cost.total_us(graph, partitions) / 1e3, 6)
+        known["predicted_ms"] = round(situation.total_us(partitions) / 1e3, 6)
+        known["memory_bytes"] = situation.cost.memory_bytes(graph, partitions)
+        if wishes.objective == "energy":
+            known["energy_mj"] = round(situation.cost.energy_uj(graph, partitions) / 1e3, 6)
+        if bound is not None:
+            known["gap"] = round(max(0.0, 1 - bound / max(situation.value(partitions), 1e-9)), 6)
+        known["board"] = {"cpu": profile.cpu.name, **({"gpu": profile.gpu.name} if profile.gpu is not None else {})}
         priced, alone = [], not any(d != "cpu" for p in partitions for d in p.devices)
         for node, partition in zip(graph.nodes, partitions):
-            us, estimated = situation.cost.node(node, partition, alone)
+            us, estimated = (0.0, False) if node in situation.joined else situation.cost.node(node, partition, alone)
             priced.append(replace(partition, predicted_us=round(us, 3), estimated=estimated))
         partitions = priced
-    return Plan(
-        graph.name, graph.digest, spec, tuple(partitions), profile.name if profile else "", chains(graph, partitions),
-        {v.name: v.shape for v in graph.inputs if v.type.is_static}, total,
-    )
+    return Plan(graph.name, graph.digest, spec, tuple(partitions), profile.name if profile else "", chains(graph, partitions),
+                {v.name: v.shape for v in graph.inputs if v.type.is_static}, objective=wishes.objective, **known)
+
+
+def _limited(node: Node, partition: Partition, most: float) -> Partition:
+    """The partition with no more than that share on the GPU, unless it was forced there."""
+    if partition.ratio.get("gpu", 0.0) <= most or partition.note == FORCED_NOTE or partition.axis is None:
+        return partition if partition.ratio.get("gpu", 0.0) <= most or partition.note == FORCED_NOTE else replace(partition, devices=("cpu",))
+    axis = next((a for a in op_for(node).split_axes(node) if a.name == partition.axis), None)
+    at = 0 if axis is None else int(most * axis.extent / axis.multiple) * axis.multiple
+    return cut(node, axis, (0, at, axis.extent), ("gpu", "cpu")) if at else on_one_device(node, "cpu")
 
 
 def share(node: Node, axis: SplitAxis, ratio: float) -> Partition:

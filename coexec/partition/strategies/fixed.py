@@ -13,6 +13,12 @@ from .base import Partitioner, Situation, preferred_axis, register, share
 AXES = ("batch", "channel", "depth", "height", "width", "length", "rows", "columns", "heads")
 
 
+def check_axis(axis: str, strategy: str) -> None:
+    """Raises UsageError unless that is no axis, or the name of one."""
+    if axis and axis not in AXES and not re.fullmatch(r"axis\d+", axis):
+        raise UsageError(f"option 'axis' of strategy '{strategy}' is wrong", found=repr(axis), hint=suggest(axis, AXES))
+
+
 @register
 @dataclass(frozen=True)
 class Fixed(Partitioner):
@@ -28,8 +34,7 @@ class Fixed(Partitioner):
     def __post_init__(self) -> None:
         if not 0 <= self.gpu <= 1:
             raise UsageError("option 'gpu' of strategy 'fixed' is wrong", found=self.gpu, expected="a share from 0 to 1")
-        if self.axis and self.axis not in AXES and not re.fullmatch(r"axis\d+", self.axis):
-            raise UsageError("option 'axis' of strategy 'fixed' is wrong", found=repr(self.axis), hint=suggest(self.axis, AXES))
+        check_axis(self.axis, self.name)
 
     @property
     def spec(self) -> str:
