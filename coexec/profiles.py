@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -134,6 +134,13 @@ class DeviceProfile:
             raise ProfileMismatch(f"the profile has no '{name}'", where=self.name,
                                   expected=" or ".join(["cpu", *(["gpu"] if self.gpu else [])]))
         return found
+
+    def with_threads(self, threads: int) -> DeviceProfile:
+        """As a session sees it whose CPU pool has that many threads, with and without a GPU beside it: the section measured with that many, or
+        with the nearest number. 0, the pool's own choice: the profile itself."""
+        if not threads or self.cpu_alone is None:
+            return self
+        return replace(self, cpu=min(self.cpu, self.cpu_alone, key=lambda section: abs(section.threads - threads)), cpu_alone=None)
 
     @property
     def digest(self) -> str:

@@ -61,7 +61,8 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
 
     `feeds` are inputs to measure with. `threads` 0: as many as a session would take. Raises what preparing the first plan raises.
     """
-    asked = {"profile": profile, "force": force, "devices": devices}
+    profile = profile.with_threads(threads or settings.get("threads"))
+    asked = {"profile": profile, "force": force, "devices": devices, "threads": threads}
     steps = ROUNDS + 3
     tell = progress or (lambda done, total, what: None)
 
