@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ class Plan:
             object.__setattr__(self, "_index", cached)
         return cached
 
-    @property
+    @cached_property
     def devices(self) -> frozenset[str]:
         """Every device that computes something."""
         return frozenset(d for p in self.partitions for d in p.devices)

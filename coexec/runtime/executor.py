@@ -140,6 +140,7 @@ class PreparedRun:
             case Join():
                 return None
             case Dynamic(node=node):
+                self.queues[HOST].expect_reference()
                 return lambda: self._dynamic(node)
         raise AssertionError(step)
 

@@ -33,6 +33,8 @@ class Program(NamedTuple):
     implementation: str
     bind: Callable[[np.ndarray], Task]
     scratch_bytes: int = 0
+    #: It may call NumPy's matrix products, whose library has threads of its own.
+    uses_blas: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,4 +218,4 @@ def generic(piece: Piece) -> Program:
                 np.copyto(into, result)
 
     dtype = next((a.dtype.name for a in outputs if a is not None), "none")
-    return Program(f"{dtype}_{node.op_type.lower()}_numpy", lambda scratch: run)
+    return Program(f"{dtype}_{node.op_type.lower()}_numpy", lambda scratch: run, uses_blas=True)
