@@ -19,7 +19,9 @@ from ..ops.fallback import is_fallback
 from ..partition.halos import keep_halos
 from ..partition.plan import Plan, on_one_device
 from ..regions import Region
+from .bands import in_bands
 from .hazards import guard
+from .hoist import hoist
 from .memory import MemoryPlan, plan_memory
 from .schedule import HOST, Alias, Dynamic, Flush, Join, Move, Start, Step, Wait, schedule
 from .trace import Trace, phase
@@ -70,7 +72,9 @@ class PreparedRun:
         trace = self.trace
         with phase(trace, "schedule"):
             self.asynchronous = frozenset(name for name, device in self.devices.items() if device.asynchronous)
-            steps = schedule(self.graph, plan, self.asynchronous)
+            steps = hoist(self.graph, schedule(self.graph, plan, self.asynchronous))
+            if plan.band_bytes:
+                steps = in_bands(steps, plan.band_bytes)
             self.memory: MemoryPlan = plan_memory(self.graph, steps)
             self.steps: list[Step] = guard(steps, self.memory)
         limit = settings.get("memory_limit")

@@ -76,7 +76,7 @@ def _positive(weights: list, rng: np.random.Generator, count: int) -> str:
 
 
 def random_plan(graph: Graph, rng: np.random.Generator, parts: int = 3) -> Plan:
-    """Any legal plan: each node whole somewhere, or cut into up to `parts` pieces (some empty) on random devices."""
+    """Any legal plan: each node whole somewhere, or cut into up to `parts` pieces (some empty) on random devices; some run in bands."""
     chosen = []
     for node in graph.nodes:
         op = op_for(node)
@@ -94,4 +94,4 @@ def random_plan(graph: Graph, rng: np.random.Generator, parts: int = 3) -> Plan:
             halo = (0, 0) if rng.random() < 0.5 else tuple(int(h) * axis.multiple for h in rng.integers(0, 4, 2))
             chosen.append(Partition(node.name, node.op_type, axis.name, (0, *cuts, axis.extent),
                                     tuple(str(rng.choice(["cpu", "gpu"])) for _ in range(count)), halo=halo))
-    return Plan("random", graph.digest, "random", tuple(chosen))
+    return Plan("random", graph.digest, "random", tuple(chosen), band_bytes=int(rng.choice([0, 1, 1024])))
