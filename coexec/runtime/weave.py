@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ..graph.ir import Value
 from .hazards import owners
 from .memory import MemoryPlan
-from .schedule import Alias, Dynamic, Flush, Join, Move, Start, Step, Wait
+from .schedule import Alias, Dynamic, Flush, Move, Start, Step, Wait
 
 #: How many pieces the device's queue is filled ahead of the host: enough that it never runs empty, few enough that the host soon begins.
 AHEAD = 6
