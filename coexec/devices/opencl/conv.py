@@ -87,9 +87,18 @@ def conv_shape(c: Compile) -> Shape:
 
 @builds("Conv", tail=True)
 def build(c: Compile) -> None:
-    shape, tiles = conv_shape(c), c.tiles
+    shape = conv_shape(c)
+    tiles = in_common(c, shape, c.tiles)
     method = choose(shape, tiles, c.node.attr("method") or tiles.method)
     _METHODS[method](c, shape, tiles)
+
+
+def in_common(c: Compile, s: Shape, tiles: Tiles) -> Tiles:
+    """Tiles as tall as the CPU's where that reads the same weights: a piece cut along anything but channels, of a device that can read the
+    CPU's memory. Numbers of a tuner stay."""
+    rows = host.common_rows()
+    shared = "svm" in c.facts.sharing and s.constant and c.region.size < c.node.output.type.size and c.in_regions[1].size == c.value(1).size
+    return replace(tiles, rows=rows) if shared and not tiles.rows and s.out_channels >= rows else tiles
 
 
 def choose(s: Shape, tiles: Tiles, wanted: str | None = None) -> str:
@@ -133,17 +142,6 @@ def build_direct(c: Compile, s: Shape, tiles: Tiles) -> None:
              *i32(s.in_channels, s.out_channels), *s.args(), *tail)
 
 
-def pack_rows(w: np.ndarray, groups: int, rows: int) -> np.ndarray:
-    """Weights (groups * out, depth...) as [group][tile][depth][rows], zeros beyond the last row."""
-    matrix = w.reshape(groups, w.shape[0] // groups, -1)
-    tiles = -(-matrix.shape[1] // rows)
-    if w.dtype == np.float32:
-        return host.rows(matrix, rows).reshape(groups, tiles, -1, rows)
-    padded = np.zeros((groups, tiles * rows, matrix.shape[2]), w.dtype)
-    padded[:, :matrix.shape[1]] = matrix
-    return padded.reshape(groups, tiles, rows, -1).swapaxes(2, 3)
-
-
 def strip_elements(s: Shape, columns: int, tiles: Tiles) -> int:
     """Upper bound of one channel's strip: the input rows, padding included, that `columns` output pixels read."""
     height, width = s.y.shape[3:]
@@ -181,11 +179,11 @@ class Panel:
         return sum(self.locals)
 
 
-def build_panel(c: Compile, s: Shape, tiles: Tiles, key: Any = "conv", arrange: Callable[[np.ndarray], np.ndarray] = lambda w: w) -> None:
+def build_panel(c: Compile, s: Shape, tiles: Tiles, key: tuple = (), arrange: Callable[[np.ndarray], np.ndarray] = lambda w: w) -> None:
     """`arrange` brings constant input 1 to (out channels of all groups, in channels of one, *kernel); `key` names what it does."""
     s = s.flattened()
     cut = Panel.of(s, tiles)
-    w = c.packed(1, ("rows", key, s.groups, cut.rows), lambda w: pack_rows(arrange(w), s.groups, cut.rows))
+    w = c.shared(1, ("rows", *key, s.groups, cut.rows), lambda w: host.rows(arrange(w).reshape(s.groups, s.out_channels, -1), cut.rows))
     defines, tail = _operands(c, s)
     c.implementation = f"f32_conv_panel_{cut.rows}x{cut.columns}"
     c.launch(["vectors.clh", "gemm_tile.clh", "strip.clh", "conv_panel.cl"], "conv_panel", {**defines, **tiles.panel_defines(cut.rows, cut.vectors)},
@@ -259,15 +257,9 @@ def winograd_pays(s: Shape, tiles: Tiles) -> bool:
 MIN_WINOGRAD_CHANNELS = 16
 
 
-def pack_winograd(w: np.ndarray, groups: int, rows: int) -> np.ndarray:
-    """3x3 weights as [group][tile][36][in channel][rows], zeros beyond the last output channel."""
-    packed = host.filters(w.reshape(*w.shape[:2], 3, 3), _FILTER, rows, groups)
-    return packed.reshape(groups, -1, 36, w.shape[1], rows)
-
-
 def build_winograd(c: Compile, s: Shape, tiles: Tiles) -> None:
     cut = Winograd.of(s, tiles)
-    w = c.packed(1, ("winograd", s.groups, cut.rows), lambda w: pack_winograd(w, s.groups, cut.rows))
+    w = c.shared(1, ("winograd", 4, s.groups, cut.rows), lambda w: host.filters(w.reshape(*w.shape[:2], 3, 3), _FILTER, cut.rows, s.groups))
     defines, tail = _operands(c, s)
     defines |= tiles.panel_defines(cut.rows, cut.vectors)
     inside, outside, *_, pad = s.args()
