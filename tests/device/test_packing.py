@@ -129,12 +129,21 @@ def test_what_is_packed_alike_is_packed_once():
     assert tasks[-1] == ROWS and again.tasks  # never filled, and nobody takes it for the one before
 
 
-@pytest.mark.parametrize("side, pads", [(1, 0), (3, 1)])
-def test_both_sides_of_a_cut_along_height_read_one_copy(side: int, pads: int):
+@pytest.mark.parametrize("channels", [1, 16, 40, 64, 96, 144, 200, 1000])
+def test_strips_lie_where_the_gpu_looks_for_them(channels: int):
+    w = array(channels, 7, 1, 1)
+    found, (wide, turn, narrow) = filled(host.strips(w)), host.strip_widths(channels)
+    for m in range(channels):
+        width, start = (wide, m // wide * wide) if m < turn else (narrow, turn + (m - turn) // narrow * narrow)
+        assert np.array_equal(found[start * 7 + m - start:][:7 * width:width], w[m, :, 0, 0])
+
+
+@pytest.mark.parametrize("side, pads, size", [(1, 0, 40), (3, 1, 40), (1, 0, 14), (3, 1, 9)])
+def test_both_sides_of_a_cut_along_height_read_one_copy(side: int, pads: int, size: int):
     devices = find_devices("")
     if "svm" not in devices["gpu"].facts.sharing:
         pytest.skip(f"{devices['gpu'].facts.name} cannot read the CPU's memory")
-    x, w = array(1, 128, 40, 40), array(256, 128, side, side)
+    x, w = array(1, 128, size, size), array(256, 128, side, side)
     node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[pads] * 4)
     graph = helper.make_graph([node], "one", [helper.make_tensor_value_info("x", 1, x.shape)], [helper.make_tensor_value_info("y", 1, None)],
                               [numpy_helper.from_array(w, "w")])

@@ -94,11 +94,25 @@ def build(c: Compile) -> None:
 
 
 def in_common(c: Compile, s: Shape, tiles: Tiles) -> Tiles:
-    """Tiles as tall as the CPU's where that reads the same weights: a piece cut along anything but channels, of a device that can read the
-    CPU's memory. Numbers of a tuner stay."""
+    """Tiles as tall as the CPU's where that reads the same weights. Numbers of a tuner stay."""
     rows = host.common_rows()
-    shared = "svm" in c.facts.sharing and s.constant and c.region.size < c.node.output.type.size and c.in_regions[1].size == c.value(1).size
-    return replace(tiles, rows=rows) if shared and not tiles.rows and s.out_channels >= rows else tiles
+    return replace(tiles, rows=rows) if not tiles.rows and s.out_channels >= rows and reads_in_common(c, s) else tiles
+
+
+def reads_in_common(c: Compile, s: Shape) -> bool:
+    """True for a piece cut along anything but channels, its weights constant, on a device that reads the host's memory."""
+    return ("svm" in c.facts.sharing and s.constant and c.region.size < c.node.output.type.size
+            and c.in_regions[1].size == c.value(1).size)
+
+
+def reads_strips(c: Compile, s: Shape, rows: int) -> bool:
+    """True where the CPU makes the other rows of a small map, and packs weights as strips of channels, whole tiles wide each."""
+    shared, whole = reads_in_common(c, s), c.node.output.shape
+    if not shared or s.groups != 1 or len(whole) != 4 or whole[3] != c.region.shape[3] or any(w % rows for w in host.strip_widths(s.out_channels)):
+        return False
+    p = conv_params(c.node)
+    return host.packs_strips((s.in_channels, s.out_channels), s.kernel[1:], set(p.strides) == set(p.dilations) == {1},
+                             whole[2] - c.region.shape[2], whole[3])
 
 
 def choose(s: Shape, tiles: Tiles, wanted: str | None = None) -> str:
@@ -183,12 +197,16 @@ def build_panel(c: Compile, s: Shape, tiles: Tiles, key: tuple = (), arrange: Ca
     """`arrange` brings constant input 1 to (out channels of all groups, in channels of one, *kernel); `key` names what it does."""
     s = s.flattened()
     cut = Panel.of(s, tiles)
-    w = c.shared(1, ("rows", *key, s.groups, cut.rows), lambda w: host.rows(arrange(w).reshape(s.groups, s.out_channels, -1), cut.rows))
+    widths = cut.rows, 2**31 - 1, cut.rows
+    if not key and reads_strips(c, s, cut.rows):
+        widths, w = host.strip_widths(s.out_channels), c.shared(1, ("strips",), host.strips)
+    else:
+        w = c.shared(1, ("rows", *key, s.groups, cut.rows), lambda w: host.rows(arrange(w).reshape(s.groups, s.out_channels, -1), cut.rows))
     defines, tail = _operands(c, s)
     c.implementation = f"f32_conv_panel_{cut.rows}x{cut.columns}"
     c.launch(["vectors.clh", "gemm_tile.clh", "strip.clh", "conv_panel.cl"], "conv_panel", {**defines, **tiles.panel_defines(cut.rows, cut.vectors)},
              (-(-s.pixels // cut.columns), s.y.shape[0] * s.groups), (1, 1), s.x, strides(s.x), w, s.y, strides(s.y),
-             *i32(s.groups, s.in_channels, s.out_channels), *s.args(), *i32(cut.unit), *map(cl.LocalMemory, cut.locals), *tail)
+             *i32(s.groups, s.in_channels, s.out_channels), *s.args(), *i32(cut.unit, *widths), *map(cl.LocalMemory, cut.locals), *tail)
 
 
 def build_tiled(c: Compile, s: Shape, tiles: Tiles) -> None:

@@ -48,6 +48,35 @@ def filters(w: np.ndarray, transform: np.ndarray, width: int, groups: int) -> Pa
     return pack_filters(w, transform, width, groups)
 
 
+def strips(w: np.ndarray) -> Packing:
+    """Filters (out, in, *kernel), float32, as the CPU packs those of small maps (`strip_widths`)."""
+    from ..cpu.matmul import pack_strips
+
+    return pack_strips(w.reshape(w.shape[0], -1).T)
+
+
+def strip_widths(channels: int) -> tuple[int, int, int]:
+    """How `strips` cuts channels: the width of those that begin before a channel, that channel, and the width of what is left."""
+    from ..cpu.simd import LANES, PANEL
+
+    vectors = -(-channels // LANES)
+    left = vectors % (PANEL // LANES)
+    if left == 1 and vectors > 1:
+        left = 4  # two strips of two
+    return PANEL, (vectors - left) * LANES, (2 if left == 4 else left or 1) * LANES
+
+
+def packs_strips(channels: tuple[int, int], kernel: tuple[int, int], is_plain: bool, height: int, width: int) -> bool:
+    """Whether the CPU packs strips for a piece of height x width pixels of a convolution of one group, (in, out) channels; `is_plain`: of
+    stride and dilation 1."""
+    from ..cpu import conv_small, winograd, winograd_blocks
+
+    ic, oc = channels
+    if is_plain and (kernel == (3, 3) and winograd.best_tile(ic, oc, height, width) or kernel[0] in winograd_blocks.SIDES):
+        return False
+    return conv_small.suits(oc, height * width)
+
+
 def common_rows() -> int:
     """Rows of the tiles that the CPU's kernels are made of."""
     from ..cpu.simd import ROWS
