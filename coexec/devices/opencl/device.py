@@ -185,12 +185,15 @@ class OpenCLQueue(Queue):
         if key not in self._constants:
             array = np.ascontiguousarray(make())
             filled = array if array.size else np.zeros(ALIGNMENT, np.uint8)
-            # Where memory is shared, large weights are used where they were packed: a copy would take as much memory and time again.
-            stays = "svm" in self.device.facts.sharing and array.nbytes >= SHARED_BYTES and array.ctypes.data % host.ALIGNMENT == 0
+            stays = self.uses(array)
             flags = cl.mem_flags.READ_ONLY | (cl.mem_flags.USE_HOST_PTR if stays else cl.mem_flags.COPY_HOST_PTR)
             buffer = allocate(self.context, lambda _: cl.Buffer(self.context, flags, hostbuf=filled), array.nbytes)
             self._constants[key] = (owner, filled if stays else None), buffer
         return self._constants[key][1]
+
+    def uses(self, array: np.ndarray) -> bool:
+        """Where memory is shared, large weights are used where they were packed: a copy would take as much memory and time again."""
+        return "svm" in self.device.facts.sharing and array.nbytes >= SHARED_BYTES and array.ctypes.data % host.ALIGNMENT == 0
 
     def close(self) -> None:
         if self._handshake is not None:
