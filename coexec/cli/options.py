@@ -158,6 +158,19 @@ def pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def strategies(text: str) -> list[str]:
+    """Strategies with commas between them, each once; the options of one have commas too, and an equals sign."""
+    joined: list[str] = []
+    for part in (p.strip() for p in text.split(",")):
+        if joined and "=" in part and ":" not in part:  # the second option of the strategy before it
+            joined[-1] += f",{part}"
+        elif part:
+            joined.append(part)
+    if not joined:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected strategies with commas between them")
+    return list(dict.fromkeys(joined))
+
+
 def duration(text: str) -> float:
     """Seconds: 90, 90s, 10m or 1h."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", text)
