@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol
@@ -11,6 +10,7 @@ from ..cost.compose import CROSSING_GBS, CostModel
 from ..cost.corrections import Between
 from ..graph.ir import Graph
 from ..partition.plan import Plan, pieces
+from ..regions import Region
 from ..runtime.schedule import HOST, Start
 from ..runtime.trace import Span
 
@@ -97,24 +97,20 @@ def overheads_of(cost: CostModel, unit: str = HOST) -> Overheads:
 
 
 class Measured:
-    """Of traced runs of the very plan: each piece's median, in the company that it had, so that nothing slows it down once more."""
+    """Of one traced run of the very plan: what each piece took, in the company that it had, so that nothing slows it down once more."""
 
-    def __init__(self, spans: Sequence[Span], between: Mapping[str, Between], known: Overheads, first_run: int = 1):
-        """`between`: what runs lost between pieces, by device. `known`: what is not to be seen in a trace. Runs before `first_run` warm up."""
-        taken: dict[tuple[str, str, str], list[float]] = {}
-        copies: dict[str, list[float]] = {"copy inputs": [], "copy outputs": []}
+    def __init__(self, spans: Sequence[Span], between: Mapping[str, Between], known: Overheads):
+        """`spans` of that run; `between`: what it lost between pieces, by device; `known`: what is not to be seen in a trace."""
+        self.us: dict[tuple[str, str, str], float] = {}
+        copies: dict[str, float] = {}
         for span in spans:
-            if span.args.get("run", 0) < first_run:
-                continue
             if span.category == "piece":
-                taken.setdefault((span.args["node"], span.track, span.args.get("region", "")), []).append(span.duration_us)
-            elif span.name in copies:
-                copies[span.name].append(span.duration_us)
-        self.us = {key: statistics.median(values) for key, values in taken.items()}
+                self.us[span.args["node"], span.track, span.args.get("region", str(Region()))] = span.duration_us
+            elif span.category == "copy":
+                copies[span.name] = span.duration_us
         self.overheads = replace(
-            known, far={name: _seen(known.far[name], between.get(name)) for name in known.far}, crossing_gbs={},
-            feed_us=statistics.median(copies["copy inputs"]) if copies["copy inputs"] else None,
-            fetch_us=statistics.median(copies["copy outputs"]) if copies["copy outputs"] else None)
+            known, far={name: _seen(far, between.get(name)) for name, far in known.far.items()}, crossing_gbs={},
+            feed_us=copies.get("copy inputs"), fetch_us=copies.get("copy outputs"))
 
     def of(self, start: Start) -> Taken:
         return Taken(self.us[start.node.name, start.device, str(start.region)])
