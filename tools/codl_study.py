@@ -122,10 +122,12 @@ def page(rows: Sequence[Row], date: str) -> str:
         parts.append(f"### {name}\n\n| Simulated ms | " + " | ".join(f"`{s}`" for s in STRATEGIES) + " | CoDL, measured | `greedy` / CoDL |\n|---|"
                      + "---|" * (len(STRATEGIES) + 2) + "\n" + "\n".join(lines) + "\n")
     names = {"flops": "muLayer-like (`flops`)", "cpu": "CPU alone", "gpu": "GPU alone"}
-    lines = [f"| {names[over]} | {PAPER_SPEEDUPS[over]:.2f} | {speedup(mine, over, 'greedy'):.2f} | {speedup(mine, over, 'coexec'):.2f} |" for over in names]
-    parts.append("## Speed-ups\n\n| Over | CoDL, the paper | `greedy`, simulated | `coexec`, simulated |\n|---|---|---|---|\n" + "\n".join(lines) + "\n\n"
-                 + f"CoDL cuts {100 * PAPER_HEIGHT:.0f} % of its operators along the height, and {100 * PAPER_CHAINED:.0f} % lie in chains; "
-                 f"of `greedy`'s plans here, {100 * statistics.mean(r['height'] for r in mine):.0f} % and {100 * statistics.mean(r['chained'] for r in mine):.0f} %.\n")
+    lines = [f"| {name} | {PAPER_SPEEDUPS[over]:.2f} | {speedup(mine, over, 'greedy'):.2f} | {speedup(mine, over, 'coexec'):.2f} |"
+             for over, name in names.items()]
+    height, chained = (100 * statistics.mean(r[key] for r in mine) for key in ("height", "chained"))
+    parts.append("## Speed-ups\n\n| Over | CoDL, the paper | `greedy`, simulated | `coexec`, simulated |\n|---|---|---|---|\n" + "\n".join(lines)
+                 + f"\n\nCoDL cuts {100 * PAPER_HEIGHT:.0f} % of its operators along the height, and {100 * PAPER_CHAINED:.0f} % lie in chains; "
+                 f"of `greedy`'s plans here, {height:.0f} % and {chained:.0f} %.\n")
     parts.append("## What agrees and what does not\n\n" + "\n".join(f"- {'yes' if holds else '**no**'}: {text}" for text, holds in told.items())
                  + f"\n\nPairs in the paper's order: {right} of {pairs}.\n")
     lines = []

@@ -120,7 +120,8 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows and their summary, as Markdown."""
-    lines = ["| Model | Plan | Measured ms | +- | Predicted, simulated | Error | Replayed, simulated | Error | Own error |", "|---|---|" + "---:|" * 7]
+    head = ("Model", "Plan", "Measured ms", "+-", "Predicted, simulated", "Error", "Replayed, simulated", "Error", "Own error")
+    lines = [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * 7]
     lines += [f"| {r['model']} | `{r['strategy']}` | {r['measured_ms']:.2f} | {r['spread']:.0%} | {r['predicted_ms']:.2f} | "
               f"{error(r, 'predicted_ms'):+.1%} | {r['replayed_ms']:.2f} | {error(r, 'replayed_ms'):+.1%} | {r['own_error']:+.1%} |" for r in rows]
     told = summary(rows)

@@ -60,7 +60,7 @@ def planning(parser: argparse.ArgumentParser, strategy: bool = True) -> None:
     parser.add_argument("--profile", metavar="P.yaml", help="the board's profile (default: this machine's, made quickly if there is none)")
     if strategy:
         parser.add_argument(
-            "--strategy", metavar="S", default="coexec", help="cpu, gpu, fixed:gpu=0.5, flops, greedy or coexec (default: %(default)s)"
+            "--strategy", metavar="S", default="coexec", help="cpu, gpu, fixed:gpu=0.5, flops, greedy, clusters or coexec (default: %(default)s)"
         )
     processors(parser)
     parser.add_argument(

@@ -143,12 +143,13 @@ def _compare(graph: Any, board: Any, asked: list[str], options: argparse.Namespa
     changes = f" with {', '.join(about['changes'])}" if about["changes"] else ""
     console.emit({**about, "strategies": rows, "speedup_over_best_single": gain, "trace": str(trace) if trace else None})
     console.result(f"simulated on {board.name}{changes}")
+    units = [u for u in ("cpu", "little", "gpu") if any(u in r["busy"] for r in rows.values())]
     lines = [
-        (name, milliseconds(r["simulated_ms"]), *(_percent(r["busy"].get(u)) for u in ("cpu", "gpu")), milliseconds(r["waiting_ms"]), r["chains"],
+        (name, milliseconds(r["simulated_ms"]), *(_percent(r["busy"].get(u)) for u in units), milliseconds(r["waiting_ms"]), r["chains"],
          _percent(r["estimated_share"]))
         for name, r in rows.items()
     ]  # fmt: skip
-    console.result(table(lines, ("strategy", "simulated ms", "cpu busy", "gpu busy", "waits ms", "chains", "rough estimate")))
+    console.result(table(lines, ("strategy", "simulated ms", *(f"{u} busy" for u in units), "waits ms", "chains", "rough estimate")))
     if gain is not None:
         console.result(f"both together: {gain:.2f} times as fast as the best single device")
     if trace is not None:
