@@ -5,8 +5,8 @@
 #
 # DIRECTORY becomes the system's root (about 2.5 GB); a second call goes on where the first ended, and only runs the tests where all is there.
 # The system, Python and PoCL come from Debian's packages; what Debian has too old (the versions in setup.cfg) comes as aarch64 wheels by this
-# machine's pip. Needs root, debootstrap and qemu-user-static (apt install debootstrap qemu-user-static), and a network. Takes half an hour or more:
-# every instruction is translated. Nothing measured there says anything about a board's speed.
+# machine's pip (that of $PYTHON, by default python3). Needs root, debootstrap, qemu-user-static and a network. The tests take many times as long
+# as on this machine, for every instruction is translated; nothing measured there says anything about a board's speed.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")/.." && pwd)
@@ -23,6 +23,7 @@ need() { command -v "$1" >/dev/null || { say "$1 is missing; expected it in PATH
 [ "$(id -u)" = 0 ] || { say "must be root: debootstrap and chroot need it; try sudo $0 $root"; exit 2; }
 need debootstrap debootstrap
 need qemu-aarch64-static qemu-user-static
+need dpkg-deb dpkg
 mkdir -p "$root"
 root=$(cd "$root" && pwd)
 
@@ -35,11 +36,14 @@ if [ "$(uname -m)" != aarch64 ] && ! grep -qs interpreter /proc/sys/fs/binfmt_mi
     printf '%s' ":qemu-aarch64:M::$magic:$mask:$(command -v qemu-aarch64-static):OCF" > /proc/sys/fs/binfmt_misc/register
 fi
 
-if [ ! -e "$root/var/log/coexec-base" ]; then
+# Packages are unpacked here, at this machine's speed, and not configured: their scripts would run translated, and nothing below needs what they do.
+if [ ! -e "$root/.unpacked" ]; then
     say "the base system and $packages"
     [ -e "$root/debootstrap/debootstrap" ] || debootstrap --arch arm64 --variant minbase --foreign --include "$packages" "$suite" "$root" >&2
-    chroot "$root" /debootstrap/debootstrap --second-stage >&2
-    touch "$root/var/log/coexec-base"
+    for package in "$root"/var/cache/apt/archives/*.deb; do
+        dpkg-deb --fsys-tarfile "$package" | tar -C "$root" --keep-directory-symlink -xf -
+    done
+    touch "$root/.unpacked"
 fi
 
 site=$root/opt/site
@@ -47,7 +51,7 @@ if [ ! -e "$site/.complete" ]; then
     say "wheels for aarch64"
     version=$(chroot "$root" python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     mapfile -t wanted < <(sed -n '/^install_requires/,/^$/p' "$here/setup.cfg" | sed -n 's/^ \+//p')
-    python3 -m pip install --quiet --target "$site" --only-binary=:all: --implementation cp --python-version "$version" \
+    "${PYTHON:-python3}" -m pip install --quiet --target "$site" --only-binary=:all: --implementation cp --python-version "$version" \
         --platform manylinux2014_aarch64 --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 --platform manylinux_2_26_aarch64 \
         "${wanted[@]}" pytest hypothesis pillow >&2
     touch "$site/.complete"
@@ -57,8 +61,9 @@ say "the tests: ${tests[*]}"
 rm -rf "$root/opt/coexec"
 mkdir -p "$root/opt/coexec"
 tar -C "$here" --exclude=.git --exclude=./models --exclude=__pycache__ -cf - . | tar -C "$root/opt/coexec" -xf -
+trap 'umount "$root/proc" "$root/sys"' EXIT
 mountpoint -q "$root/proc" || mount -t proc proc "$root/proc"
-trap 'umount "$root/proc"' EXIT
+mountpoint -q "$root/sys" || mount -t sysfs -o ro sysfs "$root/sys"  # PoCL asks it for the memory there is
 # POCL_DEVICES: no probing for other devices. qemu shows this machine's cores, not an Arm processor's name, so PoCL is told to take any aarch64.
 chroot "$root" /usr/bin/env -i PATH=/usr/bin:/bin HOME=/root PYTHONPATH=/opt/site:/opt/coexec COEXEC_CACHE_DIR=/tmp/coexec \
     POCL_DEVICES=basic POCL_MAX_PTHREAD_COUNT=1 sh -c '
