@@ -71,4 +71,6 @@ chroot "$root" /usr/bin/env -i PATH=/usr/bin:/bin HOME=/root PYTHONPATH=/opt/sit
         uname -m
         python3 -c "import platform, numpy, coexec; print(platform.platform(), \"Python\", platform.python_version(), \"NumPy\", numpy.__version__)"
         python3 -m coexec doctor || true
+        python3 -c "import onnx; from tests.test_smoke import tiny_model; onnx.save(tiny_model(), \"/tmp/tiny.onnx\")"
+        for strategy in cpu gpu fixed:gpu=0.5; do python3 -m coexec validate /tmp/tiny.onnx --strategy "$strategy"; done
         exec python3 -m pytest -q -p no:cacheprovider "$@"' sh "${tests[@]}"

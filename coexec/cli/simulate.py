@@ -184,10 +184,13 @@ def _sweep(graph: Any, board: Any, sweeps: Any, asked: list[str], targets: dict[
     paying = pays_at(points)
     console.emit({**about, "names": names, "rows": [dict(zip(header, _numbers(line))) for line in lines],
                   "pays": [dict(zip(names, _numbers([c.told for c in p.changes]))) for p in paying]})
+    told = (f"co-execution pays (by {100 * PAYS:g} % and more) at {len(paying)} of {len(points)}"
+            + (f": {_extent(paying)}" if paying and len(names) == 1 else ""))  # fmt: skip
     if targets["csv"] is None:
-        console.result(text.getvalue().rstrip())
-    console.note(f"co-execution pays (by {100 * PAYS:g} % and more) at {len(paying)} of {len(points)}"
-                 + (f": {_extent(paying)}" if paying and len(names) == 1 else ""))
+        console.result(text.getvalue().rstrip())  # nothing else: it may be piped into a file
+        console.note(told)
+    else:
+        console.result(told)
     return 0
 
 
