@@ -69,7 +69,7 @@ class PreparedRun:
         self.plan = plan = replace(self.plan, partitions=keep_halos(self.graph, [self.plan[n.name] for n in self.graph.nodes]))
         trace = self.trace
         with phase(trace, "schedule"):
-            self.asynchronous = frozenset(name for name, device in self.devices.items() if device.asynchronous)
+            self.asynchronous = frozenset(name for name, device in self.devices.items() if device.asynchronous and name in plan.devices)
             steps = schedule(self.graph, plan, self.asynchronous)
             self.memory: MemoryPlan = plan_memory(self.graph, steps)
             self.steps: list[Step] = guard(steps, self.memory)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import coexec
+from coexec import settings
 from coexec.api.simulation import simulate_plan, simulate_strategies
 from coexec.devices.cluster.device import ClusterDevice
 from coexec.devices.cpu.device import CpuDevice
@@ -21,6 +22,7 @@ from coexec.partition.strategies.clusters import Clusters, _far, _pairs
 from coexec.partition.strategies.coexec import Coexec
 from coexec.profiles import UnitProfile, from_yaml, load_profile, to_yaml
 from coexec.runtime.executor import PreparedRun
+from tests.runtime.lazy_device import LazyDevice
 
 from .boards import Net, board, classifier, tangle
 
@@ -105,6 +107,28 @@ def test_a_plan_for_a_cluster_that_is_not_here_runs_on_the_cpu():
             np.testing.assert_allclose(found, evaluate(graph, feeds)[name], rtol=1e-3, atol=1e-6)
     finally:
         run.close()
+
+
+def test_a_session_with_a_second_cluster_runs_such_a_plan(tmp_path):
+    graph = classifier(3, 32, 32)
+    plan = coexec.plan(graph, profile=three(100.0), strategy="clusters")
+    x = np.random.default_rng(0).standard_normal(graph.inputs[0].shape).astype(np.float32)
+    with settings.override(little_cores=(0,)):
+        with coexec.InferenceSession(graph, coexec.SessionOptions(check=True, strict=True), plan=plan) as session:
+            assert session.plan.devices == plan.devices >= {"cpu", "little"}
+            found, = session.run(None, {graph.inputs[0].name: x})
+    np.testing.assert_allclose(found, evaluate(graph, {graph.inputs[0].name: x})[graph.outputs[0].name], rtol=1e-3, atol=1e-6)
+
+
+def test_a_second_cluster_that_a_plan_leaves_alone_changes_nothing():
+    graph, profile = classifier(2, 16, 16), board()
+    plan = replace(parse_strategy("fixed:gpu=0.5").plan(graph, profile), counters=True)
+    kept = []
+    for more in ({}, {"little": ClusterDevice((0,))}):
+        run = PreparedRun(graph, plan, {"cpu": CpuDevice(), "gpu": LazyDevice(whim=lambda: True), **more})
+        kept.append((run.handshake is not None, run.memory.nbytes))
+        run.close()
+    assert kept[0] == kept[1] and kept[0][0]
 
 
 def test_a_profile_keeps_its_second_cluster():
