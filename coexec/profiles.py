@@ -119,6 +119,7 @@ class DeviceProfile:
     """A board: its CPU, its GPU (None where there is none), and where the numbers come from.
 
     cpu_alone: the CPU as plans without a GPU use it, where that is with more threads than beside the GPU; else None.
+    little: a second cluster of CPU cores, which `cpu` does not use and which can work beside it; None where there is none.
     """
 
     name: str
@@ -126,13 +127,14 @@ class DeviceProfile:
     gpu: UnitProfile | None = None
     machine: Machine = Machine()
     cpu_alone: UnitProfile | None = None
+    little: UnitProfile | None = None
 
     def unit(self, name: str) -> UnitProfile:
         """The section of that device. Raises ProfileMismatch where the board has none."""
-        found = {"cpu": self.cpu, "gpu": self.gpu}.get(name)
+        units = {"cpu": self.cpu, "gpu": self.gpu, "little": self.little}
+        found = units.get(name)
         if found is None:
-            raise ProfileMismatch(f"the profile has no '{name}'", where=self.name,
-                                  expected=" or ".join(["cpu", *(["gpu"] if self.gpu else [])]))
+            raise ProfileMismatch(f"the profile has no '{name}'", where=self.name, expected=" or ".join(u for u, known in units.items() if known))
         return found
 
     def with_threads(self, threads: int) -> DeviceProfile:
@@ -167,8 +169,9 @@ def to_yaml(profile: DeviceProfile) -> str:
     body = {"format": FORMAT, "name": profile.name, "machine": _plain(profile.machine), "cpu": _plain(profile.cpu)}
     if profile.gpu is not None:
         body["gpu"] = _plain(profile.gpu)
-    if profile.cpu_alone is not None:
-        body["cpu_alone"] = _plain(profile.cpu_alone)
+    for extra in ("cpu_alone", "little"):
+        if getattr(profile, extra) is not None:
+            body[extra] = _plain(getattr(profile, extra))
     return head + yaml.dump(body, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
 
 
@@ -332,7 +335,7 @@ class _Reader:
                               hint=hint)
 
     def profile(self, root: Any) -> DeviceProfile:
-        top = self.mapping(root, "", ("format", "name", "machine", "cpu", "gpu", "cpu_alone"), ("format", "name", "cpu"))
+        top = self.mapping(root, "", ("format", "name", "machine", "cpu", "gpu", "cpu_alone", "little"), ("format", "name", "cpu"))
         version = self.whole("format", top["format"])
         if version != FORMAT:
             self.wrong("format", top["format"], str(FORMAT), hint="this profile is of another version of coexec: make it again")
@@ -341,7 +344,7 @@ class _Reader:
             self.text("name", top["name"]), self.unit("cpu", top["cpu"]),
             self.unit("gpu", top["gpu"]) if not self.null(top.get("gpu")) else None,
             Machine(**{k: self.text(f"machine.{k}", v) for k, v in machine.items()}),
-            self.unit("cpu_alone", top["cpu_alone"]) if not self.null(top.get("cpu_alone")) else None,
+            *(self.unit(extra, top[extra]) if not self.null(top.get(extra)) else None for extra in ("cpu_alone", "little")),
         )
 
     def unit(self, key: str, item: Any) -> UnitProfile:

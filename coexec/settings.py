@@ -54,6 +54,16 @@ def _seconds(text: str) -> float:
     return value
 
 
+def _cores(text: str) -> tuple[int, ...]:
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or dash and not last.isdecimal() or dash and int(last) < int(first):
+            raise ValueError("cores such as 0-3 or 0,1,4")
+        found |= set(range(int(first), int(last or first) + 1))
+    return tuple(sorted(found))
+
+
 def _bytes(text: str) -> int:
     unit = text.strip()[-1:].upper()
     factor = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(unit)
@@ -85,6 +95,8 @@ define("cache_dir", None, Path, "Where profiles, tuning results and program bina
 define("threads", 0, _count, "CPU threads of a session. 0: every core this process may use, less those an emulated GPU needs.")
 define("opencl", "", str, "Which OpenCL device is the GPU: PLATFORM:DEVICE, each an index or a part of the name; `none` for no GPU.")
 define("emulated_gpu_threads", 1, _count, "Cores given to an OpenCL device that runs on the CPU's own cores (PoCL); set before the first OpenCL call.")
+define("little_cores", None, _cores, "Cores of a second cluster, as 0-3 or 0,1,4, that work beside the CPU as a device of their own, `little`; "
+       "plans of strategy `clusters` use them. Default: none.")
 define("sharing", "", str, "How the CPU and the GPU share activations: svm or copy. Default: the fastest the device has.")
 define("handshake", False, _flag, "1 keeps the CPU and the GPU of every plan in step by words in shared memory, where the device can, not by the driver's events: "
        "quicker where each has a core to itself, slower on a machine that is busy with something else.")

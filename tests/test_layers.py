@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("backend",),
     ("api",),
     ("report",),
+    ("simulate",),
     ("partition.strategies", "runtime", "profiling"),
     ("cost", "devices"),
     ("partition",),

@@ -3,7 +3,8 @@
 from .models import Shapes, bind, default_shapes, load, random_feeds
 from .planning import cached_profile, plan, plan_prepared, profile_device
 from .session import InferenceSession, NodeArg, SessionOptions
+from .simulation import simulate_plan, simulate_strategies
 from .validation import validate
 
 __all__ = ["InferenceSession", "NodeArg", "SessionOptions", "Shapes", "bind", "cached_profile", "default_shapes", "load", "plan", "plan_prepared",
-           "profile_device", "random_feeds", "validate"]
+           "profile_device", "random_feeds", "simulate_plan", "simulate_strategies", "validate"]

@@ -154,11 +154,11 @@ def _observe(graph: Graph, plan: Plan, prepare: Callable[..., PreparedRun], feed
                 predicted = costs.kernel(node, region, unit).us
                 if predicted > 0:
                     ratios[node.name, unit] = max(_quiet(taken[node.name, unit]), 1e-3) / predicted
-    return known.seen(ratios, _between(trace))
+    return known.seen(ratios, between(trace))
 
 
-def _between(trace: Trace) -> Between:
-    """What was lost between the pieces of traced runs."""
+def between(trace: Trace, typical: Callable[[Sequence[float]], float] | None = None) -> Between:
+    """What was lost between the pieces of traced runs; `typical` of many such times, by default those that nothing else disturbed."""
     free: dict[int, float] = {}  # when each piece could have begun, but for its own enqueueing
     for before, piece in pairwise(sorted(trace.of("piece"), key=lambda s: (s.track, s.start_us))):
         if before.track == piece.track:
@@ -173,7 +173,7 @@ def _between(trace: Trace) -> Between:
         elif arrow.name == "join":
             late = target.stop_us - source.stop_us
             lost["ready_us" if source.stop_us < target.start_us else "sync_us"].append(min(late, target.duration_us))
-    return Between(**{k: max(0.0, _quiet(v)) for k, v in lost.items() if v})
+    return Between(**{k: max(0.0, (typical or _quiet)(v)) for k, v in lost.items() if v})
 
 
 def _by_counters(seen: Between, devices: Mapping[str, Device], profile: DeviceProfile, threads: int) -> Between | None:

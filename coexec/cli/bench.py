@@ -29,7 +29,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     add_inputs(parser)
     shared.planning(parser, strategy=False)
     parser.add_argument(
-        "--compare", metavar="S,S,...", type=_names, default=["cpu", "gpu", "coexec"], help="strategies (default: cpu,gpu,coexec)"
+        "--compare", metavar="S,S,...", type=shared.strategies, default=["cpu", "gpu", "coexec"], help="strategies (default: cpu,gpu,coexec)"
     )
     parser.add_argument("--warmup", metavar="N", type=shared.count, default=5, help="runs before counting (default: %(default)s)")
     parser.add_argument(
@@ -207,19 +207,6 @@ def _version() -> dict[str, str]:
     from .. import __version__
 
     return {"coexec": __version__}
-
-
-def _names(text: str) -> list[str]:
-    joined: list[str] = []
-    for part in (p.strip() for p in text.split(",")):
-        if joined and "=" in part and ":" not in part:  # the second option of the strategy before it
-            joined[-1] += f",{part}"
-        elif part:
-            joined.append(part)
-    names = list(dict.fromkeys(joined))
-    if not names:
-        raise argparse.ArgumentTypeError(f"found '{text}', expected strategies with commas between them")
-    return names
 
 
 def _percentiles(text: str) -> tuple[float, ...]:

@@ -15,7 +15,7 @@ from . import options
 from .console import Console, silence
 
 #: In the order of --help. Each is a module beside this one with HELP, EXAMPLES, arguments(parser) and execute(options, console).
-VERBS = ("doctor", "profile", "plan", "run", "bench", "report", "evaluate", "validate", "cache", "complete")
+VERBS = ("doctor", "profile", "plan", "simulate", "run", "bench", "report", "evaluate", "validate", "cache", "complete")
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
 

@@ -60,7 +60,7 @@ def planning(parser: argparse.ArgumentParser, strategy: bool = True) -> None:
     parser.add_argument("--profile", metavar="P.yaml", help="the board's profile (default: this machine's, made quickly if there is none)")
     if strategy:
         parser.add_argument(
-            "--strategy", metavar="S", default="coexec", help="cpu, gpu, fixed:gpu=0.5, flops, greedy or coexec (default: %(default)s)"
+            "--strategy", metavar="S", default="coexec", help="cpu, gpu, fixed:gpu=0.5, flops, greedy, clusters or coexec (default: %(default)s)"
         )
     processors(parser)
     parser.add_argument(
@@ -156,6 +156,19 @@ def pair(text: str) -> tuple[str, str]:
     if not equals or not name or not value:
         raise argparse.ArgumentTypeError(f"found '{text}', expected NAME=VALUE")
     return name, value
+
+
+def strategies(text: str) -> list[str]:
+    """Strategies with commas between them, each once; the options of one have commas too, and an equals sign."""
+    joined: list[str] = []
+    for part in (p.strip() for p in text.split(",")):
+        if joined and "=" in part and ":" not in part:  # the second option of the strategy before it
+            joined[-1] += f",{part}"
+        elif part:
+            joined.append(part)
+    if not joined:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected strategies with commas between them")
+    return list(dict.fromkeys(joined))
 
 
 def duration(text: str) -> float:

@@ -66,6 +66,8 @@ class CostModel:
         self.units: dict[str, UnitProfile] = {"cpu": profile.cpu, **({"gpu": profile.gpu} if profile.gpu else {})}
         if profile.cpu_alone is not None:
             self.units[ALONE] = profile.cpu_alone
+        if profile.little is not None:
+            self.units["little"] = profile.little
         self.models = {unit: {name: LatencyModel.from_profile(fit, f"{profile.name}, {unit}.latency.{name}")
                               for name, fit in section.latency.items() if "/" not in name} for unit, section in self.units.items()}
         self.kernels = {unit: {name: KernelModel.from_profile(fit) for name, fit in section.latency.items() if "/" in name}

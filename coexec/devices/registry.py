@@ -56,9 +56,24 @@ def gpu_device(spec: str = "") -> Device:
         return _open[key]
 
 
+def little_device(cores: tuple[int, ...]) -> Device:
+    """The second cluster that the setting names."""
+    from .cluster.device import ClusterDevice
+
+    key = f"little {cores}"
+    with _lock:
+        if key not in _open:
+            _open[key] = ClusterDevice(cores)
+        return _open[key]
+
+
 def find_devices(gpu: str = "", need_gpu: bool = False) -> dict[str, Device]:
-    """`cpu`, and `gpu` where there is one. Raises NoDevice only where `need_gpu` asks for one in vain, or where the name is wrong."""
+    """`cpu`, `gpu` where there is one, and `little` where its cores are named. Raises NoDevice only where `need_gpu` asks for one in vain, or
+    where the name is wrong.
+    """
     devices = {"cpu": cpu_device()}
+    if little := settings.get("little_cores"):
+        devices["little"] = little_device(little)
     spec = gpu or settings.get("opencl")
     if spec == "none" and not need_gpu:
         return devices
@@ -71,11 +86,13 @@ def find_devices(gpu: str = "", need_gpu: bool = False) -> dict[str, Device]:
 
 
 def session_threads(devices: dict[str, Device], wanted: int = 0, gpu_used: bool = True) -> int:
-    """CPU threads of a session: what was asked for, else every usable core less those an emulated GPU keeps busy."""
+    """CPU threads of a session: what was asked for, else every usable core less those of a second cluster and of an emulated GPU."""
     wanted = wanted or settings.get("threads")
     if wanted:
         return wanted
     cores = devices["cpu"].facts.compute_units
+    if "little" in devices:
+        cores -= devices["little"].facts.compute_units
     gpu = devices.get("gpu")
     if gpu is not None and gpu_used and gpu.facts.emulated:
         cores -= min(gpu.facts.compute_units, settings.get("emulated_gpu_threads") or gpu.facts.compute_units)

@@ -1,8 +1,8 @@
-"""The report's plots as files, PNG and SVG, drawn by matplotlib (the extra `report`)."""
+"""The report's plots as files, PNG and SVG, and those of sweeps, drawn by matplotlib (the extra `report`)."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +12,74 @@ _COLOURS = {"cpu": "#3f7fbf", "gpu": "#e0912f"}
 _OTHER = "#5d9a63"
 
 
-def check_available() -> None:
+def check_available(option: str = "--plots") -> None:
     """Raises UsageError unless matplotlib is there."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise UsageError("drawing plots needs matplotlib", where="--plots", hint="pip install 'coexec[report]', or leave --plots out") from None
+        raise UsageError("drawing plots needs matplotlib", where=option, hint=f"pip install 'coexec[report]', or leave {option} out") from None
+
+
+def check_name(path: Path, option: str = "--plot") -> None:
+    """Raises UsageError unless a picture can have that name."""
+    if path.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise UsageError("a plot's format follows from its name", where=option, found=f"'{path.name}'", expected="a name in .png, .svg or .pdf")
 
 
 def save(story: Mapping[str, Any], folder: Path) -> list[Path]:
     """Writes every plot that the story has data for, as NAME.png and NAME.svg; makes the folder. Raises UsageError without matplotlib, OSError."""
     check_available()
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, draw in PLOTS.items():
-        figure = Figure(figsize=(7.2, 4.4), dpi=150, layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
+        figure, (axes,) = bare_axes()
         if not draw(story, axes):
             continue
-        for spine in ("top", "right"):
-            axes.spines[spine].set_visible(False)
         for suffix in (".png", ".svg"):
             figure.savefig(folder / f"{name}{suffix}")
             written.append(folder / f"{name}{suffix}")
     return written
+
+
+def bare_axes(width: float = 7.2, height: float = 4.4, panels: int = 1) -> tuple[Any, list[Any]]:
+    """A figure that no window shows, and its axes side by side, without the upper and the right spine."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    for one in axes:
+        for spine in ("top", "right"):
+            one.spines[spine].set_visible(False)
+    return figure, axes
+
+
+def sweep(points: Sequence[Sequence[float | None]], names: Sequence[str], lines: Mapping[str, Sequence[float]], title: str, path: Path) -> None:
+    """A sweep's milliseconds over its first number, a line a strategy; of further numbers, a line for each of their values.
+
+    Where co-execution is faster than the best single device is shaded. Raises OSError where the file cannot be written.
+    """
+    figure, (axes,) = bare_axes()
+    rest = list(dict.fromkeys(tuple(p[1:]) for p in points))
+    for strategy, values in lines.items():
+        for at, others in enumerate(rest):
+            mine = [(p[0], v) for p, v in zip(points, values) if tuple(p[1:]) == others and p[0] is not None]
+            label = strategy + "".join(f", {n} {v:g}" for n, v in zip(names[1:], others) if v is not None)
+            axes.plot(*zip(*mine), marker="o", markersize=3, color=_COLOURS.get(strategy, _OTHER if len(lines) <= 3 else None),
+                      alpha=1 - 0.7 * at / max(1, len(rest)), label=label)
+    single = [s for s in lines if s in _COLOURS]
+    both = [s for s in lines if s not in _COLOURS]
+    if single and both and len(rest) == 1:
+        best = [min(lines[s][i] for s in single) for i in range(len(points))]
+        shared = [min(lines[s][i] for s in both) for i in range(len(points))]
+        axes.fill_between([p[0] for p in points], shared, best, where=[b > a for a, b in zip(shared, best)], color=_OTHER, alpha=0.2)
+    values = [p[0] for p in points if p[0] is not None]
+    axes.set(xlabel=names[0], ylabel="simulated ms", title=title, ylim=(0, None))
+    if min(values) > 0 and max(values) > 8 * min(values):
+        axes.set_xscale("log")
+    axes.legend(frameon=False, fontsize="small")
+    figure.savefig(path)
 
 
 def _agreement(story: Mapping[str, Any], axes: Any) -> bool:

@@ -19,11 +19,10 @@ from ..ops.fallback import is_fallback
 from ..partition.halos import keep_halos
 from ..partition.plan import Plan, on_one_device
 from ..regions import Region
-from .bands import in_bands
 from .hazards import guard
-from .hoist import hoist
 from .memory import MemoryPlan, plan_memory
-from .schedule import HOST, Alias, Dynamic, Flush, Join, Move, Start, Step, Wait, schedule
+from .order import ordered
+from .schedule import HOST, Alias, Dynamic, Flush, Join, Move, Start, Step, Wait
 from .trace import Trace, phase
 from .weave import Hear, Sync, Tell, WovenStep, weave
 
@@ -71,10 +70,8 @@ class PreparedRun:
         self.plan = plan = replace(self.plan, partitions=keep_halos(self.graph, [self.plan[n.name] for n in self.graph.nodes]))
         trace = self.trace
         with phase(trace, "schedule"):
-            self.asynchronous = frozenset(name for name, device in self.devices.items() if device.asynchronous)
-            steps = hoist(self.graph, schedule(self.graph, plan, self.asynchronous))
-            if plan.band_bytes:
-                steps = in_bands(steps, plan.band_bytes)
+            self.asynchronous = frozenset(name for name, device in self.devices.items() if device.asynchronous and name in plan.devices)
+            steps = ordered(self.graph, plan, self.asynchronous)
             self.memory: MemoryPlan = plan_memory(self.graph, steps)
             self.steps: list[Step] = guard(steps, self.memory)
         limit = settings.get("memory_limit")

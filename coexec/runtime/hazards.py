@@ -1,8 +1,8 @@
 """Waits that keep the host from writing into memory that an asynchronous piece still uses for another value.
 
 The memory planner lets memory be used again soon after the last piece that needs it was started (`memory.BEHIND`), not only when
-somebody waited for that piece: a small arena stays in the caches. On one in-order queue that is safe by itself. The host is held
-back here, by a wait that usually finds the piece done long ago. A pure function of steps and memory, like `schedule`.
+somebody waited for that piece: a small arena stays in the caches. On one in-order queue that is safe by itself. The host, and pieces of
+other queues, are held back here, by a wait that usually finds the piece done long ago. A pure function of steps and memory, like `schedule`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from ..graph.ir import Value
 from .memory import MemoryPlan
-from .schedule import Alias, Dynamic, Flush, Join, Move, Start, Step, Wait
+from .schedule import HOST, Alias, Dynamic, Flush, Join, Move, Start, Step, Wait
 
 
 def guard(steps: Sequence[Step], memory: MemoryPlan) -> list[Step]:
@@ -31,11 +31,13 @@ def guard(steps: Sequence[Step], memory: MemoryPlan) -> list[Step]:
         pending.setdefault(device, []).extend((index, *span(v)) for v in values if v in memory.offsets)
 
     for step in steps:
-        for value in _written_by_host(step):
+        for writer, value in _written(step):
             if value not in memory.offsets:
                 continue
             start, stop, whose = span(value)
             for device, uses in pending.items():
+                if device == writer:
+                    continue
                 last = max((i for i, a, b, other in uses if a < stop and start < b and other is not whose), default=0)
                 if last:
                     out += [] if flushed else [Flush(device)]
@@ -58,16 +60,17 @@ def guard(steps: Sequence[Step], memory: MemoryPlan) -> list[Step]:
     return out
 
 
-def _written_by_host(step: Step) -> Iterator[Value]:
+def _written(step: Step) -> Iterator[tuple[str, Value]]:
+    """Who writes what; nobody writes an output that a node leaves out."""
     match step:
-        case Start(node=node, index=index) if index < 0:
-            yield from (v for v in node.outputs if v is not None)
+        case Start(node=node, device=device):
+            yield from ((device, v) for v in node.outputs if v is not None)
         case Dynamic(node=node):
-            yield from (v for v in node.outputs if v is not None)
+            yield from ((HOST, v) for v in node.outputs if v is not None)
         case Alias(node=node) if node.inputs[0].is_constant:
-            yield node.output
+            yield HOST, node.output
         case Move(value=value, to_host=True):
-            yield value
+            yield HOST, value
 
 
 def owners(steps: Sequence[Step]) -> dict[Value, Value]:

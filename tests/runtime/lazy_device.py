@@ -32,8 +32,8 @@ class LazyDevice(Device):
     name = "gpu"
     asynchronous = True
 
-    def __init__(self, shared: bool = True, declined: frozenset[str] = frozenset(), whim: Callable[[], bool] | None = None):
-        self.facts = DeviceFacts("lazy", "test")
+    def __init__(self, shared: bool = True, declined: frozenset[str] = frozenset(), whim: Callable[[], bool] | None = None, name: str = "gpu"):
+        self.name, self.facts = name, DeviceFacts("lazy", "test")
         self.shared, self.declined, self.whim = shared, declined, whim
 
     def declines(self, node: Node) -> str | None:

@@ -75,13 +75,16 @@ def _positive(weights: list, rng: np.random.Generator, count: int) -> str:
     return name
 
 
-def random_plan(graph: Graph, rng: np.random.Generator, parts: int = 3) -> Plan:
-    """Any legal plan: each node whole somewhere, or cut into up to `parts` pieces (some empty) on random devices; some run in bands."""
+def random_plan(graph: Graph, rng: np.random.Generator, parts: int = 3, devices: tuple[str, ...] = ("cpu", "gpu")) -> Plan:
+    """Any legal plan: each node whole somewhere, or cut into up to `parts` pieces (some empty) on random devices; some run in bands.
+
+    With more than two devices no rows are computed twice: the devices beside the host would have one copy for all of them.
+    """
     chosen = []
     for node in graph.nodes:
         op = op_for(node)
         axes = () if is_fallback(op) else op.split_axes(node)
-        device = str(rng.choice(["cpu", "gpu"]))
+        device = str(rng.choice(devices))
         if is_fallback(op) or op.is_view:
             chosen.append(on_one_device(node, "cpu"))
         elif not axes or rng.random() < 0.3:
@@ -91,7 +94,7 @@ def random_plan(graph: Graph, rng: np.random.Generator, parts: int = 3) -> Plan:
             count = int(rng.integers(2, parts + 1))
             units = -(-axis.extent // axis.multiple)
             cuts = sorted(min(axis.extent, int(rng.integers(0, units + 1)) * axis.multiple) for _ in range(count - 1))
-            halo = (0, 0) if rng.random() < 0.5 else tuple(int(h) * axis.multiple for h in rng.integers(0, 4, 2))
+            halo = (0, 0) if rng.random() < 0.5 or len(devices) > 2 else tuple(int(h) * axis.multiple for h in rng.integers(0, 4, 2))
             chosen.append(Partition(node.name, node.op_type, axis.name, (0, *cuts, axis.extent),
-                                    tuple(str(rng.choice(["cpu", "gpu"])) for _ in range(count)), halo=halo))
+                                    tuple(str(rng.choice(devices)) for _ in range(count)), halo=halo))
     return Plan("random", graph.digest, "random", tuple(chosen), band_bytes=int(rng.choice([0, 1, 1024])))

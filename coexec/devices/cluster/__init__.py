@@ -1,0 +1,1 @@
+"""A second cluster of CPU cores, beside the host."""
