@@ -46,8 +46,8 @@ __all__ = ["fit_profile_from_table", "profile_devices"]
 
 #: Bytes of the move that tells the bandwidth between two memories.
 MOVE_BYTES = 8 << 20
-#: A sample for which so many rounds found no good moment is taken as it is.
-TRIES = 3
+#: A sample for which a first round and so many more found no good moment is taken as it is.
+TRIES = 2
 #: With so many rows there is time for large kernels.
 MANY_ROWS = 1500
 #: Shares of the budget after which fits are made, so that what is predicted badly is sampled more.
@@ -109,8 +109,8 @@ class Campaign:
         self.lost_path: Path | None = None
         self.steady = {unit: Steadiness() for unit in self.devices}
         self.steady_path: Path | None = None
-        self.again: list[Sample] = []
-        self.tries: dict[int, int] = {}
+        self.again: dict[str, list[Sample]] = {}
+        self.tries: dict[tuple[str, int], int] = {}
 
     @property
     def spent(self) -> float:
@@ -158,8 +158,7 @@ class Campaign:
             sampler.error = self.errors()
         stream, company = iter(sampler), min(COMPANY, max(2, int(self.budget / 3)))
         while not self.rows or self.spent < BESIDE * self.budget:
-            taken = [sample for _, sample in islice(stream, max(1, company - len(self.again)))] + self.again
-            self.again = []
+            taken = [sample for _, sample in islice(stream, company)]
             self.say(self.spent, self.budget, f"{taken[0].node.op_type} {taken[0].node.inputs[0].shape} and {len(taken) - 1} others")
             self.together(taken)
             if looks and self.spent > looks[0]:
@@ -170,31 +169,29 @@ class Campaign:
         self.say(self.budget, self.budget, "fitting")
 
     def together(self, samples: Sequence[Sample]) -> None:
-        """Times samples in a round on every unit; those that no good moment was found for get another chance."""
-        ready = [replace(s, node=with_constants(s.node, np.random.default_rng(0))) for s in samples]
-        made: dict[str, list[Timed]] = {}
-        missed: set[int] = set()
+        """Times samples in a round on every unit, and with them those of earlier rounds for which that unit had no good moment."""
+        made: dict[str, dict[int, Measurement]] = {}
         for unit, device in self.devices.items():
+            these = [*samples, *self.again.pop(unit, ())]
             if unit == "gpu" and self.isolated is not None:
-                found = self.apart(samples)
+                found = self.apart(these)
             else:
-                found = time_round(unit, device, ready, self.threads[unit], self.fixed[unit]["wait_us"], self.steady[unit])
-            made[unit] = found
-            for i, (row, steady) in enumerate(found):
-                if row is not None and (steady or self.tries.get(id(samples[i]), 0) >= TRIES):
-                    self.add(row)
+                found = time_round(unit, device, [ready(s) for s in these], self.threads[unit], self.fixed[unit]["wait_us"], self.steady[unit])
+            for sample, (row, steady) in zip(these, found):
+                tries = self.tries.pop((unit, id(sample)), 0)
+                if row is not None and not steady and tries < TRIES:
+                    self.tries[unit, id(sample)] = tries + 1
+                    self.again.setdefault(unit, []).append(sample)
                 elif row is not None:
-                    missed.add(i)
+                    self.add(row)
+                    made.setdefault(unit, {})[id(sample)] = row
             self.keep_steady()
             if self.spent > self.budget and self.rows:
                 break
-        for i, sample in enumerate(samples):
-            both = [made[u][i][0] for u in ("cpu", "gpu") if u in made and i < len(made[u])]
-            if len(both) == 2 and None not in both and max(r.latency_us for r in both) < 3000:
+        for sample in samples:
+            both = [made.get(unit, {}).get(id(sample)) for unit in ("cpu", "gpu")]
+            if None not in both and max(r.latency_us for r in both) < 3000:
                 self.nodes.append((sample, *both))
-            if i in missed:
-                self.tries[id(sample)] = self.tries.get(id(sample), 0) + 1
-                self.again.append(sample)
 
     def apart(self, samples: Sequence[Sample]) -> list[Timed]:
         """Timings on the GPU in a process of its own; None where there is no such kernel, or it was lost, now or before."""
@@ -216,9 +213,9 @@ class Campaign:
             except DeviceError as error:
                 log.warning("%s; its kernels are timed in this process", error)
                 self.isolated = None
-                ready = [replace(samples[i], node=with_constants(samples[i].node, np.random.default_rng(0))) for i in left]
-                for i, one in zip(left, time_round("gpu", self.devices["gpu"], ready, self.threads["gpu"], self.fixed["gpu"]["wait_us"],
-                                                   self.steady["gpu"])):
+                told = time_round("gpu", self.devices["gpu"], [ready(samples[i]) for i in left], self.threads["gpu"],
+                                  self.fixed["gpu"]["wait_us"], self.steady["gpu"])
+                for i, one in zip(left, told):
                     found[i] = one
                 return found
         return found
@@ -320,6 +317,11 @@ def read_quarantine(path: Path) -> dict[str, dict[str, str]]:
     except (ValueError, AttributeError, KeyError, TypeError):
         pass
     raise UsageError("not a list of lost kernels", where=str(path), expected="what an earlier round wrote", hint="delete it, or leave out --resume")
+
+
+def ready(sample: Sample) -> Sample:
+    """The sample with numbers in its weights."""
+    return replace(sample, node=with_constants(sample.node, np.random.default_rng(0)))
 
 
 def called(sample: Sample) -> str:

@@ -241,6 +241,9 @@ def _random_plain(op_types: str) -> Callable[[np.random.Generator, int], Measure
 
 
 def _random_pool(rng: np.random.Generator, most: int) -> Measurement:
+    if rng.random() < 0.12:  # the whole map, before the last layer
+        hw = int(rng.integers(5, 14))
+        return row("AveragePool", 1, max(8, _channels(rng, hw, most)), hw, hw, k=hw, oh=1, ow=1)
     k, s = [(3, 2), (2, 2), (3, 1), (3, 1), (5, 1)][int(rng.integers(5))]
     hw = _map(rng, 14)
     return row(str(rng.choice(["MaxPool", "MaxPool", "AveragePool"])), 1, _channels(rng, hw, most), hw, hw, k=k, s=s)
@@ -264,7 +267,7 @@ _ROWS: dict[str, Callable[[np.random.Generator, int], Measurement]] = {
     "gemm": lambda rng, most: row("Gemm", 1, int(rng.choice([256, 512, 576, 960, 1024, 1280, 2048, 4096])), int(rng.choice([1, 1, 1, 16, 128])), 1,
                             int(rng.choice([2, 10, 100, 256, 1000, 1000, 1024, 1280, 2048]))),
     "matmul": _random_product, "pool": _random_pool, "movement": _random_plain("Concat Concat Transpose"),
-    "elementwise": _random_plain("Relu Add Add Mul"), "elementwise_slow": _random_plain("Sigmoid HardSwish Tanh Exp"),
+    "elementwise": _random_plain("Relu Add Add Mul Sum"), "elementwise_slow": _random_plain("Sigmoid HardSwish Tanh Exp"),
     "normalization": _random_plain("LayerNormalization BatchNormalization InstanceNormalization"), "softmax": _random_plain("Softmax"),
     "reduction": _random_plain("GlobalAveragePool"),
 }
