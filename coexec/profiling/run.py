@@ -46,6 +46,8 @@ __all__ = ["fit_profile_from_table", "profile_devices"]
 
 #: Bytes of the move that tells the bandwidth between two memories.
 MOVE_BYTES = 8 << 20
+#: So many rounds' samples are drawn at once, and ranked by size.
+RANKS = 5
 #: A sample for which a first round and so many more found no good moment is taken as it is.
 TRIES = 2
 #: With so many rows there is time for large kernels.
@@ -156,9 +158,11 @@ class Campaign:
         looks = [share * self.budget for share in LOOKS]
         if self.rows:
             sampler.error = self.errors()
-        stream, company = iter(sampler), min(COMPANY, max(2, int(self.budget / 3)))
+        stream, company, drawn = iter(sampler), min(COMPANY, max(2, int(self.budget / 3))), []
         while not self.rows or self.spent < BESIDE * self.budget:
-            taken = [sample for _, sample in islice(stream, company)]
+            if not drawn:  # a network's neighbours are of much the same size, and what a kernel finds in the caches depends on it
+                drawn = sorted((sample for _, sample in islice(stream, company * (RANKS if self.rows else 1))), key=activation_bytes)
+            taken, drawn = drawn[:company], drawn[company:]
             self.say(self.spent, self.budget, f"{taken[0].node.op_type} {taken[0].node.inputs[0].shape} and {len(taken) - 1} others")
             self.together(taken)
             if looks and self.spent > looks[0]:
@@ -317,6 +321,11 @@ def read_quarantine(path: Path) -> dict[str, dict[str, str]]:
     except (ValueError, AttributeError, KeyError, TypeError):
         pass
     raise UsageError("not a list of lost kernels", where=str(path), expected="what an earlier round wrote", hint="delete it, or leave out --resume")
+
+
+def activation_bytes(sample: Sample) -> int:
+    """What a sample reads and writes, its weights left out."""
+    return sum(v.type.nbytes for v in (*sample.node.inputs, *sample.node.outputs) if v is not None and not v.is_constant)
 
 
 def ready(sample: Sample) -> Sample:

@@ -268,7 +268,7 @@ _ROWS: dict[str, Callable[[np.random.Generator, int], Measurement]] = {
                             int(rng.choice([2, 10, 100, 256, 1000, 1000, 1024, 1280, 2048]))),
     "matmul": _random_product, "pool": _random_pool, "movement": _random_plain("Concat Concat Transpose"),
     "elementwise": _random_plain("Relu Add Add Mul Sum"), "elementwise_slow": _random_plain("Sigmoid HardSwish Tanh Exp"),
-    "normalization": _random_plain("LayerNormalization BatchNormalization InstanceNormalization"), "softmax": _random_plain("Softmax"),
+    "normalization": _random_plain("LayerNormalization BatchNormalization InstanceNormalization LRN"), "softmax": _random_plain("Softmax"),
     "reduction": _random_plain("GlobalAveragePool"),
 }
 
