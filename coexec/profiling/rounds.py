@@ -163,7 +163,7 @@ class Round:
         live = [t for t in self.turns if t is not None]
         for turn in live:
             turn.good_us, turn.all_us = [], []
-        limit = _now() + int(1e9 * (limit_s if limit_s is not None else 0.2 + 8 * seconds_each * len(live)))
+        limit = _now() + int(1e9 * (limit_s if limit_s is not None else 0.1 + 5 * seconds_each * len(live)))
         self.queue.begin_run()
         try:
             play = self._play if self.timer is None else self._play_queue

@@ -46,6 +46,8 @@ __all__ = ["fit_profile_from_table", "profile_devices"]
 
 #: Bytes of the move that tells the bandwidth between two memories.
 MOVE_BYTES = 8 << 20
+#: With less time than this, in seconds, nothing is timed again.
+PATIENT_S = 60.0
 #: So many rounds' samples are drawn at once, and ranked by size.
 RANKS = 5
 #: A sample for which a first round and so many more found no good moment is taken as it is.
@@ -183,7 +185,7 @@ class Campaign:
                 found = time_round(unit, device, [ready(s) for s in these], self.threads[unit], self.fixed[unit]["wait_us"], self.steady[unit])
             for sample, (row, steady) in zip(these, found):
                 tries = self.tries.pop((unit, id(sample)), 0)
-                if row is not None and not steady and tries < TRIES:
+                if row is not None and not steady and tries < TRIES and self.budget >= PATIENT_S:
                     self.tries[unit, id(sample)] = tries + 1
                     self.again.setdefault(unit, []).append(sample)
                 elif row is not None:
