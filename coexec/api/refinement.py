@@ -12,6 +12,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -24,9 +25,10 @@ from ..cost.compose import CostModel
 from ..cost.corrections import Between, Corrections
 from ..devices.base import Device
 from ..devices.registry import session_threads
-from ..errors import CoexecError
+from ..errors import CoexecError, UsageError
 from ..graph.ir import Graph
 from ..partition.plan import Plan, pieces
+from ..partition.wishes import Wishes
 from ..profiles import DeviceProfile
 from ..report.timing import interleave
 from ..runtime.executor import PreparedRun
@@ -55,13 +57,17 @@ class Candidate:
 
 
 def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device], profile: DeviceProfile, *, strategy: str = "coexec",
-           threads: int = 0, force: Mapping[str, str] | None = None, progress: Callable[[int, int, str], None] | None = None
+           threads: int = 0, wishes: Wishes = Wishes(), progress: Callable[[int, int, str], None] | None = None
            ) -> tuple[Plan, list[Candidate]]:
     """The fastest plan that was found, and every candidate in the order it was tried.
 
-    `feeds` are inputs to measure with. `threads` 0: as many as a session would take. Raises what preparing the first plan raises.
+    `feeds` are inputs to measure with. `threads` 0: as many as a session would take. Raises what preparing the first plan raises, and
+    UsageError where anything but the latency is to be best: nothing here measures that.
     """
-    asked = {"profile": profile, "force": force, "devices": devices}
+    if wishes.objective != "latency":
+        raise UsageError("only latency is checked by measurement", found=f"objective {wishes.objective}, which is modelled", expected="latency",
+                         hint="leave out --verify or --objective")
+    asked = {"profile": profile, "wishes": wishes, "devices": devices}
     steps = ROUNDS + 3
     tell = progress or (lambda done, total, what: None)
 
@@ -103,7 +109,8 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
             challenge(f"{strategy}, corrected {turn + 1}x", again)
         for turn, alone in enumerate(("cpu", "gpu") if "gpu" in devices else ()):
             tell(ROUNDS + turn, steps, alone)
-            challenge(alone, plan_prepared(graph, strategy=alone, **asked))
+            with suppress(UsageError):  # a device alone that breaks a wish is no candidate
+                challenge(alone, plan_prepared(graph, strategy=alone, **asked))
         if {"cpu", "gpu"} <= latest.devices:
             tell(steps - 1, steps, "in step by counters")
             between = _by_counters(corrections.between, devices, profile, session_threads(dict(devices), threads))
@@ -202,8 +209,8 @@ def _time(run: PreparedRun, feeds: Mapping[str, Any], rounds: int = LEAST_TURNS)
 
 
 def remember(plan: Plan, graph: Graph, profile: DeviceProfile, devices: Mapping[str, Device], threads: int) -> Path | None:
-    """Keeps a refined plan for later sessions; where, or None where the cache cannot be written."""
-    path = _path(graph, profile, devices, threads)
+    """Keeps a refined plan for later sessions with the same wishes; where, or None where the cache cannot be written."""
+    path = _path(graph, profile, devices, threads, plan.wishes)
     content = json.dumps({"format": FORMAT, "plan": plan.to_dict()}, indent=1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -221,9 +228,9 @@ def remember(plan: Plan, graph: Graph, profile: DeviceProfile, devices: Mapping[
     return path
 
 
-def remembered(graph: Graph, profile: DeviceProfile, devices: Mapping[str, Device], threads: int) -> Plan | None:
-    """The refined plan for that graph on these devices, if there is a sound one."""
-    path = _path(graph, profile, devices, threads)
+def remembered(graph: Graph, profile: DeviceProfile, devices: Mapping[str, Device], threads: int, wishes: Wishes = Wishes()) -> Plan | None:
+    """The refined plan for that graph on these devices under these wishes, if there is a sound one."""
+    path = _path(graph, profile, devices, threads, wishes)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(data, dict) or data.get("format") != FORMAT:
@@ -238,9 +245,9 @@ def remembered(graph: Graph, profile: DeviceProfile, devices: Mapping[str, Devic
     return found
 
 
-def _path(graph: Graph, profile: DeviceProfile, devices: Mapping[str, Device], threads: int) -> Path:
+def _path(graph: Graph, profile: DeviceProfile, devices: Mapping[str, Device], threads: int, wishes: Wishes) -> Path:
     told = [f"format {FORMAT}", __version__, graph.digest, profile.name, repr(profile.machine), f"threads {threads}", np.__version__,
-            settings.get("sharing"), str(settings.get("handshake"))]
+            settings.get("sharing"), str(settings.get("handshake")), json.dumps(wishes.to_dict(), sort_keys=True)]
     told += [f"{name}|{d.facts.name}|{d.facts.driver}|{d.facts.compute_units}" for name, d in sorted(devices.items())]
     digest = hashlib.sha256("\n".join(map(str, told)).encode()).hexdigest()[:32]
     return settings.get("cache_dir") / "plans" / f"{digest}.json"

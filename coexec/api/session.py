@@ -24,6 +24,7 @@ from ..graph.ir import Graph, Value
 from ..graph.passes import deciding_inputs
 from ..partition.plan import Plan
 from ..partition.strategies.base import parse_strategy
+from ..partition.wishes import Wishes
 from ..profiles import DeviceProfile
 from ..runtime.check import NodeError, run_checked
 from ..runtime.executor import PreparedRun
@@ -65,7 +66,9 @@ class SessionOptions:
     strict: fail where a node cannot run where the plan puts it, or its device fails, instead of moving it to the CPU.
     device_retries: how many times a device that failed is tried again, each time with the next run; `retry_device` does so when told.
     check: compare every node with the unsplit reference, in every run.
-    force: node name -> device, against the strategy's choice.
+    force: node name -> device, against the strategy's choice. max_gpu_share: of each operator, the GPU computes at most so much (0 to 1).
+    objective: `latency`, or `energy` by the watts that the profile tells (modelled). memory_limit: bytes that packed weights and activations
+        may take together, as modelled; strategy `coexec` looks for the best plan that fits. None: no limit.
     shapes: input name -> shape, for models with symbolic dimensions; else the first run decides.
     gpu: the OpenCL device, PLATFORM:DEVICE, or `none`.
     tune_budget_s: seconds at most in which to try kernel forms for the GPU's pieces of the plan that were not tuned before; kept on disk.
@@ -81,6 +84,9 @@ class SessionOptions:
     device_retries: int = 0
     check: bool = False
     force: Mapping[str, str] = field(default_factory=dict)
+    max_gpu_share: float = 1.0
+    objective: str = "latency"
+    memory_limit: int | None = None
     shapes: Shapes = field(default_factory=dict)
     gpu: str = ""
     tune_budget_s: float = 0.0
@@ -88,6 +94,11 @@ class SessionOptions:
     progress: Callable[[int, int, str], None] | None = None
     enable_profiling: bool | Trace = False
     profile_file_prefix: str = "coexec_profile"
+
+    @property
+    def wishes(self) -> Wishes:
+        """What is asked of plans. Raises UsageError where it is no sense, or contradicts itself."""
+        return Wishes(dict(self.force), self.max_gpu_share, self.objective, self.memory_limit)
 
 
 @dataclass(frozen=True)
@@ -157,7 +168,7 @@ class InferenceSession:
                  strategy: str = "coexec", plan: Plan | str | None = None):
         _tell_of_unwritable_cache()
         self.options = sess_options or SessionOptions()
-        self.strategy = strategy
+        self.strategy, self._wishes = strategy, self.options.wishes
         self._trace = self._begin_trace()
         with phase(self._trace, "import"):
             self._model = load(source)
@@ -258,17 +269,17 @@ class InferenceSession:
 
     def _planned(self, graph: Graph, feeds: Mapping[str, Any] | None) -> Plan:
         partitioner = self._partitioner
-        if self._profile is None and partitioner.needs_profile:
+        if self._profile is None and (partitioner.needs_profile or self._wishes.objective != "latency" or self._wishes.memory_bytes is not None):
             with phase(self._trace, "profile"):
                 self._profile = cached_profile(devices=self.devices)
-        own = partitioner == parse_strategy("coexec") and not self.options.force
+        own = partitioner == parse_strategy("coexec")
         if self.options.verify and partitioner.needs_profile and (made := self._verified(graph, feeds)) is not None:
             if own:
                 remember(made, graph, self._profile, self.devices, self.options.intra_op_num_threads)
             return made
         with phase(self._trace, "plan", strategy=self.strategy):
-            known = remembered(graph, self._profile, self.devices, self.options.intra_op_num_threads) if own else None
-            return known or plan_prepared(graph, profile=self._profile, strategy=self.strategy, force=self.options.force, devices=self.devices)
+            known = remembered(graph, self._profile, self.devices, self.options.intra_op_num_threads, self._wishes) if own else None
+            return known or plan_prepared(graph, profile=self._profile, strategy=self.strategy, wishes=self._wishes, devices=self.devices)
 
     def _verified(self, graph: Graph, feeds: Mapping[str, Any] | None) -> Plan | None:
         """The plan that measurement kept; None, with a warning, where made-up inputs do not run, or a device fails."""
@@ -276,7 +287,7 @@ class InferenceSession:
             try:
                 made, self.candidates = refine(
                     graph, random_feeds(graph) if feeds is None else feeds, self.devices, self._profile, strategy=self.strategy,
-                    threads=self.options.intra_op_num_threads, force=self.options.force, progress=self.options.progress)
+                    threads=self.options.intra_op_num_threads, wishes=self._wishes, progress=self.options.progress)
             except (InputError, DeviceError) as error:
                 log.warning("the plan cannot be checked by measurement: %s", error)
                 return None

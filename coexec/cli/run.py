@@ -27,6 +27,7 @@ EXAMPLES = (
     "coexec run model.onnx --random --shape input:8,3,224,224 --strategy fixed:gpu=0.4 --check",
     "coexec run model.onnx --random --plan plan.json --repeat 50",
     "coexec run model.onnx --random --verify --repeat 50          plan, measure, correct the plan; remembered for the next time",
+    "coexec run model.onnx --random --force conv1=cpu --max-gpu-share 0.5 --memory-limit 200M",
     "coexec run model.onnx --random --repeat 3 --trace t.json -v",
 )
 
@@ -75,8 +76,9 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         trace = Trace()
     if options.plan and options.verify:
         raise UsageError("a saved plan is replayed as it is", found="--verify beside --plan", expected="one or the other")
-    if options.plan and (options.profile or options.force):
-        raise UsageError("a saved plan says everything", found="--plan beside --profile or --force", expected="one or the other")
+    if options.plan and (options.profile or shared.asks(options)):
+        raise UsageError("a saved plan says everything", found="--plan beside --profile, --force, --max-gpu-share, --objective or --memory-limit",
+                         expected="one or the other")
     labels = read_labels(options.labels) if options.labels else []
     with phase(trace, "import"):
         graph = load(options.model)
