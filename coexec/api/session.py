@@ -191,6 +191,8 @@ class InferenceSession:
         with phase(self._trace, "open devices"):
             self.devices = find_devices("none" if only_cpu and not self.options.force else self.options.gpu, need_gpu)
             self._self_test()
+        if self._given_plan is not None:
+            self._given_plan.check_board({name: device.facts.name for name, device in self.devices.items()})
         with phase(self._trace, "passes"):
             bound = bind(self._model, {**self._open_shapes(), **self.options.shapes})
         self._deciding = deciding_inputs(bound)

@@ -42,9 +42,9 @@ def common(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-v", "--verbose", action="count", default=0, help="more notes; twice for one line per operator")
 
 
-def model(parser: argparse.ArgumentParser, many: bool = False) -> None:
+def model(parser: argparse.ArgumentParser, many: bool = False, optional: bool = False) -> None:
     """The model, and sizes of its open dimensions."""
-    parser.add_argument("model", metavar="MODEL", nargs="+" if many else None, help="an ONNX file")
+    parser.add_argument("model", metavar="MODEL", nargs="+" if many else "?" if optional else None, help="an ONNX file")
     parser.add_argument(
         "--shape",
         metavar="NAME:N,N,...",
@@ -68,7 +68,7 @@ def planning(parser: argparse.ArgumentParser, strategy: bool = True) -> None:
     )
     parser.add_argument(
         "--max-gpu-share", metavar="X", type=fraction, default=1.0,
-        help="the most of any operator that the GPU may compute, from 0 to 1; what is forced is exempt (default: %(default)g)"
+        help="the most of any operator that the GPU may compute, from 0 to 1; what is forced is exempt (default: 1)"
     )  # fmt: skip
     parser.add_argument(
         "--objective", choices=("latency", "energy"), default="latency",

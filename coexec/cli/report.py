@@ -99,7 +99,7 @@ def _ran(graph: Any, options: argparse.Namespace, console: Console) -> dict[str,
             times = interleave({name: lambda s=s: s.run(None, given) for name, s in sessions.items()}, 2, options.iters, tick)
         chosen = sessions[options.strategy]
         traced = replace(asked, enable_profiling=trace)
-        with InferenceSession(graph, traced, plan=chosen.plan) as session, Progress(console, "tracing") as tick:
+        with InferenceSession(graph, traced, plan=replace(chosen.plan, board={})) as session, Progress(console, "tracing") as tick:
             for turn in range(options.iters + 1):
                 session.run(None, given)
                 tick(turn + 1, options.iters + 1)
