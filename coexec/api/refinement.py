@@ -11,10 +11,9 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +26,14 @@ from ..devices.base import Device
 from ..devices.registry import session_threads
 from ..errors import CoexecError, UsageError
 from ..graph.ir import Graph
-from ..partition.plan import Plan, pieces
+from ..partition.plan import Plan
 from ..partition.wishes import Wishes
 from ..profiles import DeviceProfile
 from ..report.timing import interleave
 from ..runtime.executor import PreparedRun
 from ..runtime.trace import Trace
 from ..runtime.traced import run_traced
+from .observation import between_seen, quiet, ratios_seen
 from .planning import plan_prepared
 
 log = logging.getLogger("coexec")
@@ -138,37 +138,7 @@ def _observe(graph: Graph, plan: Plan, prepare: Callable[..., PreparedRun], feed
             run_traced(prepared, feeds, trace)
     finally:
         prepared.close()
-    taken: dict[tuple[str, str], list[float]] = {}
-    for span in trace.of("piece"):
-        taken.setdefault((span.args["node"], span.track), []).append(span.duration_us)
-    ratios = {}
-    for node in graph.nodes:
-        parts = pieces(node, prepared.plan[node.name])
-        for unit, region in parts:
-            if (node.name, unit) in taken and sum(u == unit for u, _ in parts) == 1:
-                predicted = costs.kernel(node, region, unit).us
-                if predicted > 0:
-                    ratios[node.name, unit] = max(_quiet(taken[node.name, unit]), 1e-3) / predicted
-    return known.seen(ratios, _between(trace))
-
-
-def _between(trace: Trace) -> Between:
-    """What was lost between the pieces of traced runs."""
-    free: dict[int, float] = {}  # when each piece could have begun, but for its own enqueueing
-    for before, piece in pairwise(sorted(trace.of("piece"), key=lambda s: (s.track, s.start_us))):
-        if before.track == piece.track:
-            free[id(piece)] = before.stop_us
-    lost: dict[str, list[float]] = {"launch_us": [], "begin_us": [], "sync_us": [], "ready_us": []}
-    for arrow in trace.arrows:
-        source, target = arrow.source, arrow.target
-        if arrow.name == "enqueue" and target.category == "piece":
-            lost["launch_us"].append(source.duration_us)
-            if free.get(id(target), 0.0) < source.start_us:
-                lost["begin_us"].append(target.start_us - source.stop_us)
-        elif arrow.name == "join":
-            late = target.stop_us - source.stop_us
-            lost["ready_us" if source.stop_us < target.start_us else "sync_us"].append(min(late, target.duration_us))
-    return Between(**{k: max(0.0, _quiet(v)) for k, v in lost.items() if v})
+    return known.seen(ratios_seen(graph, prepared.plan, trace, costs), between_seen(trace))
 
 
 def _by_counters(seen: Between, devices: Mapping[str, Device], profile: DeviceProfile, threads: int) -> Between | None:
@@ -188,21 +158,16 @@ def _by_counters(seen: Between, devices: Mapping[str, Device], profile: DevicePr
     return Between(with_counters["launch_us"] * slower, 0.0, with_counters["sync_us"], with_counters["ready_us"])
 
 
-def _quiet(times: Sequence[float]) -> float:
-    """The lower quartile: what is slower was mostly disturbed by something else."""
-    return float(np.percentile(times, 25))
-
-
 def _compare(first: PreparedRun, second: PreparedRun, feeds: Mapping[str, Any]) -> tuple[float, float]:
     """Milliseconds of both, run in turns: lower quartiles."""
     once = _time(first, feeds, 1) + _time(second, feeds, 1)
     turns = max(LEAST_TURNS, min(TURNS, int(COMPARE_S * 1e3 / max(once, 1e-3))))
     times = interleave({"first": lambda: first.run(feeds), "second": lambda: second.run(feeds)}, 2, turns)
-    return _quiet(times["first"]), _quiet(times["second"])
+    return quiet(times["first"]), quiet(times["second"])
 
 
 def _time(run: PreparedRun, feeds: Mapping[str, Any], rounds: int = LEAST_TURNS) -> float:
-    return _quiet(interleave({"it": lambda: run.run(feeds)}, 1, rounds)["it"])
+    return quiet(interleave({"it": lambda: run.run(feeds)}, 1, rounds)["it"])
 
 
 # What is remembered
