@@ -100,6 +100,7 @@ def session_options(options: argparse.Namespace, shapes: Mapping[str, Any], prog
         shapes=shapes,
         tune_budget_s=getattr(options, "tune", 0.0),
         verify=getattr(options, "verify", False),
+        adapt=getattr(options, "adapt", False),
         progress=progress,
     )
 
