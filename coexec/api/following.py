@@ -4,7 +4,8 @@ Another load or a device that throttles makes one unit slower than its profile s
 time by more than DRIFT, the next few runs are traced: they tell by how much each piece takes longer than predicted. With these ratios the
 strategy plans again, in a thread beside the runs; a plan that is better by more than noise is prepared there, tried once, and put in the
 old one's place before the next run. A unit that is left to itself, or given less, shows nothing of getting better: so every PROBE_EVERY runs
-one operator is timed on it alone, and once that is quicker again the ratios are lowered and it is planned anew.
+one operator is timed on it alone, and once that is quicker again the ratios are lowered and it is planned anew. What a probe cannot show, such as
+a driver's thread that wakes late, is forgotten after PATIENCE runs, each time twice as many: then a unit that was given up is tried again.
 
 Nothing here runs in a session that does not ask for it.
 """
@@ -25,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from ..cost.compose import ALONE, CostModel
-from ..cost.corrections import Corrections
+from ..cost.corrections import Between, Corrections
 from ..graph.ir import Graph, Node
 from ..ops import is_native, op_for
 from ..partition.plan import Plan, on_one_device
@@ -34,7 +35,7 @@ from ..regions import Region
 from ..runtime.executor import PreparedRun
 from ..runtime.trace import Trace
 from .models import random_feeds
-from .observation import between_seen, ratios_seen
+from .observation import between_seen, held_up, ratios_seen
 
 log = logging.getLogger("coexec")
 
@@ -47,6 +48,8 @@ LOOKS = 4
 #: Runs between two probes of a unit that was seen to be slow, the share of a run that one may take at the speed of the profile, and how
 #: often the operator runs in it.
 PROBE_EVERY, PROBE_SHARE, PROBE_TIMES = 32, 0.05, 3
+#: Runs after which a unit that was given up is tried again, whatever its probe shows.
+PATIENCE = 4 * PROBE_EVERY
 #: A probe must be quicker than expected by this factor.
 RECOVERED = 1.4
 #: A plan must be better by this share, as predicted with the ratios, before it takes another's place.
@@ -111,6 +114,8 @@ class Follower:
         self._task: threading.Thread | None = None
         self._ready: Prepared | None = None
         self._probes: dict[str, Probe] = {}
+        self._bias: dict[frozenset[str], float] = {}  # of plans that use those units: measured over predicted time, with the ratios
+        self._patience, self._changed_at = PATIENCE, 0
 
     # Told by the session, under its lock
 
@@ -121,6 +126,7 @@ class Follower:
             return None
         self.plan, self.expected_ms = ready.run.plan, ready.expected_ms
         self.changes.append(replace(ready.change, run=self.runs + 1))
+        self._changed_at = self.runs
         log.info("the plan follows the machine: %s", self.changes[-1])
         self._begin_anew(WARM_UP)
         return ready.run
@@ -143,7 +149,7 @@ class Follower:
         if self._skip:
             self._skip -= 1
             return False
-        if self._probes and self.runs % PROBE_EVERY == 0:
+        if (self._probes or self._given_up) and self.runs % PROBE_EVERY == 0:
             return True
         self._times.append(milliseconds)
         if len(self._times) == WINDOW:
@@ -154,7 +160,11 @@ class Follower:
 
     def probe(self, feeds: Mapping[str, Any]) -> None:
         """Looks whether a slow unit is quicker again."""
-        if self._recovered():
+        recovered = self._recovered()
+        if not recovered and self._given_up and self.runs - self._changed_at >= self._patience:
+            self.corrections, self._patience, recovered = replace(self.corrections, ratios={}, usual={}, between=Between()), 2 * self._patience, True
+        if recovered:
+            self._bias = {}
             self._start(feeds, statistics.median(self._times) if self._times else self.expected_ms)
 
     def looked(self, feeds: Mapping[str, Any]) -> None:
@@ -170,6 +180,11 @@ class Follower:
     def stop(self) -> None:
         """Follows no longer: a device failed, and what is left to plan for is another machine."""
         self.stopped, self._trace = True, None
+
+    @property
+    def _given_up(self) -> bool:
+        """Whether a unit that was in use is left out of the plan."""
+        return bool(self.changes) and len(self.plan.devices) == 1
 
     def settle(self) -> None:
         """Waits until nothing is planned."""
@@ -195,12 +210,13 @@ class Follower:
 
     def _learn(self, trace: Trace) -> None:
         """The ratios that these runs show."""
-        ratios, known = ratios_seen(self.graph, self.plan, trace, self.costs), self.corrections
+        late, known = held_up(trace), self.corrections
+        ratios = {key: ratio * late.get(key[1], 1.0) for key, ratio in ratios_seen(self.graph, self.plan, trace, self.costs).items()}
         if "gpu" not in self.plan.devices and self.costs.host_unit(True) == ALONE:
             if ratios:
                 self.corrections = replace(known, alone=statistics.median(ratios.values()))
             return
-        found = known.replaced(ratios, between_seen(trace))
+        found = known.replaced(ratios, between_seen(trace, statistics.fmean))
         self.corrections = replace(found, alone=self._alone(found))
 
     def _alone(self, corrections: Corrections) -> float:
@@ -240,9 +256,12 @@ class Follower:
         """The best plan as things are, tried once; None where the one that runs is as good."""
         made, costs = self.planned(self.corrections), CostModel(self.profile, self.corrections)
         now_ms, then_ms = (costs.total_us(self.graph, plan.partitions) / 1e3 for plan in (self.plan, made))
-        value = costs.energy_uj if made.objective == "energy" else costs.total_us
-        moved = len(self.plan.diff(made))
-        if not moved or value(self.graph, made.partitions) > (1 - GAIN) * value(self.graph, self.plan.partitions):
+        self._bias[self.plan.devices] = level_ms / now_ms
+        hoped_ms = then_ms * self._bias.get(made.devices, level_ms / now_ms)
+        moved, better = len(self.plan.diff(made)), hoped_ms < (1 - GAIN) * level_ms
+        if made.objective == "energy":
+            better = costs.energy_uj(self.graph, made.partitions) < (1 - GAIN) * costs.energy_uj(self.graph, self.plan.partitions)
+        if not moved or not better:
             self.expected_ms = level_ms
             return None
         run = self.prepared(made)
@@ -252,7 +271,7 @@ class Follower:
             run.close()
             raise
         change = Replan(0, dict(self.corrections.usual), moved, now_ms, then_ms)
-        return Prepared(run, change, level_ms * then_ms / now_ms)
+        return Prepared(run, change, hoped_ms)
 
     def _watch_slow_units(self) -> None:
         """A probe for each unit that is slower than its profile says."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -30,8 +30,16 @@ def ratios_seen(graph: Graph, plan: Plan, trace: Trace, costs: CostModel) -> dic
     return ratios
 
 
-def between_seen(trace: Trace) -> Between:
-    """What was lost between the pieces of traced runs."""
+def held_up(trace: Trace) -> dict[str, float]:
+    """By how much each unit's pieces took longer in all than their lower quartiles: what takes a core away by turns hits a few pieces hard."""
+    taken: dict[str, dict[str, list[float]]] = {}
+    for span in trace.of("piece"):
+        taken.setdefault(span.track, {}).setdefault(span.args["node"], []).append(span.duration_us)
+    return {unit: sum(sum(t) / len(t) for t in nodes.values()) / max(1e-3, sum(map(quiet, nodes.values()))) for unit, nodes in taken.items()}
+
+
+def between_seen(trace: Trace, middle: Callable[[Sequence[float]], float] | None = None) -> Between:
+    """What was lost between the pieces of traced runs: lower quartiles, or what `middle` makes of them."""
     free: dict[int, float] = {}  # when each piece could have begun, but for its own enqueueing
     for before, piece in pairwise(sorted(trace.of("piece"), key=lambda s: (s.track, s.start_us))):
         if before.track == piece.track:
@@ -46,7 +54,7 @@ def between_seen(trace: Trace) -> Between:
         elif arrow.name == "join":
             late = target.stop_us - source.stop_us
             lost["ready_us" if source.stop_us < target.start_us else "sync_us"].append(min(late, target.duration_us))
-    return Between(**{k: max(0.0, quiet(v)) for k, v in lost.items() if v})
+    return Between(**{k: max(0.0, (middle or quiet)(v)) for k, v in lost.items() if v})
 
 
 def quiet(times: Sequence[float]) -> float:
