@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, TypeVar
@@ -170,7 +172,8 @@ class Partitioner:
                              hint="strategy coexec knows " + " and ".join(OBJECTIVES))
         situation = Situation(graph, profile, supports, wishes, corrections)
         situation.check_wishes()
-        chosen, bound = self.bounded(situation)
+        with uncollected():
+            chosen, bound = self.bounded(situation)
         if wishes.max_gpu_share < 1:
             chosen = [_limited(n, p, wishes.max_gpu_share) for n, p in zip(graph.nodes, chosen)]
         made = finish(situation, chosen, self.spec, bound)
@@ -191,6 +194,18 @@ class Partitioner:
     def place(self, node: Node, situation: Situation) -> Partition:
         """A partition for a node that both devices can compute. Override this, or `arrange`."""
         raise NotImplementedError
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection meanwhile: planning makes many small things that live until it ends, among all that a process with kernels holds."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def finish(situation: Situation, partitions: Sequence[Partition], spec: str, bound: float | None = None) -> Plan:
