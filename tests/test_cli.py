@@ -698,7 +698,8 @@ def test_energy_is_said_to_be_modelled(call, folder):
     )
     code, out, _ = call("plan", "tiny.onnx", "--profile", "power.yaml", "--objective", "energy", strategy="coexec")
     assert code == 0 and "mJ, modelled from the profile's watts" in out
-    code, out, err = call("bench", "tiny.onnx", "--profile", "power.yaml", "--objective", "energy", "--compare", "cpu,coexec", "--iters", "1", "--warmup", "0")
+    asked = ("--profile", "power.yaml", "--objective", "energy", "--compare", "cpu,coexec", "--iters", "1", "--warmup", "0")
+    code, out, err = call("bench", "tiny.onnx", *asked)
     assert code == 0 and "modelled from the profile's watts: cpu " in out, err
     save_profile(made, folder / "board.yaml")
     assert "no cpu.power_w" in refused(call, 2, "plan", "tiny.onnx", "--profile", "board.yaml", "--objective", "energy")

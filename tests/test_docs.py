@@ -11,8 +11,7 @@ import configparser
 import re
 import shlex
 import subprocess
-from dataclasses import dataclass
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np

@@ -15,7 +15,7 @@ from ..errors import CoexecError
 from ..graph.ir import Graph
 from ..partition.plan import Plan
 from ..partition.strategies.base import parse_strategy
-from ..partition.wishes import Wishes
+from ..partition.wishes import NONE, Wishes
 from ..profiles import DeviceProfile, default_profile_path, load_profile, save_profile
 from .models import Shapes, bind, default_shapes, load
 
@@ -41,7 +41,7 @@ def plan(source: Any, *, profile: DeviceProfile | str | None = None, strategy: s
 
 
 def plan_prepared(graph: Graph, *, profile: DeviceProfile | str | None = None, strategy: str = "coexec",
-                  wishes: Wishes = Wishes(), devices: Mapping[str, Device] | None = None,
+                  wishes: Wishes = NONE, devices: Mapping[str, Device] | None = None,
                   corrections: Corrections | None = None) -> Plan:
     """`plan` for a graph that `bind` has prepared already; `corrections` are what its runs have shown."""
     partitioner = parse_strategy(strategy)

@@ -27,7 +27,7 @@ from ..devices.registry import session_threads
 from ..errors import CoexecError, UsageError
 from ..graph.ir import Graph
 from ..partition.plan import Plan
-from ..partition.wishes import Wishes
+from ..partition.wishes import NONE, Wishes
 from ..profiles import DeviceProfile
 from ..report.timing import interleave
 from ..runtime.executor import PreparedRun
@@ -57,7 +57,7 @@ class Candidate:
 
 
 def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device], profile: DeviceProfile, *, strategy: str = "coexec",
-           threads: int = 0, wishes: Wishes = Wishes(), progress: Callable[[int, int, str], None] | None = None
+           threads: int = 0, wishes: Wishes = NONE, progress: Callable[[int, int, str], None] | None = None
            ) -> tuple[Plan, list[Candidate]]:
     """The fastest plan that was found, and every candidate in the order it was tried.
 
@@ -193,7 +193,7 @@ def remember(plan: Plan, graph: Graph, profile: DeviceProfile, devices: Mapping[
     return path
 
 
-def remembered(graph: Graph, profile: DeviceProfile, devices: Mapping[str, Device], threads: int, wishes: Wishes = Wishes()) -> Plan | None:
+def remembered(graph: Graph, profile: DeviceProfile, devices: Mapping[str, Device], threads: int, wishes: Wishes = NONE) -> Plan | None:
     """The refined plan for that graph on these devices under these wishes, if there is a sound one."""
     path = _path(graph, profile, devices, threads, wishes)
     try:

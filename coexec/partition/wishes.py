@@ -34,7 +34,8 @@ class Wishes:
         if not (isinstance(self.max_gpu_share, (int, float)) and 0 <= self.max_gpu_share <= 1):
             raise UsageError("the GPU's largest share of an operator is wrong", found=self.max_gpu_share, expected="a number from 0 to 1")
         if self.objective not in OBJECTIVES:
-            raise UsageError("unknown objective", found=repr(self.objective), expected=" or ".join(OBJECTIVES), hint=suggest(self.objective, OBJECTIVES))
+            raise UsageError("unknown objective", found=repr(self.objective), expected=" or ".join(OBJECTIVES),
+                             hint=suggest(self.objective, OBJECTIVES))
         if self.memory_bytes is not None and not (isinstance(self.memory_bytes, (int, float)) and math.isfinite(self.memory_bytes)
                                                   and self.memory_bytes > 0):
             raise UsageError("the memory limit is wrong", found=self.memory_bytes, expected="bytes, above 0")
@@ -65,3 +66,7 @@ class Wishes:
         if not isinstance(force, Mapping):
             raise UsageError("what is forced is wrong", found=repr(force), expected="node names and devices")
         return cls(dict(force), data.get("max_gpu_share", 1.0), data.get("objective", "latency"), data.get("memory_bytes"))
+
+
+#: Nothing besides being fast.
+NONE = Wishes()

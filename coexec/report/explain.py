@@ -141,4 +141,5 @@ def _why(ways: list[WayCost], chosen: Partition, plan: Plan, profile: DeviceProf
         return f"{told}the next best, {best.label} ({best.partition}), makes the run {gap_us:.1f} us longer"
     if plan.wishes.objective != "latency":
         return f"{told}for the sake of {plan.wishes.objective}: {best.label} ({best.partition}) would make the run {-gap_us:.1f} us shorter"
-    return f"{told}{best.label} ({best.partition}) would make the run {-gap_us:.1f} us shorter: strategy '{plan.strategy}' did not look at it or weighs otherwise"
+    shorter = f"{told}{best.label} ({best.partition}) would make the run {-gap_us:.1f} us shorter"
+    return f"{shorter}: strategy '{plan.strategy}' did not look at it or weighs otherwise"

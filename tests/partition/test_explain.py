@@ -49,8 +49,8 @@ def test_the_best_cut_of_an_axis_is_among_the_runners_up(graph, where):
     told = explain(graph, plan, node.name, where)
     for axis in op_for(node).split_axes(node):
         if axis.extent > axis.multiple:
-            totals = [cost.total_us(graph, [cut(node, axis, (0, at, axis.extent), ("gpu", "cpu")) if p.name == node.name else p for p in plan.partitions])
-                      for at in places(axis)]
+            totals = [cost.total_us(graph, [cut(node, axis, (0, at, axis.extent), ("gpu", "cpu")) if p.name == node.name else p
+                                            for p in plan.partitions]) for at in places(axis)]
             way = next(w for w in told.ways if w.label == f"by {axis.name}")
             assert way.run_ms == pytest.approx(min(totals) / 1e3, rel=1e-9)
     shorter = told.ways[1].run_ms < told.ways[0].run_ms

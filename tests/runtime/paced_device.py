@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from coexec.cost.compose import CostModel
-from coexec.devices.base import DeviceFacts, Device, Event, Kernel, Operand, Queue, TensorView
+from coexec.devices.base import Device, DeviceFacts, Event, Kernel, Operand, Queue, TensorView
 from coexec.devices.cpu.device import CpuDevice
 from coexec.graph.ir import Node
 from coexec.profiles import DeviceProfile

@@ -23,7 +23,7 @@ from ..chains import chains
 from ..halos import keep_halos
 from ..joins import joined
 from ..plan import Partition, Plan, cut, on_one_device
-from ..wishes import OBJECTIVES, Wishes
+from ..wishes import NONE, OBJECTIVES, Wishes
 
 #: Why the GPU cannot run a node, or None where it can.
 Supports = Callable[[Node], "str | None"]
@@ -43,7 +43,7 @@ class Situation:
     graph: Graph
     profile: DeviceProfile | None = None
     supports: Supports | None = None
-    wishes: Wishes = Wishes()
+    wishes: Wishes = NONE
     corrections: Corrections | None = None
 
     @cached_property
@@ -159,7 +159,7 @@ class Partitioner:
     def __str__(self) -> str:
         return self.spec
 
-    def plan(self, graph: Graph, profile: DeviceProfile | None = None, supports: Supports | None = None, *, wishes: Wishes = Wishes(),
+    def plan(self, graph: Graph, profile: DeviceProfile | None = None, supports: Supports | None = None, *, wishes: Wishes = NONE,
              corrections: Corrections | None = None) -> Plan:
         """A plan for that graph. `supports` tells why the GPU cannot run a node; without it the profile's operator list does.
 
