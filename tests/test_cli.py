@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +131,18 @@ def test_no_verb_is_a_usage_error(call):
         (["run", "tiny.onnx", "--scale", "nan"], "--scale: found 'nan'"),
         (["run", "tiny.onnx", "--layout", "nhcw"], "'nhcw' is not known here; did you mean nhwc or nchw"),
         (["run", "tiny.onnx", "--force", "conv"], "--force: found 'conv', expected NAME=VALUE"),
+        (["plan", "tiny.onnx", "--force", "conv=cpu", "--force", "conv=gpu"], "node 'conv' is forced to two devices: found cpu and gpu"),
+        (["plan", "tiny.onnx", "--force", "conv=gpu", "--max-gpu-share", "0"], "two wishes contradict one another"),
+        (["plan", "tiny.onnx", "--force", "conf=gpu"], "did you mean conv"),
+        (["plan", "tiny.onnx", "--max-gpu-share", "1.5"], "--max-gpu-share: found '1.5', expected a number from 0 to 1"),
+        (["bench", "tiny.onnx", "--objective", "energie"], "'energie' is not known here; did you mean energy"),
+        (["run", "tiny.onnx", "--memory-limit", "0"], "--memory-limit: found '0', expected bytes, above 0"),
+        (["run", "tiny.onnx", "--random", "--plan", "p.json", "--max-gpu-share", "0.5"], "one or the other"),
+        (["run", "tiny.onnx", "--random", "--adapt", "--trace", "t.json"], "--adapt beside --trace"),
+        (["run", "tiny.onnx", "--random", "--adapt", "--plan", "p.json"], "--adapt beside --plan"),
+        (["run", "tiny.onnx", "--random", "--adapt", "--strategy", "cpu"], "cannot follow the machine"),
+        (["plan"], "the following arguments are required: MODEL"),
+        (["plan", "tiny.onnx", "--diff", "a.json", "b.json"], "--diff compares two saved plans"),
         (["bench", "tiny.onnx", "--percentiles", "50,101"], "--percentiles: found '50,101'"),
         (["bench", "tiny.onnx", "--compare", ","], "--compare: found ','"),
         (["validate", "tiny.onnx", "--rtol", "-1"], "--rtol"),
@@ -643,6 +656,55 @@ def test_a_saved_plan_is_replayed_and_refused_for_another_model(call, folder):
     assert "one or the other" in refused(call, 2, "run", "tiny.onnx", "--random", "--plan", "plan.json", "--profile", "p.yaml")
 
 
+def test_a_plan_for_another_device_is_refused(call, folder):
+    """Replaying what was planned for a board that is not here would be as slow as it is wrong."""
+    save_profile(board(gpu=False), folder / "board.yaml")
+    assert call("plan", "tiny.onnx", "--profile", "board.yaml", "-o", "far.json", strategy="coexec")[0] == 0
+    said = refused(call, 7, "run", "tiny.onnx", "--random", "--plan", "far.json")
+    assert "made for another device: found cpu 'imagined cpu' in the plan, expected '" in said and "plan again" in said
+    assert "made for another device" in refused(call, 7, "validate", "tiny.onnx", "-q", "--plan", "far.json")
+
+
+def test_two_plans_side_by_side(call, folder):
+    save_profile(board(), folder / "board.yaml")
+    for name, more in (("a", []), ("b", ["--force", "conv=gpu", "--max-gpu-share", "0.5"])):
+        assert call("plan", "tiny.onnx", "--profile", "board.yaml", "-o", f"{name}.json", *more)[0] == 0
+    code, out, _ = call("plan", "--diff", "a.json", "b.json")
+    assert code == 0 and "asked for --force conv=gpu --max-gpu-share 0.5" in out and "1 of " in out and "on gpu" in out, out
+    found = json.loads(call("plan", "--diff", "a.json", "b.json", "--json")[1])
+    assert [(c["name"], c["first"].endswith("on cpu"), c["second"].endswith("on gpu")) for c in found["changes"]] == [("conv", True, True)]
+    assert found["same_model"] and found["plans"][1]["wishes"]["max_gpu_share"] == 0.5
+    assert "0 of " in call("plan", "--diff", "a.json", "a.json")[1]
+    call("plan", "two.onnx", "-o", "c.json")
+    assert "different models" in call("plan", "--diff", "a.json", "c.json")[1]
+    assert "cannot read the plan" in refused(call, 7, "plan", "--diff", "a.json", "nothing.json")
+
+
+def test_a_node_is_explained(call, folder):
+    save_profile(board(5, 5, sync_us=1), folder / "board.yaml")
+    code, out, _ = call("plan", "tiny.onnx", "--profile", "board.yaml", "--explain", "conv", strategy="coexec")
+    assert code == 0 and out.startswith("conv (Conv): ") and "cpu only" in out and "gpu only" in out and "us longer" in out and "launch" in out, out
+    found = json.loads(call("plan", "tiny.onnx", "--profile", "board.yaml", "--explain", "conv", "--json", strategy="coexec")[1])
+    (told,) = found["explained"]
+    assert told["name"] == "conv" and {"gpu_us", "cpu_us", "launch_us", "sync_us", "transform_us", "run_ms"} <= set(told["ways"][0])
+    assert "did you mean conv" in refused(call, 2, "plan", "tiny.onnx", "--profile", "board.yaml", "--explain", "conf")
+    assert "cpu alone: " in call("plan", "tiny.onnx", "--profile", "board.yaml", "--explain", strategy="coexec")[1]
+
+
+def test_energy_is_said_to_be_modelled(call, folder):
+    made = board()
+    save_profile(
+        replace(made, cpu=replace(made.cpu, power_w=4.0, idle_w=0.5), gpu=replace(made.gpu, power_w=2.0, idle_w=0.1)), folder / "power.yaml"
+    )
+    code, out, _ = call("plan", "tiny.onnx", "--profile", "power.yaml", "--objective", "energy", strategy="coexec")
+    assert code == 0 and "mJ, modelled from the profile's watts" in out
+    asked = ("--profile", "power.yaml", "--objective", "energy", "--compare", "cpu,coexec", "--iters", "1", "--warmup", "0")
+    code, out, err = call("bench", "tiny.onnx", *asked)
+    assert code == 0 and "modelled from the profile's watts: cpu " in out, err
+    save_profile(made, folder / "board.yaml")
+    assert "no cpu.power_w" in refused(call, 2, "plan", "tiny.onnx", "--profile", "board.yaml", "--objective", "energy")
+
+
 def test_a_plan_survives_renaming_the_model(call, folder):
     call("plan", "tiny.onnx", "-o", "plan.json")
     (folder / "renamed.onnx").write_bytes((folder / "tiny.onnx").read_bytes())
@@ -738,7 +800,7 @@ def test_profile_without_a_name_becomes_this_machines_own(call, tmp_path):
         assert code == 0 and found["profile"].startswith(str(tmp_path / "profiles")) and found["units"]["cpu"]["peak_gflops"] > 0
         before = os.stat(found["profile"]).st_mtime_ns
         assert call("plan", "tiny.onnx", strategy="coexec")[0] == 0
-        assert os.stat(found["profile"]).st_mtime_ns == before and len(list((tmp_path / "profiles").iterdir())) == 1
+        assert os.stat(found["profile"]).st_mtime_ns == before and len(list((tmp_path / "profiles").glob("*.yaml"))) == 1
 
 
 def _table(path, timings):

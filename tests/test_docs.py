@@ -11,7 +11,7 @@ import configparser
 import re
 import shlex
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +23,7 @@ from PIL import Image
 from coexec import settings
 from coexec.cli.main import main, parse
 from coexec.devices.registry import find_devices
-from coexec.profiles import default_profile_path, save_profile
+from coexec.profiles import DeviceProfile, default_profile_path, save_profile
 
 from .partition.boards import board
 
@@ -75,6 +75,12 @@ def picture_net() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
+def this_machines() -> DeviceProfile:
+    """A made-up profile under the names of the devices here, on which plans made from it may run."""
+    made, here = board(), {name: device.facts.name for name, device in find_devices().items()}
+    return replace(made, cpu=replace(made.cpu, name=here["cpu"]), gpu=replace(made.gpu, name=here.get("gpu", made.gpu.name)))
+
+
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     """A folder with what pages speak of, and a cache in which this machine is measured already."""
@@ -89,7 +95,7 @@ def place(tmp_path_factory):
     with settings.override(cache_dir=folder / "cache"):
         kept = default_profile_path({name: device.facts for name, device in find_devices().items()})
         kept.parent.mkdir(parents=True)
-        save_profile(board(), kept)
+        save_profile(this_machines(), kept)
         yield folder
 
 
@@ -103,7 +109,7 @@ def supply(folder: Path, words: list[str]) -> None:
         if path.suffix == ".onnx":
             onnx.save(picture_net(), path)
         else:
-            save_profile(board(), path)
+            save_profile(this_machines(), path)
 
 
 @pytest.mark.parametrize("page, command", [(p, c) for p, c, run in commands() if run and c.startswith("coexec ")])

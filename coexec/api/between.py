@@ -7,9 +7,8 @@ trace is asked. Plans of real ones are predicted with what it says.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import pairwise
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from ..profiles import DeviceProfile
 from ..runtime.executor import PreparedRun
 from ..runtime.trace import Trace
 from ..runtime.traced import run_traced
+from .observation import between
 
 #: Traced runs of the made-up network; its blocks, and the sizes of its maps and channels, as networks get smaller.
 RUNS, STAGES = 24, ((56, 24), (28, 48), (28, 64), (14, 96), (14, 128), (7, 192))
@@ -49,30 +49,6 @@ def measure_between(devices: Mapping[str, Device], threads: int) -> Between:
     finally:
         prepared.close()
     return between(trace)
-
-
-def between(trace: Trace, typical: Callable[[Sequence[float]], float] | None = None) -> Between:
-    """What was lost between the pieces of traced runs; `typical` of many such times, by default those that nothing else disturbed."""
-    free: dict[int, float] = {}  # when each piece could have begun, but for its own enqueueing
-    for before, piece in pairwise(sorted(trace.of("piece"), key=lambda s: (s.track, s.start_us))):
-        if before.track == piece.track:
-            free[id(piece)] = before.stop_us
-    lost: dict[str, list[float]] = {"launch_us": [], "begin_us": [], "sync_us": [], "ready_us": []}
-    for arrow in trace.arrows:
-        source, target = arrow.source, arrow.target
-        if arrow.name == "enqueue" and target.category == "piece":
-            lost["launch_us"].append(source.duration_us)
-            if free.get(id(target), 0.0) < source.start_us:
-                lost["begin_us"].append(target.start_us - source.stop_us)
-        elif arrow.name == "join":
-            late = target.stop_us - source.stop_us
-            lost["ready_us" if source.stop_us < target.start_us else "sync_us"].append(min(late, target.duration_us))
-    return Between(**{k: max(0.0, (typical or quiet)(v)) for k, v in lost.items() if v})
-
-
-def quiet(times: Sequence[float]) -> float:
-    """The lower quartile: what is slower was mostly disturbed by something else."""
-    return float(np.percentile(times, 25))
 
 
 def made_up() -> Graph:

@@ -12,10 +12,11 @@ from .. import settings
 from ..cost.corrections import Corrections
 from ..devices.base import Device
 from ..devices.registry import find_devices, session_threads
-from ..errors import CoexecError, UsageError, suggest
+from ..errors import CoexecError
 from ..graph.ir import Graph
-from ..partition.plan import Plan, on_one_device
+from ..partition.plan import Plan
 from ..partition.strategies.base import parse_strategy
+from ..partition.wishes import NONE, Wishes
 from ..profiles import DeviceProfile, default_profile_path, load_profile, save_profile
 from .between import with_run_costs
 from .models import Shapes, bind, default_shapes, load
@@ -29,17 +30,21 @@ def resolve_profile(profile: DeviceProfile | str | None) -> DeviceProfile | None
 
 
 def plan(source: Any, *, profile: DeviceProfile | str | None = None, strategy: str = "coexec", shapes: Shapes | None = None,
-         force: Mapping[str, str] | None = None, devices: Mapping[str, Device] | None = None, threads: int = 0) -> Plan:
+         force: Mapping[str, str] | None = None, max_gpu_share: float = 1.0, objective: str = "latency", memory_limit: int | None = None,
+         devices: Mapping[str, Device] | None = None, threads: int = 0) -> Plan:
     """A plan for a model. Without a profile, this machine's is used (made quickly if there is none); with one, no device is touched.
 
-    Raises ModelError, ProfileMismatch, NoDevice (strategy `gpu` without a GPU), UsageError.
+    force: node name -> cpu or gpu. max_gpu_share: of each operator, from 0 to 1. objective: `latency`, or `energy`, by the watts that the
+    profile tells. memory_limit: bytes of packed weights and activations together, as modelled.
+    Raises ModelError, ProfileMismatch, NoDevice (strategy `gpu` without a GPU), UsageError (also where a wish cannot be fulfilled).
     """
-    graph = load(source)
-    return plan_prepared(bind(graph, default_shapes(graph, shapes)), profile=profile, strategy=strategy, force=force, devices=devices, threads=threads)
+    graph, wishes = load(source), Wishes(dict(force or {}), max_gpu_share, objective, memory_limit)
+    return plan_prepared(bind(graph, default_shapes(graph, shapes)), profile=profile, strategy=strategy, wishes=wishes, devices=devices,
+                         threads=threads)
 
 
 def plan_prepared(graph: Graph, *, profile: DeviceProfile | str | None = None, strategy: str = "coexec",
-                  force: Mapping[str, str] | None = None, devices: Mapping[str, Device] | None = None,
+                  wishes: Wishes = NONE, devices: Mapping[str, Device] | None = None,
                   corrections: Corrections | None = None, threads: int = 0) -> Plan:
     """`plan` for a graph that `bind` has prepared already; `corrections` are what its runs have shown, `threads` what the CPU's pool will have
     (0: its own choice)."""
@@ -47,33 +52,15 @@ def plan_prepared(graph: Graph, *, profile: DeviceProfile | str | None = None, s
     found = resolve_profile(profile)
     if found is None and devices is None:
         devices = find_devices(need_gpu=partitioner.needs_gpu)
-    if found is None and partitioner.needs_profile:
+    if found is None and (partitioner.needs_profile or wishes.objective != "latency" or wishes.memory_bytes is not None):
         found = cached_profile(devices=devices)
     if found is not None:
         found = found.with_threads(threads or settings.get("threads"))
     gpu = (devices or {}).get("gpu")
     supports = None if devices is None or not partitioner.uses_gpu else (gpu.declines if gpu is not None else lambda node: "there is no GPU")
     started = time.perf_counter()
-    made = partitioner.plan(graph, found, supports, corrections=corrections)
-    made = _forced(graph, made, force or {}, supports)
+    made = partitioner.plan(graph, found, supports, wishes=wishes, corrections=corrections)
     return replace(made, planning_ms=(time.perf_counter() - started) * 1e3, shapes={v.name: v.shape for v in graph.inputs if v.type.is_static})
-
-
-def _forced(graph: Graph, made: Plan, force: Mapping[str, str], supports: Callable | None) -> Plan:
-    names = {n.name for n in graph.nodes}
-    changed = {}
-    for name, device in force.items():
-        if name not in names:
-            raise UsageError(f"cannot force node '{name}': the prepared model has none such", hint=suggest(name, names))
-        if device not in ("cpu", "gpu"):
-            raise UsageError(f"cannot force node '{name}'", found=repr(device), expected="cpu or gpu")
-        reason = supports(graph.node(name)) if device == "gpu" and supports is not None else None
-        if reason:
-            raise UsageError(f"cannot force node '{name}' to the gpu", found=reason)
-        changed[name] = on_one_device(graph.node(name), device, note="forced")
-    if not changed:
-        return made
-    return replace(made, partitions=tuple(changed.get(p.name, p) for p in made.partitions))
 
 
 #: Seconds that measuring takes by default, quick and full.

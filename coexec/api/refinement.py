@@ -12,6 +12,7 @@ import logging
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,17 @@ from ..cost.compose import CostModel
 from ..cost.corrections import Between, Corrections
 from ..devices.base import Device
 from ..devices.registry import session_threads
-from ..errors import CoexecError
+from ..errors import CoexecError, UsageError
 from ..graph.ir import Graph
-from ..partition.plan import Plan, pieces
+from ..partition.plan import Plan
+from ..partition.wishes import NONE, Wishes
 from ..profiles import DeviceProfile
 from ..report.timing import interleave
 from ..runtime.executor import PreparedRun
 from ..runtime.schedule import HOST
 from ..runtime.trace import Trace
 from ..runtime.traced import run_traced
-from .between import between, quiet
+from .observation import between, quiet, ratios_seen
 from .planning import plan_prepared
 
 log = logging.getLogger("coexec")
@@ -56,14 +58,18 @@ class Candidate:
 
 
 def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device], profile: DeviceProfile, *, strategy: str = "coexec",
-           threads: int = 0, force: Mapping[str, str] | None = None, progress: Callable[[int, int, str], None] | None = None
+           threads: int = 0, wishes: Wishes = NONE, progress: Callable[[int, int, str], None] | None = None
            ) -> tuple[Plan, list[Candidate]]:
     """The fastest plan that was found, and every candidate in the order it was tried.
 
-    `feeds` are inputs to measure with. `threads` 0: as many as a session would take. Raises what preparing the first plan raises.
+    `feeds` are inputs to measure with. `threads` 0: as many as a session would take. Raises what preparing the first plan raises, and
+    UsageError where anything but the latency is to be best: nothing here measures that.
     """
+    if wishes.objective != "latency":
+        raise UsageError("only latency is checked by measurement", found=f"objective {wishes.objective}, which is modelled", expected="latency",
+                         hint="leave out --verify or --objective")
     profile = profile.with_threads(threads or settings.get("threads"))
-    asked = {"profile": profile, "force": force, "devices": devices, "threads": threads}
+    asked = {"profile": profile, "wishes": wishes, "devices": devices, "threads": threads}
     steps = ROUNDS + 3
     tell = progress or (lambda done, total, what: None)
 
@@ -111,7 +117,8 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
             challenge(f"{strategy}, corrected {turn + 1}x", again)
         for turn, alone in enumerate(("cpu", "gpu") if "gpu" in devices else ()):
             tell(ROUNDS + turn, steps, alone)
-            challenge(alone, plan_prepared(graph, strategy=alone, **asked))
+            with suppress(UsageError):  # a device alone that breaks a wish is no candidate
+                challenge(alone, plan_prepared(graph, strategy=alone, **asked))
         if {"cpu", "gpu"} <= latest.devices:
             tell(steps - 1, steps, "in step by counters")
             counted = _by_counters(corrections.between, devices, profile, session_threads(dict(devices), threads))
@@ -143,18 +150,7 @@ def _observe(graph: Graph, plan: Plan, prepare: Callable[..., PreparedRun], feed
             run_traced(prepared, feeds, trace)
     finally:
         prepared.close()
-    taken: dict[tuple[str, str], list[float]] = {}
-    for span in trace.of("piece"):
-        taken.setdefault((span.args["node"], span.track), []).append(span.duration_us)
-    ratios = {}
-    for node in graph.nodes:
-        parts = pieces(node, prepared.plan[node.name])
-        for unit, region in parts:
-            if (node.name, unit) in taken and sum(u == unit for u, _ in parts) == 1:
-                predicted = costs.kernel(node, region, unit).us
-                if predicted > 0:
-                    ratios[node.name, unit] = max(quiet(taken[node.name, unit]), 1e-3) / predicted
-    return known.seen(ratios, between(trace))
+    return known.seen(ratios_seen(graph, prepared.plan, trace, costs), between(trace))
 
 
 def _by_counters(seen: Between, devices: Mapping[str, Device], profile: DeviceProfile, threads: int) -> Between | None:
@@ -190,8 +186,8 @@ def _time(run: PreparedRun, feeds: Mapping[str, Any], rounds: int = LEAST_TURNS)
 
 
 def remember(plan: Plan, graph: Graph, profile: DeviceProfile, devices: Mapping[str, Device], threads: int) -> Path | None:
-    """Keeps a refined plan for later sessions; where, or None where the cache cannot be written."""
-    path = _path(graph, profile, devices, threads)
+    """Keeps a refined plan for later sessions with the same wishes; where, or None where the cache cannot be written."""
+    path = _path(graph, profile, devices, threads, plan.wishes)
     content = json.dumps({"format": FORMAT, "plan": plan.to_dict()}, indent=1)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,9 +205,9 @@ def remember(plan: Plan, graph: Graph, profile: DeviceProfile, devices: Mapping[
     return path
 
 
-def remembered(graph: Graph, profile: DeviceProfile, devices: Mapping[str, Device], threads: int) -> Plan | None:
-    """The refined plan for that graph on these devices, if there is a sound one."""
-    path = _path(graph, profile, devices, threads)
+def remembered(graph: Graph, profile: DeviceProfile, devices: Mapping[str, Device], threads: int, wishes: Wishes = NONE) -> Plan | None:
+    """The refined plan for that graph on these devices under these wishes, if there is a sound one."""
+    path = _path(graph, profile, devices, threads, wishes)
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(data, dict) or data.get("format") != FORMAT:
@@ -226,9 +222,9 @@ def remembered(graph: Graph, profile: DeviceProfile, devices: Mapping[str, Devic
     return found
 
 
-def _path(graph: Graph, profile: DeviceProfile, devices: Mapping[str, Device], threads: int) -> Path:
+def _path(graph: Graph, profile: DeviceProfile, devices: Mapping[str, Device], threads: int, wishes: Wishes) -> Path:
     told = [f"format {FORMAT}", __version__, graph.digest, profile.name, repr(profile.machine), f"threads {threads}", np.__version__,
-            settings.get("sharing"), str(settings.get("handshake"))]
+            settings.get("sharing"), str(settings.get("handshake")), json.dumps(wishes.to_dict(), sort_keys=True)]
     told += [f"{name}|{d.facts.name}|{d.facts.driver}|{d.facts.compute_units}" for name, d in sorted(devices.items())]
     digest = hashlib.sha256("\n".join(map(str, told)).encode()).hexdigest()[:32]
     return settings.get("cache_dir") / "plans" / f"{digest}.json"

@@ -18,12 +18,14 @@ from typing import Any
 import numpy as np
 
 from .. import settings
+from ..cost.corrections import Corrections
 from ..devices.registry import find_devices, session_threads
 from ..errors import DeviceError, DeviceHang, FallbackForbidden, InputError, NumericMismatch, UsageError, suggest
 from ..graph.ir import Graph, Value
 from ..graph.passes import deciding_inputs
 from ..partition.plan import Plan
 from ..partition.strategies.base import parse_strategy
+from ..partition.wishes import Wishes
 from ..profiles import DeviceProfile
 from ..runtime.check import NodeError, run_checked
 from ..runtime.executor import PreparedRun
@@ -46,6 +48,7 @@ from ..runtime.schedule import Move, Wait
 from ..runtime.trace import Trace, check_writable, phase
 from ..runtime.traced import facts_of, run_traced
 from ..runtime.watchdog import Runner, TimedOut
+from .following import Follower, Replan
 from .models import Shapes, bind, load, random_feeds
 from .planning import cached_profile, plan_prepared, resolve_profile
 from .refinement import Candidate, refine, remember, remembered
@@ -65,12 +68,16 @@ class SessionOptions:
     strict: fail where a node cannot run where the plan puts it, or its device fails, instead of moving it to the CPU.
     device_retries: how many times a device that failed is tried again, each time with the next run; `retry_device` does so when told.
     check: compare every node with the unsplit reference, in every run.
-    force: node name -> device, against the strategy's choice.
+    force: node name -> device, against the strategy's choice. max_gpu_share: of each operator, the GPU computes at most so much (0 to 1).
+    objective: `latency`, or `energy` by the watts that the profile tells (modelled). memory_limit: bytes that packed weights and activations
+        may take together, as modelled; strategy `coexec` looks for the best plan that fits. None: no limit.
     shapes: input name -> shape, for models with symbolic dimensions; else the first run decides.
     gpu: the OpenCL device, PLATFORM:DEVICE, or `none`.
     tune_budget_s: seconds at most in which to try kernel forms for the GPU's pieces of the plan that were not tuned before; kept on disk.
     verify: check the strategy's plan by measurement when the session is made: runs correct the cost model, it plans again, and the fastest is
         kept, the CPU's and the GPU's own plans among the candidates. Takes seconds; remembered, so that later sessions start with it.
+    adapt: watch how long runs take; where that drifts away from what was predicted, because of another load or a device that throttles, plan again
+        beside the runs and swap the plan between two of them. `session.replans` tells.
     progress: called with (done, of, what) meanwhile.
     enable_profiling: trace the session's making and its runs, for `end_profiling` to write; or a Trace that was begun before.
     profile_file_prefix: where `end_profiling` writes unless it is told: PREFIX_DATE_TIME.json.
@@ -81,13 +88,22 @@ class SessionOptions:
     device_retries: int = 0
     check: bool = False
     force: Mapping[str, str] = field(default_factory=dict)
+    max_gpu_share: float = 1.0
+    objective: str = "latency"
+    memory_limit: int | None = None
     shapes: Shapes = field(default_factory=dict)
     gpu: str = ""
     tune_budget_s: float = 0.0
     verify: bool = False
+    adapt: bool = False
     progress: Callable[[int, int, str], None] | None = None
     enable_profiling: bool | Trace = False
     profile_file_prefix: str = "coexec_profile"
+
+    @property
+    def wishes(self) -> Wishes:
+        """What is asked of plans. Raises UsageError where it is no sense, or contradicts itself."""
+        return Wishes(dict(self.force), self.max_gpu_share, self.objective, self.memory_limit)
 
 
 @dataclass(frozen=True)
@@ -157,7 +173,7 @@ class InferenceSession:
                  strategy: str = "coexec", plan: Plan | str | None = None):
         _tell_of_unwritable_cache()
         self.options = sess_options or SessionOptions()
-        self.strategy = strategy
+        self.strategy, self._wishes = strategy, self.options.wishes
         self._trace = self._begin_trace()
         with phase(self._trace, "import"):
             self._model = load(source)
@@ -174,18 +190,34 @@ class InferenceSession:
         self._runner: Runner | None = None
         self._forked = False
         self._knows_nan: set[int] = set()
+        #: Of each prepared graph, what follows its times; None in a session that does not adapt.
+        self._followers: dict[int, Follower | None] | None = {} if self._adapts() else None
         _sessions.add(self)
         need_gpu = "gpu" in self._given_plan.devices if self._given_plan is not None else self._partitioner.needs_gpu
         only_cpu = self._partitioner is not None and not self._partitioner.uses_gpu
         with phase(self._trace, "open devices"):
             self.devices = find_devices("none" if only_cpu and not self.options.force else self.options.gpu, need_gpu)
             self._self_test()
+        if self._given_plan is not None:
+            self._given_plan.check_board({name: device.facts.name for name, device in self.devices.items()})
         with phase(self._trace, "passes"):
             bound = bind(self._model, {**self._open_shapes(), **self.options.shapes})
         self._deciding = deciding_inputs(bound)
         self._values_seen = 0
         if not self._deciding and all(v.type.is_static or v.type.dtype is None or v.type.dtype == object for v in bound.inputs):
             self._prepare(bound, self._key({v.name: v.type.shape for v in bound.inputs}, {}))
+
+    def _adapts(self) -> bool:
+        """Whether plans follow the machine. Raises UsageError where they are asked to and cannot."""
+        if not self.options.adapt:
+            return False
+        for wrong, found in ((self._given_plan is not None, "a saved plan, which is replayed as it is"),
+                             (self._trace is not None, "a traced session, whose runs take longer than others"),
+                             (self._partitioner is not None and not self._partitioner.needs_profile,
+                              f"strategy '{self.strategy}', which predicts nothing")):
+            if wrong:
+                raise UsageError("the plan of this session cannot follow the machine", found=found, hint="leave out one of them")
+        return not (self.options.check or settings.get("check"))
 
     def _begin_trace(self) -> Trace | None:
         wanted = self.options.enable_profiling
@@ -241,7 +273,8 @@ class InferenceSession:
 
     def _prepared_run(self, graph: Graph, plan: Plan) -> PreparedRun:
         threads = session_threads(self.devices, self.options.intra_op_num_threads, "gpu" in plan.devices)
-        return PreparedRun(graph, plan, self.devices, threads, self.options.strict, self._trace)
+        trace = self._trace if self._followers is None else Trace()
+        return PreparedRun(graph, plan, self.devices, threads, self.options.strict, trace)
 
     def _tell(self, prepared: PreparedRun) -> None:
         """The trace's facts, and the first rungs of COEXEC_DEBUG, on stderr."""
@@ -258,17 +291,17 @@ class InferenceSession:
 
     def _planned(self, graph: Graph, feeds: Mapping[str, Any] | None) -> Plan:
         partitioner = self._partitioner
-        if self._profile is None and partitioner.needs_profile:
+        if self._profile is None and (partitioner.needs_profile or self._wishes.objective != "latency" or self._wishes.memory_bytes is not None):
             with phase(self._trace, "profile"):
                 self._profile = cached_profile(devices=self.devices)
-        own = partitioner == parse_strategy("coexec") and not self.options.force
+        own = partitioner == parse_strategy("coexec")
         if self.options.verify and partitioner.needs_profile and (made := self._verified(graph, feeds)) is not None:
             if own:
                 remember(made, graph, self._profile, self.devices, self.options.intra_op_num_threads)
             return made
         with phase(self._trace, "plan", strategy=self.strategy):
-            known = remembered(graph, self._profile, self.devices, self.options.intra_op_num_threads) if own else None
-            return known or plan_prepared(graph, profile=self._profile, strategy=self.strategy, force=self.options.force, devices=self.devices,
+            known = remembered(graph, self._profile, self.devices, self.options.intra_op_num_threads, self._wishes) if own else None
+            return known or plan_prepared(graph, profile=self._profile, strategy=self.strategy, wishes=self._wishes, devices=self.devices,
                                           threads=self.options.intra_op_num_threads)
 
     def _verified(self, graph: Graph, feeds: Mapping[str, Any] | None) -> Plan | None:
@@ -277,7 +310,7 @@ class InferenceSession:
             try:
                 made, self.candidates = refine(
                     graph, random_feeds(graph) if feeds is None else feeds, self.devices, self._profile, strategy=self.strategy,
-                    threads=self.options.intra_op_num_threads, force=self.options.force, progress=self.options.progress)
+                    threads=self.options.intra_op_num_threads, wishes=self._wishes, progress=self.options.progress)
             except (InputError, DeviceError) as error:
                 log.warning("the plan cannot be checked by measurement: %s", error)
                 return None
@@ -295,8 +328,71 @@ class InferenceSession:
                 raise UsageError("the session is closed", hint="make a new one")
             if self._forked or self._health.retry_due:
                 self._begin_anew()
-            results = self._run_safely(self._for(feeds), feeds)
+            prepared = self._for(feeds)
+            results = self._run_safely(prepared, feeds) if self._followers is None else self._run_following(prepared, feeds)
         return [results[n] for n in names]
+
+    def _run_following(self, prepared: PreparedRun, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """A run that its follower is told of; before it, another plan may take over."""
+        follower = self._follower(prepared)
+        if follower is None:
+            return self._run_safely(prepared, feeds)
+        if (successor := follower.successor()) is not None:
+            key = next(k for k, p in self._prepared.items() if p is prepared)
+            self._prepared[key] = self._current = successor
+            retire(prepared)
+            prepared = successor
+        self._trace = looking = follower.trace
+        began = time.perf_counter()
+        try:
+            results = self._run_safely(prepared, feeds)
+            taken_ms = (time.perf_counter() - began) * 1e3
+        finally:
+            self._trace = None
+        if self._health.quarantined:
+            follower.stop()
+        elif looking is not None:
+            follower.looked(feeds)
+        elif follower.ran(taken_ms, feeds):
+            self._probe(follower, prepared, feeds)
+        return results
+
+    def _probe(self, follower: Follower, prepared: PreparedRun, feeds: Mapping[str, Any]) -> None:
+        """Times one operator on a unit that was slow. A device that fails meanwhile is as bad as one that fails in a run."""
+        work, limit_s = partial(follower.probe, feeds), settings.get("timeout")
+        try:
+            self._watched(work, limit_s) if limit_s else work()
+        except (TimedOut, *failures(self.devices.values())) as error:
+            follower.stop()
+            if isinstance(error, TimedOut):
+                error = DeviceHang("the device did not answer in time", found=f"no answer to a probe after {limit_s:g} s")
+            self._health.report(fault_of(error, self.devices, prepared.plan, prepared.graph))
+
+    def _follower(self, prepared: PreparedRun) -> Follower | None:
+        """What follows that graph's times; made at its first run. None where there is nothing to choose from."""
+        graph = prepared.graph
+        if id(graph) not in self._followers:
+            for gone in self._followers.keys() - {id(p.graph) for p in self._prepared.values()}:
+                if (old := self._followers.pop(gone)) is not None:
+                    old.close()
+            useful = prepared.plan.predicted_ms is not None and self._profile is not None and {"cpu", "gpu"} <= self.devices.keys()
+            self._followers[id(graph)] = Follower(
+                graph, prepared.plan, self._profile, partial(self._planned_again, graph), partial(self._prepared_again, graph),
+                session_threads(self.devices, self.options.intra_op_num_threads)) if useful and not self._health.quarantined else None
+        return self._followers[id(graph)]
+
+    def _planned_again(self, graph: Graph, corrections: Corrections) -> Plan:
+        return plan_prepared(graph, profile=self._profile, strategy=self.strategy, wishes=self._wishes, devices=self.devices, corrections=corrections)
+
+    def _prepared_again(self, whole: Graph, plan: Plan, graph: Graph | None = None, threads: int | None = None) -> PreparedRun:
+        """Beside the runs: for the whole graph, or one that was made of a part of it. Its runs can be traced."""
+        threads = session_threads(self.devices, self.options.intra_op_num_threads, "gpu" in plan.devices) if threads is None else threads
+        return PreparedRun(graph or whole, plan, self.devices, threads, trace=Trace())
+
+    @property
+    def replans(self) -> list[Replan]:
+        """The plans that took another's place, in order; empty in a session that does not adapt."""
+        return [change for follower in (self._followers or {}).values() if follower is not None for change in follower.changes]
 
     def _run_once(self, prepared: PreparedRun, feeds: Mapping[str, Any], checked: bool) -> dict[str, Any]:
         if self._trace is not None:
@@ -399,6 +495,10 @@ class InferenceSession:
         """Tries a device again that failed: the next run prepares it anew."""
         with self._lock:
             self._health.forgive()
+            for follower in (self._followers or {}).values():
+                if follower is not None:
+                    follower.close()
+            self._followers = None if self._followers is None else {}
             for prepared in self._prepared.values():
                 retire(prepared)
             self._prepared.clear()
@@ -412,7 +512,8 @@ class InferenceSession:
     def _after_fork(self) -> None:
         """In the child: threads are gone, the driver's too, and another thread may have held the lock."""
         self._lock, self._runner, self._forked = threading.RLock(), None, True
-        abandon((self._prepared, self._current))
+        abandon((self._prepared, self._current, self._followers))
+        self._followers = None
         self._prepared, self._current = OrderedDict(), None
 
     def _run_traced(self, prepared: PreparedRun, feeds: Mapping[str, Any], checked: bool) -> dict[str, Any]:
@@ -535,6 +636,9 @@ class InferenceSession:
                 except (UsageError, OSError) as error:
                     log.warning("the trace is lost: %s", error)
                     self._trace = None
+            for follower in (self._followers or {}).values():
+                if follower is not None:
+                    follower.close()
             for prepared in self._prepared.values():
                 prepared.close()
             self._prepared.clear()

@@ -13,6 +13,7 @@ from ..graph.ir import Graph
 from ..partition.plan import Plan
 from ..partition.strategies.base import parse_strategy
 from ..partition.strategies.clusters import Clusters
+from ..partition.wishes import Wishes
 from ..profiles import DeviceProfile
 from ..runtime.schedule import Start
 from ..simulate.run import Program, Simulated, simulate
@@ -66,7 +67,7 @@ def simulate_strategies(graph: Graph, profile: DeviceProfile, strategies: Iterab
                         ) -> dict[str, Simulation]:
     """A plan of every strategy, simulated. Raises UsageError where a strategy cannot plan for that board."""
     cost = CostModel(profile)
-    return {s: simulate_plan(graph, plan_prepared(graph, profile=profile, strategy=s, force=force), profile, cost) for s in strategies}
+    return {s: simulate_plan(graph, plan_prepared(graph, profile=profile, strategy=s, wishes=Wishes(dict(force or {}))), profile, cost) for s in strategies}
 
 
 def possible(strategies: Iterable[str], profile: DeviceProfile) -> list[str]:

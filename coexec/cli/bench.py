@@ -19,6 +19,7 @@ EXAMPLES = (
     "coexec bench model.onnx --compare cpu,fixed:gpu=0.3,fixed:gpu=0.5 --json",
     "coexec bench model.onnx --verify               the plan is first checked and corrected by measurement",
     "coexec bench model.onnx --tune 2m --verify     ... after kernel forms were tried for what the GPU computes",
+    "coexec bench model.onnx --compare cpu,gpu,coexec --max-gpu-share 0.3",
     "coexec bench model.onnx --oracle",
     "coexec bench model.onnx --export-json times.json --export-csv times.csv",
 )
@@ -57,7 +58,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         sessions = {}
         with Progress(console, "measuring") as tick:
             for name in options.compare:
-                asked = session_options(options, shapes_of(given), tick)
+                asked = session_options(options, shapes_of(given), tick, baseline=name in ("cpu", "gpu"))
                 sessions[name] = stack.enter_context(InferenceSession(graph, asked, device_profile=known, strategy=name))
         with Progress(console, "benchmark") as tick:
             times = interleave({name: lambda s=s: s.run(None, given) for name, s in sessions.items()}, options.warmup, options.iters, tick)
@@ -65,6 +66,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
             name: {
                 **summary(times[name], percents),
                 "predicted_ms": s.plan.predicted_ms,
+                **({"energy_mj_modelled": s.plan.energy_mj} if s.plan.energy_mj is not None else {}),
                 "peak_memory_bytes": s.peak_memory_bytes,
                 "measured_memory_bytes": s.measured_memory_bytes,
                 "copied_bytes_per_run": s.copied_bytes_per_run,
@@ -163,6 +165,9 @@ def _show(report: dict[str, Any], options: argparse.Namespace, console: Console)
             )
         )
     console.result(table(rows, ("strategy", *(f"{p} ms" for p in shown), "min", "stdev", "predicted", "vs best single", "MB", "threads")))
+    modelled = {name: f["energy_mj_modelled"] for name, f in report["strategies"].items() if "energy_mj_modelled" in f}
+    if modelled:
+        console.result("energy of a run, modelled from the profile's watts: " + ", ".join(f"{name} {mj:.3g} mJ" for name, mj in modelled.items()))
     console.result(f"{options.iters} rounds in turns after {options.warmup} warm-up runs; ideal bound: 1/(1/cpu + 1/gpu)")
     for unit, facts in sorted(report["devices"].items()):
         console.result(f"{unit}: {facts['name']}{' (emulated on CPU cores)' if facts['emulated'] else ''}")

@@ -71,7 +71,7 @@ def _one(name: str, path: str, known: Any, options: argparse.Namespace, console:
 
     graph = load(path)
     shapes = default_shapes(graph, {k: v for k, v in options.shape if any(k == i.name for i in graph.inputs)})
-    settings = SessionOptions(force=dict(options.force), shapes=shapes)
+    settings = SessionOptions(**shared.wished(options), shapes=shapes)
     with InferenceSession(graph, settings, device_profile=known, strategy=options.strategy) as session:
         given = random_feeds(graph, shapes, options.seed)
         times = interleave({name: lambda: session.run(None, given)}, 2, options.iters)[name]

@@ -6,7 +6,7 @@ import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ..errors import UsageError, suggest
 
@@ -42,9 +42,9 @@ def common(parser: argparse.ArgumentParser) -> None:
     group.add_argument("-v", "--verbose", action="count", default=0, help="more notes; twice for one line per operator")
 
 
-def model(parser: argparse.ArgumentParser, many: bool = False) -> None:
+def model(parser: argparse.ArgumentParser, many: bool = False, optional: bool = False) -> None:
     """The model, and sizes of its open dimensions."""
-    parser.add_argument("model", metavar="MODEL", nargs="+" if many else None, help="an ONNX file")
+    parser.add_argument("model", metavar="MODEL", nargs="+" if many else "?" if optional else None, help="an ONNX file")
     parser.add_argument(
         "--shape",
         metavar="NAME:N,N,...",
@@ -66,6 +66,35 @@ def planning(parser: argparse.ArgumentParser, strategy: bool = True) -> None:
     parser.add_argument(
         "--force", metavar="NODE=DEVICE", action="append", default=[], type=pair, help="run a node wholly on cpu or gpu; may be given again"
     )
+    parser.add_argument(
+        "--max-gpu-share", metavar="X", type=fraction, default=1.0,
+        help="the most of any operator that the GPU may compute, from 0 to 1; what is forced is exempt (default: 1)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--objective", choices=("latency", "energy"), default="latency",
+        help="what to be best in; energy is modelled, from the watts power_w and idle_w that the profile tells (default: %(default)s)"
+    )  # fmt: skip
+    parser.add_argument(
+        "--memory-limit", metavar="SIZE", type=size, default=None,
+        help="plan for at most so much memory, 300M, 2G ...: weights as each side packs them, and activations, as modelled"
+    )  # fmt: skip
+
+
+def asks(options: argparse.Namespace) -> bool:
+    """Whether `planning` was told anything besides the strategy."""
+    return bool(options.force or options.max_gpu_share < 1 or options.objective != "latency" or options.memory_limit is not None)
+
+
+def wished(options: argparse.Namespace, baseline: bool = False) -> dict[str, Any]:
+    """What `planning` was told besides the strategy, by SessionOptions' names. A `baseline`, one device alone, is compared with as it is:
+    nodes may be forced off it, but it has no largest share and no limit. Raises UsageError where a node is forced to two devices.
+    """
+    force: dict[str, str] = {}
+    for name, device in options.force:
+        if force.setdefault(name, device) != device:
+            raise UsageError(f"node '{name}' is forced to two devices", where="--force", found=f"{force[name]} and {device}", expected="one of them")
+    found = {"force": force, "objective": options.objective}
+    return found if baseline else {**found, "max_gpu_share": options.max_gpu_share, "memory_limit": options.memory_limit}
 
 
 def measuring(parser: argparse.ArgumentParser) -> None:
@@ -129,6 +158,25 @@ def non_negative(text: str) -> float:
     if not 0 <= value < float("inf"):
         raise argparse.ArgumentTypeError(f"found '{text}', expected a number of at least 0")
     return value
+
+
+def fraction(text: str) -> float:
+    """A number from 0 to 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected a number from 0 to 1")
+    return value
+
+
+def size(text: str) -> int:
+    """Bytes: 1000, 512K, 300M or 2G."""
+    found = re.fullmatch(r"(\d+)([KMG]?)", text.upper())
+    if not found or int(found[1]) == 0:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected bytes, above 0, or a size such as 300M or 2G")
+    return int(found[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[found[2]]
 
 
 def numbers(text: str) -> tuple[float, ...]:

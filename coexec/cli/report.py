@@ -70,7 +70,7 @@ def _planned(graph: Any, options: argparse.Namespace, console: Console) -> dict[
 
     known = profile(options, [options.strategy], console)
     bound = api.bind(graph, api.default_shapes(graph, dict(options.shape)))
-    made = api.plan(bound, strategy=options.strategy, profile=known, force=dict(options.force))
+    made = api.plan(bound, strategy=options.strategy, profile=known, **shared.wished(options))
     others = _others(bound, known, {})
     return tell(bound, made, profile=known, alone={k: p for k, p in others.items() if k in ("cpu", "gpu")}, alternatives=_rows(others, made, {}))
 
@@ -86,19 +86,20 @@ def _ran(graph: Any, options: argparse.Namespace, console: Console) -> dict[str,
     given = feeds(graph, options, random_by_default=True)
     known = profile(options, [options.strategy], console)
     trace, shapes = Trace(), shapes_of(given)
-    asked = session_options(options, shapes)
+    asked, alone = session_options(options, shapes), session_options(options, shapes, baseline=True)
     with ExitStack() as stack:
         names = list(dict.fromkeys([options.strategy, "cpu", *(["gpu"] if "gpu" in find_devices() else [])]))
         sessions = {}
         with Progress(console, "preparing") as tick:
             for done, name in enumerate(names):
                 tick(done, len(names), name)
-                sessions[name] = stack.enter_context(InferenceSession(graph, asked, device_profile=known, strategy=name))
+                sessions[name] = stack.enter_context(InferenceSession(
+                    graph, asked if name == options.strategy else alone, device_profile=known, strategy=name))
         with Progress(console, "measuring") as tick:
             times = interleave({name: lambda s=s: s.run(None, given) for name, s in sessions.items()}, 2, options.iters, tick)
         chosen = sessions[options.strategy]
         traced = replace(asked, enable_profiling=trace)
-        with InferenceSession(graph, traced, plan=chosen.plan) as session, Progress(console, "tracing") as tick:
+        with InferenceSession(graph, traced, plan=replace(chosen.plan, board={})) as session, Progress(console, "tracing") as tick:
             for turn in range(options.iters + 1):
                 session.run(None, given)
                 tick(turn + 1, options.iters + 1)

@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ EXAMPLES = (
     "coexec run model.onnx --random --shape input:8,3,224,224 --strategy fixed:gpu=0.4 --check",
     "coexec run model.onnx --random --plan plan.json --repeat 50",
     "coexec run model.onnx --random --verify --repeat 50          plan, measure, correct the plan; remembered for the next time",
+    "coexec run model.onnx --random --repeat 1000 --adapt        the plan follows what else the machine does",
+    "coexec run model.onnx --random --force conv1=cpu --max-gpu-share 0.5 --memory-limit 200M",
     "coexec run model.onnx --random --repeat 3 --trace t.json -v",
 )
 
@@ -44,6 +46,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         "--strict", action="store_true", help="fail where an operator cannot run where the plan puts it, instead of using the CPU"
     )
     shared.measuring(group)
+    group.add_argument(
+        "--adapt",
+        action="store_true",
+        help="plan again, beside the runs, where they take longer or shorter than predicted: another load, a device that throttles (with --repeat)",
+    )
     group.add_argument(
         "--retry", metavar="N", type=shared.count, default=0, help="try a GPU that failed or hung again, up to N times (default: %(default)s)"
     )
@@ -75,8 +82,13 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         trace = Trace()
     if options.plan and options.verify:
         raise UsageError("a saved plan is replayed as it is", found="--verify beside --plan", expected="one or the other")
-    if options.plan and (options.profile or options.force):
-        raise UsageError("a saved plan says everything", found="--plan beside --profile or --force", expected="one or the other")
+    if options.adapt and options.trace is not None:
+        raise UsageError("traced runs take longer than others", found="--adapt beside --trace", expected="one or the other")
+    if options.plan and options.adapt:
+        raise UsageError("a saved plan is replayed as it is", found="--adapt beside --plan", expected="one or the other")
+    if options.plan and (options.profile or shared.asks(options)):
+        raise UsageError("a saved plan says everything", found="--plan beside --profile, --force, --max-gpu-share, --objective or --memory-limit",
+                         expected="one or the other")
     labels = read_labels(options.labels) if options.labels else []
     with phase(trace, "import"):
         graph = load(options.model)
@@ -99,6 +111,8 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         if trace is not None:  # the runs alone, without what it takes to note them down
             times = [s.duration_us / 1e3 for s in trace.of("run")][-len(times):]
         facts = _facts(session, options, prepared_ms)
+        for change in session.replans:
+            console.note(f"planned again {change}")
         others = _others(session, graph, folder, options, console)
     found = dict(zip((v.name for v in graph.outputs), results))
     facts["outputs"] = {name: outputs.describe(value, labels, options.top) for name, value in found.items()}
@@ -220,6 +234,7 @@ def _facts(session: Any, options: argparse.Namespace, prepared_ms: float) -> dic
         "measured_memory_bytes": session.measured_memory_bytes,
         "copied_bytes_per_run": session.copied_bytes_per_run,
         "faults": [str(fault) for fault in session.faults],
+        "replans": [asdict(change) for change in session.replans],
         "checked": options.check,
         "devices": {name: device.facts.name for name, device in session.devices.items()},
     }

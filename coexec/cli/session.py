@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import UsageError
 from .console import Console
-from .options import count, numbers
+from .options import count, numbers, wished
 from .progress import Progress
 
 
@@ -79,6 +79,7 @@ def profile(options: argparse.Namespace, strategies: list[str], console: Console
     from ..profiles import load_profile
 
     needed = [parse_strategy(s).needs_profile for s in strategies]
+    needed.append(options.objective != "latency" or options.memory_limit is not None)
     if options.profile:
         return load_profile(options.profile)
     if not any(needed):
@@ -87,18 +88,19 @@ def profile(options: argparse.Namespace, strategies: list[str], console: Console
         return cached_profile(progress=tick)
 
 
-def session_options(options: argparse.Namespace, shapes: Mapping[str, Any], progress: Progress | None = None) -> Any:
-    """SessionOptions of a command line; threads and GPU travel by the settings."""
+def session_options(options: argparse.Namespace, shapes: Mapping[str, Any], progress: Progress | None = None, baseline: bool = False) -> Any:
+    """SessionOptions of a command line, for a `baseline` those of one device alone; threads and GPU travel by the settings."""
     from ..api import SessionOptions
 
     return SessionOptions(
         strict=getattr(options, "strict", False),
         device_retries=getattr(options, "retry", 0),
         check=getattr(options, "check", False),
-        force=dict(options.force),
+        **wished(options, baseline),
         shapes=shapes,
         tune_budget_s=getattr(options, "tune", 0.0),
         verify=getattr(options, "verify", False),
+        adapt=getattr(options, "adapt", False),
         progress=progress,
     )
 

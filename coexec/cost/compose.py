@@ -172,8 +172,8 @@ class CostModel:
             left = np.flatnonzero(np.isnan(us))
             if len(left):
                 us[left], rough[left] = self._simple(node, start[left], stop[left], unit)
-            if self.corrections is not None and unit != ALONE:
-                us *= self.corrections.of(node.name, unit)
+            if self.corrections is not None:
+                us *= self.corrections.alone if unit == ALONE else self.corrections.of(node.name, unit)
                 slow[:] = 1.0  # the ratio was seen in company
         return found
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-#: Ratios beyond this are no property of a kernel but something that happened to a run.
-MOST_RATIO = 8.0
+#: Ratios beyond this are no property of a kernel but something that happened to a run; a device in trouble goes further.
+MOST_RATIO, MOST_DRIFT = 8.0, 100.0
 
 
 @dataclass(frozen=True)
@@ -31,22 +31,34 @@ class Between:
 @dataclass(frozen=True)
 class Corrections:
     """Measured over predicted time by (node, unit), the usual ratio of a unit for nodes that were not seen there, and what runs lose
-    between pieces.
+    between pieces. alone: the ratio of plans that leave the GPU alone, whose pieces no run of another plan shows.
     """
 
     ratios: Mapping[tuple[str, str], float] = field(default_factory=dict)
     usual: Mapping[str, float] = field(default_factory=dict)
     between: Between = field(default_factory=lambda: Between())
+    alone: float = 1.0
 
     def of(self, node: str, unit: str) -> float:
         """By what the fit's answer is multiplied."""
         return self.ratios.get((node, unit), self.usual.get(unit, 1.0))
 
-    def seen(self, ratios: Mapping[tuple[str, str], float], between: Between | None = None) -> Corrections:
+    def seen(self, ratios: Mapping[tuple[str, str], float], between: Between | None = None, most: float = MOST_RATIO) -> Corrections:
         """With what another run showed: a ratio between the one known before and the new one, so that noise does not swing the plan."""
         kept = dict(self.ratios)
         for key, ratio in ratios.items():
-            ratio = min(MOST_RATIO, max(1 / MOST_RATIO, ratio))
+            ratio = min(most, max(1 / most, ratio))
             kept[key] = (kept[key] * ratio) ** 0.5 if key in kept else ratio
         usual = {unit: statistics.median(r for (_, u), r in kept.items() if u == unit) for unit in {u for _, u in kept}}
-        return Corrections(kept, usual, between or self.between)
+        return Corrections(kept, usual, between or self.between, self.alone)
+
+    def replaced(self, ratios: Mapping[tuple[str, str], float], between: Between) -> Corrections:
+        """With what runs show now, in place of what runs showed of the same units before; of other units that stays known."""
+        now = Corrections(between=between, alone=self.alone).seen(ratios, most=MOST_DRIFT)
+        units = {unit for _, unit in ratios}
+        return replace(now, ratios={**{k: r for k, r in self.ratios.items() if k[1] not in units}, **now.ratios}, usual={**self.usual, **now.usual})
+
+    def scaled(self, unit: str, factor: float) -> Corrections:
+        """With every ratio of that unit times a factor."""
+        return replace(self, ratios={k: r * factor if k[1] == unit else r for k, r in self.ratios.items()},
+                       usual={u: r * factor if u == unit else r for u, r in self.usual.items()})

@@ -14,12 +14,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import IllegalCut, PlanMismatch
+from ..errors import IllegalCut, PlanMismatch, UsageError
 from ..graph.ir import Graph, Node
 from ..ops import axis_names, op_for
 from ..ops.base import SplitAxis, pieces_along
 from ..ops.fallback import is_fallback
 from ..regions import Region
+from .wishes import Wishes
 
 FORMAT = 1
 
@@ -69,7 +70,7 @@ class Plan:
     memory, where the device can, not by the driver's events. `band_bytes`: chains of CPU pieces with larger maps than this between them
     run band by band of rows, so that the maps stay in a cache of that size; 0: piece by piece.
     `board`: the names of the units that it was
-    made for, where it was made from a profile. `gap`: no plan of those that the strategy could choose from is better by more than this share
+    made for, where it was made from a profile. `wishes`: what it was asked for besides. `gap`: no plan of those that the strategy could choose from is better by more than this share
     (0: it is the best of them; None: not known). `energy_mj` and `memory_bytes` are modelled, not measured.
     """
 
@@ -86,7 +87,7 @@ class Plan:
     counters: bool = False
     band_bytes: int = 0
     board: Mapping[str, str] = field(default_factory=dict)
-    objective: str = "latency"
+    wishes: Wishes = field(default_factory=Wishes)
     gap: float | None = None
     energy_mj: float | None = None
     memory_bytes: int | None = None
@@ -101,6 +102,11 @@ class Plan:
             cached = {p.name: p for p in self.partitions}
             object.__setattr__(self, "_index", cached)
         return cached
+
+    @property
+    def objective(self) -> str:
+        """What it was made to be best in: `latency` or `energy`."""
+        return self.wishes.objective
 
     @cached_property
     def devices(self) -> frozenset[str]:
@@ -123,6 +129,7 @@ class Plan:
             "band_bytes": self.band_bytes,
             "board": dict(self.board),
             "objective": self.objective,
+            "wishes": self.wishes.to_dict(),
             "gap": self.gap,
             "energy_mj": self.energy_mj,
             "memory_bytes": self.memory_bytes,
@@ -185,13 +192,17 @@ class Plan:
         band_bytes = top.get("band_bytes", 0)
         if type(band_bytes) is not int or band_bytes < 0:
             raise PlanMismatch("key 'band_bytes' is wrong", where=where, found=repr(band_bytes), expected="a whole number, at least 0")
+        try:
+            wishes = Wishes.from_dict(top["wishes"] if isinstance(top.get("wishes"), dict) else {})
+        except UsageError as error:
+            raise PlanMismatch(f"key 'wishes' is wrong: {error.what}", where=where, found=error.found, expected=error.expected) from None
         return cls(
             top["model"], top["model_digest"], top["strategy"], tuple(partitions), str(top.get("profile", "")),
             tuple(tuple(map(str, c)) for c in chains if isinstance(c, list)),
             {str(k): tuple(v) for k, v in shapes.items() if isinstance(v, list)}, _number(top.get("predicted_ms")), _number(top.get("planning_ms")),
             _number(top.get("measured_ms")), top.get("counters") is True,
             band_bytes,
-            board={str(k): str(v) for k, v in board.items()}, objective=str(top.get("objective", "latency")), gap=_number(top.get("gap")),
+            board={str(k): str(v) for k, v in board.items()}, wishes=wishes, gap=_number(top.get("gap")),
             energy_mj=_number(top.get("energy_mj")), memory_bytes=None if (nbytes := _number(top.get("memory_bytes"))) is None else int(nbytes),
         )
 
@@ -225,7 +236,9 @@ class Plan:
         width = min(40, max([len(p.name) for p in self.partitions], default=4))
         lines = [f"plan of {self.model} by {self.strategy}"
                  + (f", predicted {self.predicted_ms:.2f} ms" if self.predicted_ms is not None else "")
-                 + (f", measured {self.measured_ms:.2f} ms" if self.measured_ms is not None else "")]
+                 + (f", measured {self.measured_ms:.2f} ms" if self.measured_ms is not None else "")
+                 + (f", {self.energy_mj:.3g} mJ (modelled)" if self.energy_mj is not None else "")
+                 + (f"; asked for {self.wishes}" if self.wishes else "")]
         for p in self.partitions:
             cost = "" if p.predicted_us is None else f"{p.predicted_us:9.1f} us{'~' if p.estimated else ' '}"
             lines.append(f"  {p.name[-width:]:{width}}  {p.op_type:18.18}  {p}  {cost}{'  # ' + p.note if p.note else ''}".rstrip())

@@ -18,7 +18,7 @@ from coexec.errors import CoexecError, DeviceError, DeviceHang, DeviceLost, Kern
 from tests.runtime.lazy_device import LazyDevice
 from tests.test_smoke import tiny_model
 
-from .faulty_device import FaultyDevice, Faults, fails, foreign, nan, off
+from .faulty_device import Faults, FaultyDevice, fails, foreign, nan, off
 
 X = np.random.default_rng(1).standard_normal((1, 3, 12, 12)).astype(np.float32)
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 
-from coexec.cost.compose import CostModel
 from coexec.graph.ir import Graph
 from coexec.graph.onnx_import import load_model
 from coexec.graph.passes import prepare

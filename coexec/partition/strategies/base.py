@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, TypeVar
@@ -21,7 +23,7 @@ from ..chains import chains
 from ..halos import keep_halos
 from ..joins import joined
 from ..plan import Partition, Plan, cut, on_one_device
-from ..wishes import Wishes
+from ..wishes import NONE, OBJECTIVES, Wishes
 
 #: Why the GPU cannot run a node, or None where it can.
 Supports = Callable[[Node], "str | None"]
@@ -41,7 +43,7 @@ class Situation:
     graph: Graph
     profile: DeviceProfile | None = None
     supports: Supports | None = None
-    wishes: Wishes = Wishes()
+    wishes: Wishes = NONE
     corrections: Corrections | None = None
 
     @cached_property
@@ -90,6 +92,27 @@ class Situation:
         missing = {v.dtype.name for v in (*node.inputs, *node.outputs) if v is not None and not v.is_constant} - {*gpu.dtypes}
         return f"it has no {', '.join(sorted(missing))}" if missing else None
 
+    def check_wishes(self) -> None:
+        """Raises UsageError where a node that is forced is not there, or cannot be where it is wanted."""
+        if self.profile is None and (self.wishes.objective != "latency" or self.wishes.memory_bytes is not None):
+            raise UsageError("only a device profile tells energy and memory", found=f"no profile, and {self.wishes}",
+                             hint="give --profile, or a strategy that needs one")
+        names = {n.name for n in self.graph.nodes}
+        for name, device in self.wishes.force.items():
+            if name not in names:
+                raise UsageError(f"cannot force node '{name}': the prepared model has none such", hint=suggest(name, names))
+            node = self.graph.node(name)
+            if device == "gpu" and (reason := self._unmovable(node) or self.refused(node)):
+                raise UsageError(f"cannot force node '{name}' to the gpu", found=reason)
+
+    def _unmovable(self, node: Node) -> str:
+        """Why a node has no place of its own to choose; "" where it has."""
+        if not node.is_static or node.output is None or is_fallback(op_for(node)):
+            return f"{node.qualified_type} has no kernel, it is computed by onnx.reference on the cpu"
+        if op_for(node).is_view:
+            return f"{node.qualified_type} is a view here, which is no work"
+        return "its inputs are written in place, which is no work" if node in self.joined else ""
+
     def settled(self, node: Node) -> Partition | None:
         """The only partition that this node can have, or None where a strategy may choose."""
         on_cpu = Partition(node.name, node.op_type, None, (), ("cpu",))
@@ -114,6 +137,8 @@ class Partitioner:
     name: ClassVar[str] = ""
     #: True where it cannot plan without a device profile.
     needs_profile: ClassVar[bool] = False
+    #: What it may be told to be best in. A strategy that weighs nothing is the same under every objective.
+    objectives: ClassVar[tuple[str, ...]] = OBJECTIVES
 
     @property
     def needs_gpu(self) -> bool:
@@ -134,7 +159,7 @@ class Partitioner:
     def __str__(self) -> str:
         return self.spec
 
-    def plan(self, graph: Graph, profile: DeviceProfile | None = None, supports: Supports | None = None, *, wishes: Wishes = Wishes(),
+    def plan(self, graph: Graph, profile: DeviceProfile | None = None, supports: Supports | None = None, *, wishes: Wishes = NONE,
              corrections: Corrections | None = None) -> Plan:
         """A plan for that graph. `supports` tells why the GPU cannot run a node; without it the profile's operator list does.
 
@@ -142,11 +167,21 @@ class Partitioner:
         """
         if self.needs_profile and profile is None:
             raise UsageError(f"strategy '{self.name}' needs a device profile", hint="make one with `coexec profile -o FILE`")
+        if wishes.objective not in self.objectives:
+            raise UsageError(f"strategy '{self.name}' cannot plan for that objective", found=wishes.objective, expected=" or ".join(self.objectives),
+                             hint="strategy coexec knows " + " and ".join(OBJECTIVES))
         situation = Situation(graph, profile, supports, wishes, corrections)
-        chosen, bound = self.bounded(situation)
+        situation.check_wishes()
+        with uncollected():
+            chosen, bound = self.bounded(situation)
         if wishes.max_gpu_share < 1:
             chosen = [_limited(n, p, wishes.max_gpu_share) for n, p in zip(graph.nodes, chosen)]
-        return finish(situation, chosen, self.spec, bound)
+        made = finish(situation, chosen, self.spec, bound)
+        if wishes.memory_bytes is not None and made.memory_bytes is not None and made.memory_bytes > wishes.memory_bytes:
+            raise UsageError(f"the plan of strategy '{self.name}' needs more memory than the limit", where=graph.name,
+                             found=f"{made.memory_bytes} bytes (weights as packed, and activations; modelled)",
+                             expected=f"at most {wishes.memory_bytes}", hint="strategy coexec looks for plans that fit")
+        return made
 
     def bounded(self, situation: Situation) -> tuple[list[Partition], float | None]:
         """`arrange`, and what no plan of those that the strategy looked at can be better than, in terms of the objective; None: not known."""
@@ -159,6 +194,18 @@ class Partitioner:
     def place(self, node: Node, situation: Situation) -> Partition:
         """A partition for a node that both devices can compute. Override this, or `arrange`."""
         raise NotImplementedError
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """No garbage collection meanwhile: planning makes many small things that live until it ends, among all that a process with kernels holds."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def finish(situation: Situation, partitions: Sequence[Partition], spec: str, bound: float | None = None) -> Plan:
@@ -180,7 +227,7 @@ def finish(situation: Situation, partitions: Sequence[Partition], spec: str, bou
             priced.append(replace(partition, predicted_us=round(us, 3), estimated=estimated))
         partitions = priced
     return Plan(graph.name, graph.digest, spec, tuple(partitions), profile.name if profile else "", chains(graph, partitions),
-                {v.name: v.shape for v in graph.inputs if v.type.is_static}, objective=wishes.objective, **known)
+                {v.name: v.shape for v in graph.inputs if v.type.is_static}, wishes=wishes, **known)
 
 
 def _limited(node: Node, partition: Partition, most: float) -> Partition:

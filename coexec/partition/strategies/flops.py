@@ -16,6 +16,7 @@ class Flops(Partitioner):
 
     name = "flops"
     needs_profile = True
+    objectives = ("latency",)
 
     def place(self, node: Node, situation: Situation) -> Partition:
         cpu, gpu = situation.profile.cpu, situation.profile.gpu

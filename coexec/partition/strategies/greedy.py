@@ -38,6 +38,7 @@ class Greedy(Partitioner):
 
     name = "greedy"
     needs_profile = True
+    objectives = ("latency",)
     steps: int = 20
     window: float = 0.3
 

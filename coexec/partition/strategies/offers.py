@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -12,7 +13,7 @@ from ...cost.compose import HOST, CostModel
 from ...graph.ir import Graph, Node, Value
 from ...ops.base import SplitAxis
 from ...regions import Region
-from ..plan import Partition, cut, on_one_device, pieces
+from ..plan import Partition, on_one_device, pieces
 
 #: At most so many cuts of an axis are priced, and so many of them offered for being the best by themselves.
 PRICED, OFFERED = 28, 2
@@ -55,6 +56,8 @@ class _Grid:
     at: np.ndarray
     gpu: np.ndarray
     cpu: np.ndarray
+    #: By place and halo: pieces and what they take. Nodes that are alike share them.
+    made: dict[tuple[int, tuple[int, int]], tuple] = field(default_factory=dict)
 
     @cached_property
     def beside(self) -> tuple[np.ndarray, np.ndarray]:
@@ -72,14 +75,29 @@ class _Grid:
         return self.at[np.argsort(self.longer, kind="stable")[:OFFERED]].tolist()
 
     @cached_property
+    def _places(self) -> list[int]:
+        return self.at.tolist()
+
+    @cached_property
+    def _between(self) -> tuple[dict[int, float], ...]:
+        return {}, {}
+
+    @cached_property
     def _us(self) -> tuple[dict[int, float], ...]:
         return tuple(dict(zip(self.at.tolist(), side.tolist())) for side in self.beside)
 
     def us(self, side: int, at: int) -> float:
         """What the GPU's (0) or the CPU's (1) piece of a cut takes, between priced ones interpolated."""
         found = self._us[side].get(at)
-        if found is None:
-            found = self._us[side][at] = float(np.interp(at, self.at, self.beside[side]))
+        if found is None and (found := self._between[side].get(at)) is None:
+            places, known = self._places, self._us[side]
+            after = bisect(places, at)
+            if 0 < after < len(places):
+                low, high = places[after - 1], places[after]
+                found = known[low] + (known[high] - known[low]) * (at - low) / (high - low)
+            else:  # beyond the first or the last that was priced
+                found = known[places[0 if not after else -1]]
+            self._between[side][at] = found
         return found
 
 
@@ -184,11 +202,14 @@ class Offers:
         return list(cuts)
 
     def _cut(self, node: Node, grid: _Grid, at: int, halo: tuple[int, int] = (0, 0)) -> Way:
-        axis, whole = grid.axis, Region.whole(node.output.shape)
-        partition = cut(node, axis, (0, at, axis.extent), ("gpu", HOST), **({"halo": halo} if any(halo) else {}))
-        above, below = min(axis.extent, at + halo[1]), max(0, at - halo[0])
-        parts = (("gpu", whole.replace(axis.dim, (0, above))), (HOST, whole.replace(axis.dim, (below, axis.extent))))
-        return Way(partition, parts, grid.us(0, above), grid.us(1, below))
+        axis = grid.axis
+        if (at, halo) not in grid.made:
+            whole = Region.whole(node.output.shape)
+            above, below = min(axis.extent, at + halo[1]), max(0, at - halo[0])
+            parts = (("gpu", whole.replace(axis.dim, (0, above))), (HOST, whole.replace(axis.dim, (below, axis.extent))))
+            grid.made[at, halo] = parts, grid.us(0, above), grid.us(1, below)
+        partition = Partition(node.name, node.op_type, axis.name, (0, at, axis.extent), ("gpu", HOST), halo=halo)
+        return Way(partition, *grid.made[at, halo])
 
 
 def _following(node: Node, axis: SplitAxis, made: Partition) -> Iterable[int]:

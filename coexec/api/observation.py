@@ -1,0 +1,69 @@
+"""What traced runs of a plan show: by how much each piece took longer than the profile says, and what was lost between pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+
+from ..cost.compose import CostModel
+from ..cost.corrections import Between
+from ..graph.ir import Graph
+from ..partition.plan import Plan, pieces
+from ..runtime.trace import Trace
+
+
+def ratios_seen(graph: Graph, plan: Plan, trace: Trace, costs: CostModel) -> dict[tuple[str, str], float]:
+    """(node, unit): measured over predicted time of the node's piece there. `costs` are not corrected."""
+    taken = _taken(trace)
+    alone, ratios = "gpu" not in plan.devices, {}
+    for node in graph.nodes:
+        parts = pieces(node, plan[node.name])
+        for unit, region in parts:
+            if (node.name, unit) in taken and sum(u == unit for u, _ in parts) == 1:
+                predicted = costs.kernel(node, region, costs.host_unit(alone) if unit == "cpu" else unit).us
+                if predicted > 0:
+                    ratios[node.name, unit] = max(quiet(taken[node.name, unit]), 1e-3) / predicted
+    return ratios
+
+
+def _taken(trace: Trace) -> dict[tuple[str, str], list[float]]:
+    """(node, unit): the microseconds that its pieces there took in each traced run, those of a piece done in bands together."""
+    runs: dict[tuple[str, str], dict[int, float]] = {}
+    for span in trace.of("piece"):
+        of_node = runs.setdefault((span.args["node"], span.track), {})
+        of_node[span.args["run"]] = of_node.get(span.args["run"], 0.0) + span.duration_us
+    return {key: list(times.values()) for key, times in runs.items()}
+
+
+def held_up(trace: Trace) -> dict[str, float]:
+    """By how much each unit's pieces took longer in all than their lower quartiles: what takes a core away by turns hits a few pieces hard."""
+    taken: dict[str, dict[str, list[float]]] = {}
+    for (node, unit), times in _taken(trace).items():
+        taken.setdefault(unit, {})[node] = times
+    return {unit: sum(sum(t) / len(t) for t in nodes.values()) / max(1e-3, sum(map(quiet, nodes.values()))) for unit, nodes in taken.items()}
+
+
+def between(trace: Trace, typical: Callable[[Sequence[float]], float] | None = None) -> Between:
+    """What was lost between the pieces of traced runs; `typical` of many such times, by default those that nothing else disturbed."""
+    free: dict[int, float] = {}  # when each piece could have begun, but for its own enqueueing
+    for before, piece in pairwise(sorted(trace.of("piece"), key=lambda s: (s.track, s.start_us))):
+        if before.track == piece.track:
+            free[id(piece)] = before.stop_us
+    lost: dict[str, list[float]] = {"launch_us": [], "begin_us": [], "sync_us": [], "ready_us": []}
+    for arrow in trace.arrows:
+        source, target = arrow.source, arrow.target
+        if arrow.name == "enqueue" and target.category == "piece":
+            lost["launch_us"].append(source.duration_us)
+            if free.get(id(target), 0.0) < source.start_us:
+                lost["begin_us"].append(target.start_us - source.stop_us)
+        elif arrow.name == "join":
+            late = target.stop_us - source.stop_us
+            lost["ready_us" if source.stop_us < target.start_us else "sync_us"].append(min(late, target.duration_us))
+    return Between(**{k: max(0.0, (typical or quiet)(v)) for k, v in lost.items() if v})
+
+
+def quiet(times: Sequence[float]) -> float:
+    """The lower quartile: what is slower was mostly disturbed by something else."""
+    return float(np.percentile(times, 25))

@@ -1,0 +1,35 @@
+"""The tool that holds the planner's claims: its parts run, and say what they found."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from tests.partition.boards import board, classifier
+from tools import check_planner
+
+
+@pytest.fixture
+def options(monkeypatch):
+    monkeypatch.setattr(check_planner, "models", lambda wanted: iter([("classifier", classifier())]))
+    return argparse.Namespace(graphs=10, seed=1, models=[])
+
+
+def test_regret_and_program(options):
+    found = check_planner.regret(options, None)
+    assert found["graphs"] == 10 and abs(found["worst_regret"]) < 1e-9 and found["not_proved"] == 0
+    assert check_planner.milp(options, None)["largest_difference"] < 1e-4
+
+
+def test_waits_and_ablations(options):
+    found = {"waits": check_planner.waits(options, board()), "ablation": check_planner.ablation(options, board())}
+    (row,) = found["waits"]["rows"]
+    assert 0 < row["waits"] <= row["each_by_itself"]
+    assert all(ratio >= 1 - 1e-9 for ratio in found["ablation"]["over_coexec"].values()), "leaving something out gains nothing here"
+    text = "\n".join(check_planner.tables(found))
+    assert "| classifier |" in text and "| geometric mean |" in text
+
+
+def test_made_chains_are_as_long_as_asked():
+    assert len(check_planner.chain_graph(40).nodes) == 40

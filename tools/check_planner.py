@@ -1,0 +1,227 @@
+"""What the planner's claims rest on: regret against every plan of small graphs, a mixed-integer program, planning times, waits, ablations.
+
+    python tools/check_planner.py --profile board.yaml                       everything that needs no device
+    python tools/check_planner.py --profile board.yaml --only regret,waits   a part of it
+    python tools/check_planner.py --only measured                            end to end on this machine, in turns (minutes)
+
+Parts: regret (random graphs with forks and joins, ratios in tenths), milp (chains, SciPy's HiGHS), time (planning, the thirteen models and
+made chains up to 2,000 nodes), waits (of a run, with and without chains), ablation (predicted), measured (the same, run). The page of the
+results is docs/planner.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coexec.api import bind, cached_profile, default_shapes, load
+from coexec.graph.ir import Graph
+from coexec.partition.strategies.base import parse_strategy
+from coexec.profiles import DeviceProfile, load_profile
+from coexec.runtime.schedule import Wait, schedule
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("regret", "milp", "time", "waits", "ablation", "measured")
+#: What is left out, by the strategy's own options.
+ABLATIONS = {"coexec": "coexec", "axis height only": "coexec:axis=height", "axis channel only": "coexec:axis=channel",
+             "no chains": "coexec:chains=false",
+             "no branches": "coexec:branches=false", "no contention": "coexec:contention=false", "greedy": "greedy", "flops": "flops"}
+
+
+def models(wanted: list[str]) -> Iterator[tuple[str, Graph]]:
+    """The made models (`tools/make_models.py`), prepared."""
+    for path in sorted((ROOT / "models").glob("*.onnx")):
+        if not wanted or path.stem in wanted:
+            graph = load(str(path))
+            yield path.stem, bind(graph, default_shapes(graph))
+
+
+def geomean(values: list[float]) -> float:
+    return math.exp(statistics.fmean(map(math.log, values)))
+
+
+def regret(options: argparse.Namespace, profile: DeviceProfile | None) -> dict[str, Any]:
+    """Every plan in tenths of random graphs of up to 8 operators, on random boards."""
+    from tests.partition.exhaustive import best, tables
+    from tests.partition.test_exactness import TENTHS, random_board, random_dag, searched
+
+    rng, worst, unproved, sizes = np.random.default_rng(options.seed), 0.0, 0, []
+    for _ in range(options.graphs):
+        graph, board = random_dag(rng, int(rng.integers(1, 9))), random_board(rng)
+        found, ways, cost = searched(graph, board, TENTHS)
+        us, _, _ = best(tables(graph, cost, ways), prune=len(graph.nodes) > 4)
+        worst = max(worst, found.value / us - 1)
+        unproved += found.bound < found.value * (1 - 1e-9)
+        sizes.append(len(graph.nodes))
+    return {"graphs": options.graphs, "operators": [min(sizes), max(sizes)], "worst_regret": worst, "not_proved": unproved}
+
+
+def milp(options: argparse.Namespace, profile: DeviceProfile | None) -> dict[str, Any]:
+    """Chains of up to 5 operators as a mixed-integer program."""
+    from tests.partition.exhaustive import tables
+    from tests.partition.test_exactness import TENTHS, program, random_board, random_dag, searched
+
+    rng, worst = np.random.default_rng(options.seed + 1), 0.0
+    count = max(1, options.graphs // 10)
+    for _ in range(count):
+        graph, board = random_dag(rng, int(rng.integers(2, 6)), chain=True), random_board(rng)
+        found, ways, cost = searched(graph, board, TENTHS)
+        worst = max(worst, abs(found.value / program(tables(graph, cost, ways)) - 1))
+    return {"chains": count, "largest_difference": worst, "solver": "scipy.optimize.milp (HiGHS), to 1e-6 of the objective"}
+
+
+def chain_graph(nodes: int) -> Graph:
+    """A made network of that many operators in the manner of MobileNet: pointwise, depthwise, a pooling now and then."""
+    from tests.partition.boards import Net
+
+    net, x = Net(1, 32, 56, 56), "x"
+    while len(net.nodes) < nodes:
+        kind = len(net.nodes) % 5
+        x = (net.conv(x, 32, 32, 3, group=32) if kind == 1 else net("MaxPool", x, kernel_shape=[3, 3], pads=[1] * 4) if kind == 4
+             else net.conv(x, 32, 32, 1 if kind != 3 else 3))
+    return net.graph(x)
+
+
+def milliseconds(work: Callable[[], Any], times: int) -> tuple[float, float, Any]:
+    """The median, the least, and what came out."""
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        found = work()
+        taken.append((time.perf_counter() - began) * 1e3)
+    return statistics.median(taken), min(taken), found
+
+
+def planning_time(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any]:
+    """Planning alone, the model prepared already; nothing is kept from one time to the next."""
+    strategy, rows = parse_strategy("coexec"), []
+    for name, graph in models(options.models):
+        median, least, plan = milliseconds(lambda g=graph: strategy.plan(g, profile), 5)
+        rows.append({"graph": name, "nodes": len(graph.nodes), "ms": median, "least_ms": least, "gap": plan.gap})
+    for nodes in (75, 150, 300, 500, 1000, 2000):
+        graph = chain_graph(nodes)
+        median, least, plan = milliseconds(lambda g=graph: strategy.plan(g, profile), 3)
+        rows.append({"graph": "made chain", "nodes": len(graph.nodes), "ms": median, "least_ms": least, "gap": plan.gap})
+    return {"rows": rows}
+
+
+def waits(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any]:
+    """Waits of a run: as planned; if each operator with a GPU piece shared its output at its own end, with no chains at all; and as planned
+    without cuts that suit their neighbours', where a run still waits only for what it reads.
+    """
+    rows = []
+    for name, graph in models(options.models):
+        plans = {spec: parse_strategy(spec).plan(graph, profile) for spec in ("coexec", "coexec:chains=false")}
+        counts = [sum(isinstance(step, Wait) for step in schedule(graph, plan)) for plan in plans.values()]
+        each = sum("gpu" in p.devices for p in plans["coexec"].partitions)
+        rows.append({"model": name, "waits": counts[0], "each_by_itself": each, "chains_false": counts[1],
+                     "ms": [plan.predicted_ms for plan in plans.values()]})
+    return {"rows": rows, "halved": sum(2 * r["waits"] <= r["each_by_itself"] for r in rows)}
+
+
+def ablation(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any]:
+    """Predicted times, as the whole cost model tells them, over those of coexec."""
+    rows = []
+    for name, graph in models(options.models):
+        times = {label: parse_strategy(spec).plan(graph, profile).predicted_ms for label, spec in {**ABLATIONS, "cpu": "cpu", "gpu": "gpu"}.items()}
+        rows.append({"model": name, **times})
+    return {"rows": rows, "over_coexec": {label: geomean([r[label] / r["coexec"] for r in rows]) for label in rows[0] if label not in ("model",)}}
+
+
+def measured(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any]:
+    """Medians of runs, every strategy in turn."""
+    from contextlib import ExitStack
+
+    from coexec import InferenceSession
+    from coexec.api import random_feeds
+    from coexec.report.timing import interleave
+
+    specs = {**({k: ABLATIONS[k] for k in options.strategies} if options.strategies else ABLATIONS), "coexec": "coexec", "cpu": "cpu", "gpu": "gpu"}
+    rows = []
+    for name, graph in models(options.models):
+        feeds = random_feeds(graph)
+        with ExitStack() as stack:
+            sessions = {label: stack.enter_context(InferenceSession(graph, device_profile=profile, strategy=spec)) for label, spec in specs.items()}
+            times = interleave({label: lambda s=s, feeds=feeds: s.run(None, feeds) for label, s in sessions.items()}, 3, options.rounds)
+            predicted = {label: s.plan.predicted_ms for label, s in sessions.items()}
+        rows.append({"model": name, **{label: statistics.median(t) for label, t in times.items()}, "predicted_coexec": predicted["coexec"]})
+        print(f"{name}: " + ", ".join(f"{k} {v:.2f}" for k, v in rows[-1].items() if k != "model"), file=sys.stderr, flush=True)
+    return {"rows": rows, "rounds": options.rounds, "over_coexec": {label: geomean([r[label] / r["coexec"] for r in rows]) for label in specs},
+            "worst_over_coexec": {label: min(r[label] / r["coexec"] for r in rows) for label in specs},
+            "speedup_over_best_single": geomean([min(r["cpu"], r["gpu"]) / r["coexec"] for r in rows])}
+
+
+WORK = {"regret": regret, "milp": milp, "time": planning_time, "waits": waits, "ablation": ablation, "measured": measured}
+
+
+def tables(found: dict[str, Any]) -> Iterator[str]:
+    """The tables of docs/planner.md."""
+    if "regret" in found:
+        r = found["regret"]
+        yield (f"{r['graphs']} random graphs of {r['operators'][0]} to {r['operators'][1]} operators: worst regret {r['worst_regret']:.1e}, "
+               f"{r['not_proved']} not known to be the best.")
+    if "milp" in found:
+        yield f"{found['milp']['chains']} random chains: largest difference {found['milp']['largest_difference']:.1e} ({found['milp']['solver']})."
+    if "time" in found:
+        yield from _table(("graph", "nodes", "median ms", "least ms", "gap"),
+                          [(r["graph"], r["nodes"], f"{r['ms']:.0f}", f"{r['least_ms']:.0f}", _percent(r["gap"])) for r in found["time"]["rows"]])
+    if "waits" in found:
+        yield from _table(("model", "waits", "each operator by itself", "planned with chains=false"),
+                          [(r["model"], r["waits"], r["each_by_itself"], r["chains_false"]) for r in found["waits"]["rows"]])
+        yield f"At most half of those of each operator by itself on {found['waits']['halved']} of {len(found['waits']['rows'])}."
+    for part, what in (("ablation", "predicted"), ("measured", "measured")):
+        if part in found:
+            labels = list(found[part]["over_coexec"])
+            yield from _table(("model", *(f"{label}, ms {what}" if label == "coexec" else label for label in labels)),
+                              [(r["model"], f"{r['coexec']:.2f}", *(f"{r[label] / r['coexec']:.2f}" for label in labels if label != "coexec"))
+                               for r in found[part]["rows"]]
+                              + [("geometric mean", "", *(f"{found[part]['over_coexec'][label]:.3f}" for label in labels if label != "coexec"))])
+
+
+def _percent(gap: float | None) -> str:
+    return "-" if gap is None else f"{100 * gap:.1f} %"
+
+
+def _table(head: tuple, rows: list[tuple]) -> Iterator[str]:
+    yield ""
+    yield "| " + " | ".join(head) + " |"
+    yield "|---" * len(head) + "|"
+    for row in rows:
+        yield "| " + " | ".join(map(str, row)) + " |"
+    yield ""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--profile", metavar="P.yaml", help="default: this machine's")
+    parser.add_argument("--only", metavar="PART,...", type=lambda t: t.split(","), default=[p for p in PARTS if p != "measured"])
+    parser.add_argument("--models", metavar="NAME,...", type=lambda t: t.split(","), default=[])
+    parser.add_argument("--graphs", type=int, default=400, help="random graphs (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=2026)
+    parser.add_argument("--rounds", type=int, default=15, help="of `measured` (default: %(default)s)")
+    parser.add_argument("--strategies", metavar="NAME,...", type=lambda t: t.split(","), default=[], help="of `measured`, besides coexec, cpu, gpu")
+    parser.add_argument("--json", metavar="F.json", help="write everything there")
+    options = parser.parse_args()
+    if unknown := set(options.only) - set(PARTS):
+        parser.error(f"unknown parts {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
+    profile = load_profile(options.profile) if options.profile else cached_profile() if set(options.only) - {"regret", "milp"} else None
+    found = {}
+    for part in options.only:
+        found[part] = WORK[part](options, profile)
+        print("\n".join(tables({part: found[part]})), flush=True)
+    if options.json:
+        Path(options.json).write_text(json.dumps({"profile": getattr(profile, "name", None), **found}, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
