@@ -90,6 +90,8 @@ define("handshake", False, _flag, "1 keeps the CPU and the GPU of every plan in 
        "quicker where each has a core to itself, slower on a machine that is busy with something else.")
 define("timeout", 10.0, _seconds, "Seconds after which a run that the GPU takes part in is called hung, unless its predicted time is long; the CPU then goes on "
        "alone. 0 waits for ever and saves the hand-over to the thread that is watched, some 70 us a run (opt-mnist, two cores).")
+define("loop_timeout", 8.0, _seconds, "Seconds that a run of one Loop, Scan, If or function may take where ONNX's reference computes it; a loop that is "
+       "still at work then ends the run with exit code 6. 0: no limit.")
 define("self_test", True, _flag, "0 leaves out the small convolution that every GPU is tried on before a process uses it.")
 define("memory_limit", 0, _bytes, "Activation memory that a session may take, in bytes, or as 512K, 300M, 2G; one that needs more is refused before it runs. 0: no limit.")
 define("test_devices", "", str, "Comma-separated OpenCL devices (PLATFORM:DEVICE) that the tests run on. Default: the one a session would take.")

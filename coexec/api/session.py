@@ -292,6 +292,7 @@ class InferenceSession:
         with self._lock:
             if self._closed:
                 raise UsageError("the session is closed", hint="make a new one")
+            self._leave_behind()
             if self._forked or self._health.retry_due:
                 self._begin_anew()
             results = self._run_safely(self._for(feeds), feeds)
@@ -318,10 +319,6 @@ class InferenceSession:
             return self._finish_without(prepared, feeds, fault_of(error, self.devices, prepared.plan, prepared.graph, prepared))
         except failures(self.devices.values()) as error:
             return self._finish_without(prepared, feeds, fault_of(error, self.devices, prepared.plan, prepared.graph, prepared))
-        except KeyboardInterrupt:
-            if self._runner is not None and self._runner.lost:
-                self._drop(prepared, hung=True)
-            raise
         if has_nan(results.values()) and id(prepared) not in self._knows_nan and not has_nan(feeds.values()):
             return self._judge_nan(prepared, feeds, results)
         return results
@@ -330,6 +327,18 @@ class InferenceSession:
         if self._runner is None or self._runner.lost:
             self._runner = Runner()
         return self._runner.call(work, limit_s)
+
+    def _leave_behind(self) -> None:
+        """Gives up what a run may still use that hangs, or that Ctrl-C left before its end was known."""
+        if self._runner is None or not self._runner.lost:
+            return
+        for prepared in self._prepared.values():
+            if far_devices(prepared.plan):
+                abandon(prepared)
+        self._prepared = OrderedDict((k, p) for k, p in self._prepared.items() if not far_devices(p.plan))
+        if self._current is not None and far_devices(self._current.plan):
+            self._current = None
+        self._runner = None
 
     def _drop(self, prepared: PreparedRun, hung: bool = False) -> tuple | None:
         """Forgets a prepared run whose device failed; returns its key."""
@@ -397,6 +406,7 @@ class InferenceSession:
     def retry_device(self) -> None:
         """Tries a device again that failed: the next run prepares it anew."""
         with self._lock:
+            self._leave_behind()
             self._health.forgive()
             for prepared in self._prepared.values():
                 retire(prepared)
@@ -482,6 +492,11 @@ class InferenceSession:
         return self._current
 
     @property
+    def is_prepared(self) -> bool:
+        """True once there is a plan: from the beginning, or from the first run where shapes or values are open until then."""
+        return self._current is not None
+
+    @property
     def plan(self) -> Plan:
         """The plan that runs. Raises UsageError before the first run of a model with open dimensions."""
         return self._ready.plan
@@ -534,6 +549,7 @@ class InferenceSession:
                 except (UsageError, OSError) as error:
                     log.warning("the trace is lost: %s", error)
                     self._trace = None
+            self._leave_behind()
             for prepared in self._prepared.values():
                 prepared.close()
             self._prepared.clear()
