@@ -63,6 +63,15 @@ def _bytes(text: str) -> int:
     return int(digits) * (factor or 1)
 
 
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text.strip() not in words:
+            raise ValueError(" or ".join(words))
+        return text.strip()
+
+    return parse
+
+
 def _default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "coexec"
 
@@ -85,7 +94,9 @@ define("cache_dir", None, Path, "Where profiles, tuning results and program bina
 define("threads", 0, _count, "CPU threads of a session. 0: every core this process may use, less those an emulated GPU needs.")
 define("opencl", "", str, "Which OpenCL device is the GPU: PLATFORM:DEVICE, each an index or a part of the name; `none` for no GPU.")
 define("emulated_gpu_threads", 1, _count, "Cores given to an OpenCL device that runs on the CPU's own cores (PoCL); set before the first OpenCL call.")
-define("sharing", "", str, "How the CPU and the GPU share activations: svm or copy. Default: the fastest the device has.")
+define("sharing", "", _one_of("svm", "coarse-svm", "alloc-host", "use-host", "copy"), "How the CPU and the GPU share activations: svm (fine-grain shared "
+       "virtual memory), coarse-svm, alloc-host or use-host (one allocation that is mapped and unmapped), or copy. Default: the fastest that the "
+       "profile measured; without one svm, or copy where the device has none.")
 define("handshake", False, _flag, "1 keeps the CPU and the GPU of every plan in step by words in shared memory, where the device can, not by the driver's events: "
        "quicker where each has a core to itself, slower on a machine that is busy with something else.")
 define("timeout", 10.0, _seconds, "Seconds after which a run that the GPU takes part in is called hung, unless its predicted time is long; the CPU then goes on "

@@ -533,9 +533,9 @@ class InferenceSession:
 
     @property
     def copied_bytes_per_run(self) -> int:
-        """Bytes of activations that a run copies between the CPU's memory and the GPU's: 0 where they share it."""
+        """Bytes of activations that a run copies between the CPU's memory and the GPU's: 0 where they share it, or hand it over."""
         prepared = self._ready
-        if prepared.buffer.shared:
+        if not prepared.buffer.copies:
             return 0
         return sum(step.region.size * step.value.dtype.itemsize for step in prepared.steps if isinstance(step, Move))
 

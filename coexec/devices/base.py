@@ -21,12 +21,17 @@ from ..regions import Region
 class Buffer(ABC):
     """Memory that the host addresses as `host` (uint8, 64-byte aligned) and a device through its own handle.
 
-    `shared` is True where both see one allocation; otherwise regions must be moved by `Queue.upload` and `Queue.download`.
+    `shared` is True where both see one allocation at any time; otherwise regions must be moved by `Queue.upload` and `Queue.download`.
     """
 
     nbytes: int
     host: np.ndarray
     shared: bool = True
+
+    @property
+    def copies(self) -> bool:
+        """True where a move copies bytes; False where there is nothing to move, or one allocation is handed over."""
+        return not self.shared
 
     def close(self) -> None:
         """Frees the memory; nobody may use a view of it afterwards."""
@@ -220,6 +225,8 @@ class Device(ABC):
     asynchronous: bool = False
     #: What its driver's binding may raise where nobody turned that into a DeviceError.
     failures: tuple[type[Exception], ...] = ()
+    #: How its memory is shared with the host, one of `facts.sharing`; "" where there is nothing to choose.
+    sharing: str = ""
 
     @abstractmethod
     def declines(self, node: Node) -> str | None:
@@ -229,6 +236,10 @@ class Device(ABC):
     def operators(self) -> frozenset[tuple[str, str]] | None:
         """Every (domain, op_type) it has kernels for, in one form or another; None: every operator that has a meaning here."""
         return None
+
+    def shared_by(self, way: str) -> Device:
+        """The same device, sharing memory in that way. Raises UsageError where it cannot."""
+        return self
 
     def allocate(self, nbytes: int) -> Buffer:
         """Memory that the host and this device both address. Raises DeviceError where there is not enough."""
