@@ -97,6 +97,9 @@ define("emulated_gpu_threads", 1, _count, "Cores given to an OpenCL device that 
 define("sharing", "", _one_of("svm", "coarse-svm", "alloc-host", "use-host", "copy"), "How the CPU and the GPU share activations: svm (fine-grain shared "
        "virtual memory), coarse-svm, alloc-host or use-host (one allocation that is mapped and unmapped), or copy. Default: the fastest that the "
        "profile measured; without one svm, or copy where the device has none.")
+define("wait", "", _one_of("event", "finish", "poll", "flag"), "How the CPU waits for the GPU: event (sleeps in the driver), finish (until its queue is "
+       "empty), poll (sleeps for as long as that wait took before, less a little, then looks), or flag (as COEXEC_HANDSHAKE=1). Default: what the profile "
+       "measured as the cheapest; without one event.")
 define("handshake", False, _flag, "1 keeps the CPU and the GPU of every plan in step by words in shared memory, where the device can, not by the driver's events: "
        "quicker where each has a core to itself, slower on a machine that is busy with something else.")
 define("timeout", 10.0, _seconds, "Seconds after which a run that the GPU takes part in is called hung, unless its predicted time is long; the CPU then goes on "

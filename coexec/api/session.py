@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from .. import settings
+from ..devices import waits
+from ..devices.base import Device
 from ..devices.registry import find_devices, session_threads
 from ..errors import DeviceError, DeviceHang, FallbackForbidden, InputError, NumericMismatch, UsageError, suggest
 from ..graph.ir import Graph, Value
@@ -261,6 +263,7 @@ class InferenceSession:
         if self._profile is None and partitioner.needs_profile:
             with phase(self._trace, "profile"):
                 self._profile = cached_profile(devices=self.devices)
+        self._use_as_profiled()
         own = partitioner == parse_strategy("coexec") and not self.options.force
         if self.options.verify and partitioner.needs_profile and (made := self._verified(graph, feeds)) is not None:
             if own:
@@ -270,12 +273,27 @@ class InferenceSession:
             known = remembered(graph, self._profile, self.devices, self.options.intra_op_num_threads) if own else None
             return known or plan_prepared(graph, profile=self._profile, strategy=self.strategy, force=self.options.force, devices=self.devices)
 
+    def _use_as_profiled(self) -> None:
+        """Shares memory with the GPU, and waits for it, in the ways that were the cheapest where it was measured."""
+        gpu, told = self.devices.get("gpu"), self._profile.gpu if self._profile is not None else None
+        if gpu is None or told is None or told.name != gpu.facts.name:
+            return
+        sharing = told.sharing if told.sharing_us and told.sharing in gpu.facts.sharing else ""
+        try:
+            self.devices["gpu"] = gpu.used_by(sharing, told.waiting if told.waiting in waits.WAYS else "")
+        except UsageError as error:
+            log.info("the profile's way of sharing memory does not work here: %s", error)
+
+    def _by_event(self) -> dict[str, Device]:
+        """The devices for plans that are yet to be measured: whether words in shared memory keep their sides in step is tried there."""
+        return {name: device.used_by(waiting="event") if device.waiting == "flag" else device for name, device in self.devices.items()}
+
     def _verified(self, graph: Graph, feeds: Mapping[str, Any] | None) -> Plan | None:
         """The plan that measurement kept; None, with a warning, where made-up inputs do not run, or a device fails."""
         with phase(self._trace, "verify", strategy=self.strategy):
             try:
                 made, self.candidates = refine(
-                    graph, random_feeds(graph) if feeds is None else feeds, self.devices, self._profile, strategy=self.strategy,
+                    graph, random_feeds(graph) if feeds is None else feeds, self._by_event(), self._profile, strategy=self.strategy,
                     threads=self.options.intra_op_num_threads, force=self.options.force, progress=self.options.progress)
             except (InputError, DeviceError) as error:
                 log.warning("the plan cannot be checked by measurement: %s", error)

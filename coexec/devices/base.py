@@ -227,6 +227,8 @@ class Device(ABC):
     failures: tuple[type[Exception], ...] = ()
     #: How its memory is shared with the host, one of `facts.sharing`; "" where there is nothing to choose.
     sharing: str = ""
+    #: How the host waits for it, one of `waits.WAYS`.
+    waiting: str = "event"
 
     @abstractmethod
     def declines(self, node: Node) -> str | None:
@@ -237,8 +239,8 @@ class Device(ABC):
         """Every (domain, op_type) it has kernels for, in one form or another; None: every operator that has a meaning here."""
         return None
 
-    def shared_by(self, way: str) -> Device:
-        """The same device, sharing memory in that way. Raises UsageError where it cannot."""
+    def used_by(self, sharing: str = "", waiting: str = "") -> Device:
+        """The same device, sharing memory and being waited for in those ways ("": as before). Raises UsageError where it cannot."""
         return self
 
     def allocate(self, nbytes: int) -> Buffer:

@@ -42,8 +42,9 @@ class OpenCLDevice(Device):
     asynchronous = True
     failures = (cl.Error,)
 
-    def __init__(self, device: cl.Device, sharing: str = ""):
+    def __init__(self, device: cl.Device, sharing: str = "", waiting: str = ""):
         self.device = device
+        self.waiting = settings.get("wait") or waiting or "event"
         self.facts = platform.facts(device)
         self.sharing = sharing or settings.get("sharing") or ("svm" if "svm" in self.facts.sharing else "copy")
         if self.sharing not in self.facts.sharing:
@@ -56,8 +57,9 @@ class OpenCLDevice(Device):
             raise UsageError(f"{self.facts.name} cannot share memory that way", found=f"{self.sharing}: what one side writes does not reach the other",
                              hint="COEXEC_SHARING=copy works everywhere")
 
-    def shared_by(self, way: str) -> Device:
-        return self if way == self.sharing else OpenCLDevice(self.device, way)
+    def used_by(self, sharing: str = "", waiting: str = "") -> Device:
+        asked = settings.get("sharing") or sharing or self.sharing, settings.get("wait") or waiting or self.waiting
+        return self if asked == (self.sharing, self.waiting) else OpenCLDevice(self.device, *asked)
 
     def declines(self, node: Node) -> str | None:
         family = builder.find(node)
