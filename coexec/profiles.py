@@ -88,6 +88,8 @@ class UnitProfile:
     compute_units: int = 1
     #: CPU threads the timings were taken with; 0 for a GPU.
     threads: int = 0
+    #: The cores that those threads ran on; empty: every core of the machine, or nobody knows.
+    cores: tuple[int, ...] = ()
     dtypes: tuple[str, ...] = ("float32",)
     #: Operator types with kernels; empty: every operator (the CPU).
     operators: tuple[str, ...] = ()
@@ -169,7 +171,7 @@ def to_yaml(profile: DeviceProfile) -> str:
 
 
 #: Keys that came later: left out where they are empty, so that a profile from before keeps its digest.
-_LATER = frozenset({"waiting", "sharing_us", "waiting_us"})
+_LATER = frozenset({"cores", "waiting", "sharing_us", "waiting_us"})
 
 
 def _plain(item: Any) -> Any:
@@ -347,6 +349,7 @@ class _Reader:
     def unit(self, key: str, item: Any) -> UnitProfile:
         known: dict[str, Callable[[str, Any], Any]] = {
             "name": self.text, "driver": self.text, "emulated": self.flag, "compute_units": self.whole, "threads": self.whole,
+            "cores": lambda k, v: tuple(self.whole(k, i) for i in self.sequence(k, v)),
             "dtypes": self.words, "operators": self.words, "sharing": self.text, "waiting": self.text,
             "sharing_us": self.numbers, "waiting_us": self.numbers, "peak_gflops": self.rate, "bandwidth_gbs": self.rate,
             "launch_us": self.number, "sync_us": self.number, "map_us": self.number,
@@ -420,10 +423,13 @@ class _Reader:
             self.wrong(key, item, "text")
         return "" if self.null(item) else item.text
 
-    def words(self, key: str, item: Any) -> tuple[str, ...]:
+    def sequence(self, key: str, item: Any, of: str = "numbers") -> list[Any]:
         if not isinstance(item, _Sequence):
-            self.wrong(key, item, "a list of names")
-        return tuple(self.text(key, i) for i in item.items)
+            self.wrong(key, item, f"a list of {of}")
+        return item.items
+
+    def words(self, key: str, item: Any) -> tuple[str, ...]:
+        return tuple(self.text(key, i) for i in self.sequence(key, item, "names"))
 
     def provenance(self, key: str, item: Any) -> str:
         text = self.text(key, item)

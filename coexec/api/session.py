@@ -274,8 +274,13 @@ class InferenceSession:
             return known or plan_prepared(graph, profile=self._profile, strategy=self.strategy, force=self.options.force, devices=self.devices)
 
     def _use_as_profiled(self) -> None:
-        """Shares memory with the GPU, and waits for it, in the ways that were the cheapest where it was measured."""
-        gpu, told = self.devices.get("gpu"), self._profile.gpu if self._profile is not None else None
+        """The CPU on the cores that were measured; memory shared with the GPU, and the GPU waited for, in the ways that were the cheapest."""
+        if self._profile is None:
+            return
+        cpu, known = self.devices["cpu"], self._profile.cpu
+        if known.cores and known.name == cpu.facts.name:
+            self.devices["cpu"] = cpu.used_by(cores=known.cores)
+        gpu, told = self.devices.get("gpu"), self._profile.gpu
         if gpu is None or told is None or told.name != gpu.facts.name:
             return
         sharing = told.sharing if told.sharing_us and told.sharing in gpu.facts.sharing else ""

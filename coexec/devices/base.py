@@ -7,7 +7,7 @@ compile, seals the queues (scratch memory is allocated, arguments are bound), an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -239,8 +239,11 @@ class Device(ABC):
         """Every (domain, op_type) it has kernels for, in one form or another; None: every operator that has a meaning here."""
         return None
 
-    def used_by(self, sharing: str = "", waiting: str = "") -> Device:
-        """The same device, sharing memory and being waited for in those ways ("": as before). Raises UsageError where it cannot."""
+    def used_by(self, sharing: str = "", waiting: str = "", cores: Iterable[int] = ()) -> Device:
+        """The same device, sharing memory and being waited for in those ways, its threads on those cores; what is empty stays as it is.
+
+        Raises UsageError where it cannot share memory so.
+        """
         return self
 
     def allocate(self, nbytes: int) -> Buffer:

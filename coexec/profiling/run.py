@@ -21,6 +21,7 @@ from ..cost.compose import ALONE
 from ..cost.features import family
 from ..cost.kernels import bound_by
 from ..devices.base import Device, Handshake, TensorView
+from ..devices.cores import biggest, usable
 from ..errors import DeviceError, UsageError
 from ..graph.ir import Node, TensorType, Value
 from ..ops import native_ops
@@ -245,6 +246,9 @@ class Campaign:
         """The profile of what was measured."""
         made = {unit: section(unit, device, self.of(unit), self.threads[unit], self.fixed[unit], self.facts[unit])
                 for unit, device in self.devices.items()}
+        team = biggest(self.threads["cpu"], usable())
+        if len(team) < (os.cpu_count() or 1):
+            made["cpu"] = replace(made["cpu"], cores=tuple(sorted(team)))
         if "gpu" in made:
             made["gpu"] = replace(made["gpu"], **self.ways)
         if "gpu" in made and self.refused():

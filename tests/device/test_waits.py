@@ -103,7 +103,7 @@ class Chosen(Device):
     def queue(self, threads=1):
         raise AssertionError
 
-    def used_by(self, sharing: str = "", waiting: str = ""):
+    def used_by(self, sharing: str = "", waiting: str = "", cores=()):
         if sharing == "broken":
             raise UsageError("cannot share memory that way")
         return Chosen(sharing or self.sharing, waiting or self.waiting)

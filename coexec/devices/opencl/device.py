@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,7 +57,7 @@ class OpenCLDevice(Device):
             raise UsageError(f"{self.facts.name} cannot share memory that way", found=f"{self.sharing}: what one side writes does not reach the other",
                              hint="COEXEC_SHARING=copy works everywhere")
 
-    def used_by(self, sharing: str = "", waiting: str = "") -> Device:
+    def used_by(self, sharing: str = "", waiting: str = "", cores: Iterable[int] = ()) -> Device:
         asked = settings.get("sharing") or sharing or self.sharing, settings.get("wait") or waiting or self.waiting
         return self if asked == (self.sharing, self.waiting) else OpenCLDevice(self.device, *asked)
 
