@@ -215,6 +215,7 @@ class InferenceSession:
         return tuple(shapes.values()), tuple((n, a.tobytes()) for n, a in values.items())
 
     def _prepare(self, graph: Graph, key: tuple, feeds: Mapping[str, Any] | None = None) -> PreparedRun:
+        self._use_as_profiled()
         if self._given_plan is not None:
             made = self._given_plan
         else:
@@ -263,7 +264,7 @@ class InferenceSession:
         if self._profile is None and partitioner.needs_profile:
             with phase(self._trace, "profile"):
                 self._profile = cached_profile(devices=self.devices)
-        self._use_as_profiled()
+            self._use_as_profiled()
         own = partitioner == parse_strategy("coexec") and not self.options.force
         if self.options.verify and partitioner.needs_profile and (made := self._verified(graph, feeds)) is not None:
             if own:

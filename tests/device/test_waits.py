@@ -158,10 +158,7 @@ def test_a_plan_that_was_measured_waits_as_it_was_measured():
     known = profiled(gpu_device().facts.name, waiting="flag")
     for plan, woven in ((made, True), (replace(made, measured_ms=1.0), False), (replace(made, measured_ms=1.0, counters=True), True)):
         with coexec.InferenceSession(tiny_model(), device_profile=known, plan=plan) as session:
-            session._use_as_profiled()
-            prepared = session._prepared_run(session.graph, plan)
-            assert (prepared.handshake is not None) == (woven and possible(session.devices["gpu"].device, True))
-            prepared.close()
+            assert (session._ready.handshake is not None) == (woven and possible(session.devices["gpu"].device, True))
 
 
 def test_a_profile_keeps_what_was_measured_and_one_from_before_its_digest():
