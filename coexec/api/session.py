@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from .. import settings
-from ..devices import waits
 from ..devices.base import Device
 from ..devices.registry import find_devices, session_threads
 from ..errors import DeviceError, DeviceHang, FallbackForbidden, InputError, NumericMismatch, UsageError, suggest
@@ -278,17 +277,11 @@ class InferenceSession:
         """The CPU on the cores that were measured; memory shared with the GPU, and the GPU waited for, in the ways that were the cheapest."""
         if self._profile is None:
             return
-        cpu, known = self.devices["cpu"], self._profile.cpu
-        if known.cores and known.name == cpu.facts.name:
-            self.devices["cpu"] = cpu.used_by(cores=known.cores)
-        gpu, told = self.devices.get("gpu"), self._profile.gpu
-        if gpu is None or told is None or told.name != gpu.facts.name:
-            return
-        sharing = told.sharing if told.sharing_us and told.sharing in gpu.facts.sharing else ""
-        try:
-            self.devices["gpu"] = gpu.used_by(sharing, told.waiting if told.waiting in waits.WAYS else "")
-        except UsageError as error:
-            log.info("the profile's way of sharing memory does not work here: %s", error)
+        from ..profiling.ways import as_profiled
+
+        for name, section in (("cpu", self._profile.cpu), ("gpu", self._profile.gpu)):
+            if name in self.devices and section is not None:
+                self.devices[name] = as_profiled(self.devices[name], section)
 
     def _by_event(self) -> dict[str, Device]:
         """The devices for plans that are yet to be measured: whether words in shared memory keep their sides in step is tried there."""

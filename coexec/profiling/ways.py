@@ -9,9 +9,10 @@ from contextlib import ExitStack
 import numpy as np
 
 from ..devices.base import Device, TensorView
-from ..devices.waits import wait_by
-from ..errors import CoexecError
+from ..devices.waits import WAYS, wait_by
+from ..errors import UsageError
 from ..graph.ir import Node, TensorType, Value
+from ..profiles import UnitProfile
 from ..regions import Region
 from .measure import Bench
 
@@ -41,10 +42,22 @@ def best_used(device: Device) -> tuple[Device, dict[str, float], dict[str, float
     return device, sharing_us, waits
 
 
+def as_profiled(device: Device, section: UnitProfile) -> Device:
+    """The device with memory shared and waits made as its profile says, as far as that is possible here; as it is for another device's."""
+    if section.name != device.facts.name:
+        return device
+    sharing = section.sharing if section.sharing_us and section.sharing in device.facts.sharing else ""
+    waiting = section.waiting if section.waiting in WAYS else ""
+    try:
+        return device.used_by(sharing, waiting, section.cores)
+    except UsageError:  # the driver has changed since, and the trial failed
+        return device.used_by("", waiting, section.cores)
+
+
 def _used_by(device: Device, way: str) -> Device | None:
     try:
         found = device.used_by(sharing=way)
-    except CoexecError:  # it claims that way, and the trial failed
+    except UsageError:  # it claims that way, and the trial failed
         return None
     return found if found.sharing == way else None
 

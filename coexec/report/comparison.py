@@ -18,6 +18,7 @@ from ..profiling.measure import Bench, copies_for, with_constants
 from ..profiling.run import fixed_costs
 from ..profiling.sampler import SHAPES
 from ..profiling.table import node_of
+from ..profiling.ways import as_profiled
 from ..regions import Region
 
 #: How far the median of the probes may be off before a machine counts as another, or as one with other clocks; of fixed costs, which
@@ -72,6 +73,7 @@ def _sections(profile: DeviceProfile) -> Iterator[tuple[str, UnitProfile]]:
 def _speeds(unit: str, section: UnitProfile, profile: DeviceProfile, device: Device, threads: int, tolerance: float) -> Iterator[Finding]:
     """The fixed costs of a GPU, and the median over probes of measured by predicted time: what another clock changes."""
     costs, ratios = CostModel(profile), []
+    device = as_profiled(device, section)
     fixed = fixed_costs(device, section.threads or threads)
     if unit == "gpu":
         for what in ("launch_us", "sync_us"):
