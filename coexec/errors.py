@@ -13,6 +13,7 @@
     │   └── FallbackForbidden       4: under `strict`, nodes that cannot run where the strategy wants them
     ├── NumericMismatch             5: the answer differs from the reference
     ├── DeviceHang                  6: a device did not answer in time
+    ├── LoopTimeout                 6: a loop of the model did not end in time
     ├── ProfileMismatch             7: a profile is malformed, or made for another machine
     │   └── PlanMismatch            7: a plan is malformed, or made for another model or device
     └── DeviceError                 1: a driver call failed
@@ -120,6 +121,12 @@ class NumericMismatch(CoexecError):
 
 class DeviceHang(CoexecError):
     """A device did not answer in time."""
+
+    exit_code = 6
+
+
+class LoopTimeout(CoexecError):
+    """A Loop, or another operator with a body, did not end in the time that the setting gives it."""
 
     exit_code = 6
 

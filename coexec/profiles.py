@@ -88,11 +88,16 @@ class UnitProfile:
     compute_units: int = 1
     #: CPU threads the timings were taken with; 0 for a GPU.
     threads: int = 0
+    #: The cores that those threads ran on; empty: every core of the machine, or nobody knows.
+    cores: tuple[int, ...] = ()
     dtypes: tuple[str, ...] = ("float32",)
     #: Operator types with kernels; empty: every operator (the CPU).
     operators: tuple[str, ...] = ()
-    #: How it shares memory with the host: svm, copy or host.
+    #: How it shares memory with the host and is waited for: the cheapest of the ways whose microseconds are below.
     sharing: str = ""
+    waiting: str = ""
+    sharing_us: Mapping[str, float] = field(default_factory=dict)
+    waiting_us: Mapping[str, float] = field(default_factory=dict)
     launch_us: float = 0.0
     sync_us: float = 0.0
     #: What a wait costs where the work is done already; None: as much as any.
@@ -177,6 +182,10 @@ def to_yaml(profile: DeviceProfile) -> str:
     return head + yaml.dump(body, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
 
 
+#: Keys that came later: left out where they are empty, so that a profile from before keeps its digest.
+_LATER = frozenset({"cores", "waiting", "sharing_us", "waiting_us"})
+
+
 def _plain(item: Any) -> Any:
     if isinstance(item, Latency):
         body = {**item.terms, "samples": item.samples, "provenance": item.provenance}
@@ -187,7 +196,7 @@ def _plain(item: Any) -> Any:
         numbers = {k: " ".join(f"{v:.6g}" for v in getattr(item, k)) for k in ("scale", "centres", "weights")}
         return {"inputs": list(item.inputs), **numbers, "most": item.most}
     if isinstance(item, (Machine, UnitProfile)):
-        return {f.name: _plain(getattr(item, f.name)) for f in fields(item)}
+        return {f.name: _plain(value) for f in fields(item) if (value := getattr(item, f.name)) or f.name not in _LATER}
     if isinstance(item, Mapping):
         return {k: _plain(v) for k, v in item.items()}
     return list(item) if isinstance(item, tuple) else item
@@ -352,7 +361,9 @@ class _Reader:
     def unit(self, key: str, item: Any) -> UnitProfile:
         known: dict[str, Callable[[str, Any], Any]] = {
             "name": self.text, "driver": self.text, "emulated": self.flag, "compute_units": self.whole, "threads": self.whole,
-            "dtypes": self.words, "operators": self.words, "sharing": self.text, "peak_gflops": self.rate, "bandwidth_gbs": self.rate,
+            "cores": lambda k, v: tuple(self.whole(k, i) for i in self.sequence(k, v)),
+            "dtypes": self.words, "operators": self.words, "sharing": self.text, "waiting": self.text,
+            "sharing_us": self.numbers, "waiting_us": self.numbers, "peak_gflops": self.rate, "bandwidth_gbs": self.rate,
             "launch_us": self.number, "sync_us": self.number, "begin_us": self.number, "map_us": self.number,
             "ready_us": lambda k, v: None if self.null(v) else self.number(k, v), "facts": self.numbers, "busy": self.numbers,
             **dict.fromkeys(("transfer_gbs", "crossing_gbs", "power_w"), lambda k, v: None if self.null(v) else self.rate(k, v)),
@@ -424,10 +435,13 @@ class _Reader:
             self.wrong(key, item, "text")
         return "" if self.null(item) else item.text
 
-    def words(self, key: str, item: Any) -> tuple[str, ...]:
+    def sequence(self, key: str, item: Any, of: str = "numbers") -> list[Any]:
         if not isinstance(item, _Sequence):
-            self.wrong(key, item, "a list of names")
-        return tuple(self.text(key, i) for i in item.items)
+            self.wrong(key, item, f"a list of {of}")
+        return item.items
+
+    def words(self, key: str, item: Any) -> tuple[str, ...]:
+        return tuple(self.text(key, i) for i in self.sequence(key, item, "names"))
 
     def provenance(self, key: str, item: Any) -> str:
         text = self.text(key, item)

@@ -19,6 +19,7 @@ import numpy as np
 
 from .. import settings
 from ..cost.corrections import Corrections
+from ..devices.base import Device
 from ..devices.registry import find_devices, session_threads
 from ..errors import DeviceError, DeviceHang, FallbackForbidden, InputError, NumericMismatch, UsageError, suggest
 from ..graph.ir import Graph, Value
@@ -245,6 +246,7 @@ class InferenceSession:
         return tuple(shapes.values()), tuple((n, a.tobytes()) for n, a in values.items())
 
     def _prepare(self, graph: Graph, key: tuple, feeds: Mapping[str, Any] | None = None) -> PreparedRun:
+        self._use_as_profiled()
         if self._given_plan is not None:
             made = self._given_plan
         else:
@@ -294,6 +296,7 @@ class InferenceSession:
         if self._profile is None and (partitioner.needs_profile or self._wishes.objective != "latency" or self._wishes.memory_bytes is not None):
             with phase(self._trace, "profile"):
                 self._profile = cached_profile(devices=self.devices)
+            self._use_as_profiled()
         own = partitioner == parse_strategy("coexec")
         if self.options.verify and partitioner.needs_profile and (made := self._verified(graph, feeds)) is not None:
             if own:
@@ -304,12 +307,26 @@ class InferenceSession:
             return known or plan_prepared(graph, profile=self._profile, strategy=self.strategy, wishes=self._wishes, devices=self.devices,
                                           threads=self.options.intra_op_num_threads)
 
+    def _use_as_profiled(self) -> None:
+        """The CPU on the cores that were measured; memory shared with the GPU, and the GPU waited for, in the ways that were the cheapest."""
+        if self._profile is None:
+            return
+        from ..profiling.ways import as_profiled
+
+        for name, section in (("cpu", self._profile.cpu), ("gpu", self._profile.gpu)):
+            if name in self.devices and section is not None:
+                self.devices[name] = as_profiled(self.devices[name], section)
+
+    def _by_event(self) -> dict[str, Device]:
+        """The devices for plans that are yet to be measured: whether words in shared memory keep their sides in step is tried there."""
+        return {name: device.used_by(waiting="event") if device.waiting == "flag" else device for name, device in self.devices.items()}
+
     def _verified(self, graph: Graph, feeds: Mapping[str, Any] | None) -> Plan | None:
         """The plan that measurement kept; None, with a warning, where made-up inputs do not run, or a device fails."""
         with phase(self._trace, "verify", strategy=self.strategy):
             try:
                 made, self.candidates = refine(
-                    graph, random_feeds(graph) if feeds is None else feeds, self.devices, self._profile, strategy=self.strategy,
+                    graph, random_feeds(graph) if feeds is None else feeds, self._by_event(), self._profile, strategy=self.strategy,
                     threads=self.options.intra_op_num_threads, wishes=self._wishes, progress=self.options.progress)
             except (InputError, DeviceError) as error:
                 log.warning("the plan cannot be checked by measurement: %s", error)
@@ -326,6 +343,7 @@ class InferenceSession:
         with self._lock:
             if self._closed:
                 raise UsageError("the session is closed", hint="make a new one")
+            self._leave_behind()
             if self._forked or self._health.retry_due:
                 self._begin_anew()
             prepared = self._for(feeds)
@@ -415,10 +433,6 @@ class InferenceSession:
             return self._finish_without(prepared, feeds, fault_of(error, self.devices, prepared.plan, prepared.graph, prepared))
         except failures(self.devices.values()) as error:
             return self._finish_without(prepared, feeds, fault_of(error, self.devices, prepared.plan, prepared.graph, prepared))
-        except KeyboardInterrupt:
-            if self._runner is not None and self._runner.lost:
-                self._drop(prepared, hung=True)
-            raise
         if has_nan(results.values()) and id(prepared) not in self._knows_nan and not has_nan(feeds.values()):
             return self._judge_nan(prepared, feeds, results)
         return results
@@ -427,6 +441,18 @@ class InferenceSession:
         if self._runner is None or self._runner.lost:
             self._runner = Runner()
         return self._runner.call(work, limit_s)
+
+    def _leave_behind(self) -> None:
+        """Gives up what a run may still use that hangs, or that Ctrl-C left before its end was known."""
+        if self._runner is None or not self._runner.lost:
+            return
+        for prepared in self._prepared.values():
+            if far_devices(prepared.plan):
+                abandon(prepared)
+        self._prepared = OrderedDict((k, p) for k, p in self._prepared.items() if not far_devices(p.plan))
+        if self._current is not None and far_devices(self._current.plan):
+            self._current = None
+        self._runner = None
 
     def _drop(self, prepared: PreparedRun, hung: bool = False) -> tuple | None:
         """Forgets a prepared run whose device failed; returns its key."""
@@ -494,6 +520,7 @@ class InferenceSession:
     def retry_device(self) -> None:
         """Tries a device again that failed: the next run prepares it anew."""
         with self._lock:
+            self._leave_behind()
             self._health.forgive()
             for follower in (self._followers or {}).values():
                 if follower is not None:
@@ -584,6 +611,11 @@ class InferenceSession:
         return self._current
 
     @property
+    def is_prepared(self) -> bool:
+        """True once there is a plan: from the beginning, or from the first run where shapes or values are open until then."""
+        return self._current is not None
+
+    @property
     def plan(self) -> Plan:
         """The plan that runs. Raises UsageError before the first run of a model with open dimensions."""
         return self._ready.plan
@@ -620,9 +652,9 @@ class InferenceSession:
 
     @property
     def copied_bytes_per_run(self) -> int:
-        """Bytes of activations that a run copies between the CPU's memory and the GPU's: 0 where they share it."""
+        """Bytes of activations that a run copies between the CPU's memory and the GPU's: 0 where they share it, or hand it over."""
         prepared = self._ready
-        if prepared.buffer.shared:
+        if not prepared.buffer.copies:
             return 0
         return sum(step.region.size * step.value.dtype.itemsize for step in prepared.steps if isinstance(step, Move))
 
@@ -639,6 +671,7 @@ class InferenceSession:
             for follower in (self._followers or {}).values():
                 if follower is not None:
                     follower.close()
+            self._leave_behind()
             for prepared in self._prepared.values():
                 prepared.close()
             self._prepared.clear()

@@ -213,6 +213,11 @@ def summary(section: Any) -> dict[str, Any]:
         "bandwidth_gbs": section.bandwidth_gbs,
         "launch_us": section.launch_us,
         "sync_us": section.sync_us,
+        "sharing": section.sharing,
+        "sharing_us": dict(section.sharing_us),
+        "waiting": section.waiting,
+        "waiting_us": dict(section.waiting_us),
+        "cores": list(section.cores),
         "families": {name: {"samples": fit.samples, "error_pct": fit.error_pct} for name, fit in section.latency.items()},
     }
 
@@ -232,6 +237,10 @@ def show(units: dict[str, Any], console: Console) -> None:
         for unit, s in units.items()
     ]
     console.result(table(rows, ("unit", "name", "GFLOP/s", "GB/s", "launch us", "sync us", "families fitted"), "ll"))
+    for unit, s in units.items():
+        for what, chosen, tried in (("shares memory by", s.sharing, s.sharing_us), ("is waited for by", s.waiting, s.waiting_us)):
+            if tried:
+                console.result(f"{unit} {what} {chosen} ({', '.join(f'{way} {us:.3g} us' for way, us in sorted(tried.items(), key=lambda t: t[1]))})")
 
 
 def show_accuracy(judged: dict[str, Any], console: Console, others: dict[str, dict[str, Any]] | None = None) -> None:

@@ -105,9 +105,13 @@ def execute(options: argparse.Namespace, console: Console) -> int:
                 InferenceSession(graph, settings, device_profile=known, strategy=options.strategy, plan=options.plan)
             )
         prepared_ms = (time.perf_counter() - started) * 1e3
-        describe_plan(session, console)
+        planned = session.is_prepared  # not where the inputs' values decide shapes: then the first run does
+        if planned:
+            describe_plan(session, console)
         with _written(session, options.trace, console):
             results, times = _repeat(session, given, options.repeat)
+        if not planned:
+            describe_plan(session, console)
         if trace is not None:  # the runs alone, without what it takes to note them down
             times = [s.duration_us / 1e3 for s in trace.of("run")][-len(times):]
         facts = _facts(session, options, prepared_ms)

@@ -7,7 +7,7 @@ compile, seals the queues (scratch memory is allocated, arguments are bound), an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,12 +21,17 @@ from ..regions import Region
 class Buffer(ABC):
     """Memory that the host addresses as `host` (uint8, 64-byte aligned) and a device through its own handle.
 
-    `shared` is True where both see one allocation; otherwise regions must be moved by `Queue.upload` and `Queue.download`.
+    `shared` is True where both see one allocation at any time; otherwise regions must be moved by `Queue.upload` and `Queue.download`.
     """
 
     nbytes: int
     host: np.ndarray
     shared: bool = True
+
+    @property
+    def copies(self) -> bool:
+        """True where a move copies bytes; False where there is nothing to move, or one allocation is handed over."""
+        return not self.shared
 
     def close(self) -> None:
         """Frees the memory; nobody may use a view of it afterwards."""
@@ -223,6 +228,10 @@ class Device(ABC):
     asynchronous: bool = False
     #: What its driver's binding may raise where nobody turned that into a DeviceError.
     failures: tuple[type[Exception], ...] = ()
+    #: How its memory is shared with the host, one of `facts.sharing`; "" where there is nothing to choose.
+    sharing: str = ""
+    #: How the host waits for it, one of `waits.WAYS`.
+    waiting: str = "event"
 
     @abstractmethod
     def declines(self, node: Node) -> str | None:
@@ -232,6 +241,13 @@ class Device(ABC):
     def operators(self) -> frozenset[tuple[str, str]] | None:
         """Every (domain, op_type) it has kernels for, in one form or another; None: every operator that has a meaning here."""
         return None
+
+    def used_by(self, sharing: str = "", waiting: str = "", cores: Iterable[int] = ()) -> Device:
+        """The same device, sharing memory and being waited for in those ways, its threads on those cores; what is empty stays as it is.
+
+        Raises UsageError where it cannot share memory so.
+        """
+        return self
 
     def allocate(self, nbytes: int) -> Buffer:
         """Memory that the host and this device both address. Raises DeviceError where there is not enough."""

@@ -43,7 +43,7 @@ def gpu_device(spec: str = "") -> Device:
     if _orphaned:
         raise NoDevice("OpenCL does not survive a fork", found="a process that was forked after its parent had opened the GPU",
                        expected="a process of its own", hint="start workers with multiprocessing's `spawn`, or run on the cpu")
-    key = f"gpu {spec} {settings.get('sharing')}"
+    key = f"gpu {spec} {settings.get('sharing')} {settings.get('wait')}"
     with _lock:
         if key not in _open:
             try:

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from .. import settings
 from ..errors import CoexecError, InvalidModel
 from .ir import UNKNOWN, TensorType, Value
 from .onnx_types import type_from_onnx, type_to_onnx
+from .time_limit import check_time, time_limit
 
 LATEST = onnx.defs.onnx_opset_version()
 
@@ -25,6 +28,19 @@ _SHAPE_DATA_LIMIT = 1024
 
 #: Operators whose first output has the first input's shape, and whose schema does not say so (a function body hides it).
 SHAPE_OF_INPUT = frozenset({"GroupNormalization", "MeanVarianceNormalization"})
+
+
+@cache
+def _bounded_evaluator() -> type:
+    """onnx's evaluator, looking at the time whenever it begins a graph: it makes those of bodies by its own class."""
+    from onnx.reference import ReferenceEvaluator
+
+    class BoundedEvaluator(ReferenceEvaluator):
+        def run(self, *args: Any, **options: Any) -> Any:
+            check_time()
+            return super().run(*args, **options)
+
+    return BoundedEvaluator
 
 
 class OnnxNode:
@@ -76,15 +92,17 @@ class OnnxNode:
         return types
 
     def evaluate(self, inputs: Sequence[Any]) -> list[Any]:
-        """The node's outputs by onnx's reference implementation. Raises CoexecError naming the node where that fails."""
+        """The node's outputs by onnx's reference implementation. Raises CoexecError naming the node where that fails, LoopTimeout where
+        its body is still at work after the setting's seconds."""
         feeds = {n: a for n, a in zip(self.input_names, inputs) if n and a is not None}
         try:
             with self._lock:
                 if self._evaluator is None:
                     self._evaluator = self._build(feeds)
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"), time_limit(settings.get("loop_timeout")):
                 results = dict(zip((o for o in self.proto.output if o), self._evaluator.run(None, feeds)))
-        except CoexecError:
+        except CoexecError as error:
+            error.where = error.where or f"{self.proto.op_type} '{self.proto.name}'"
             raise
         except Exception as error:  # the reference implementation raises whatever NumPy raised inside it
             raise CoexecError("the reference implementation failed", where=f"{self.proto.op_type} '{self.proto.name}'",
@@ -93,11 +111,9 @@ class OnnxNode:
         return [_plain(results.get(o)) if o else None for o in self.proto.output]
 
     def _build(self, feeds: Mapping[str, Any]) -> Any:
-        from onnx.reference import ReferenceEvaluator
-
         types = {n: onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(a.dtype), None)
                  for n, a in feeds.items() if isinstance(a, np.ndarray) and a.dtype != object}
-        return ReferenceEvaluator(self._model(types))
+        return _bounded_evaluator()(self._model(types))
 
     def _model(self, types: Mapping[str, onnx.TypeProto]) -> onnx.ModelProto:
         """This node as a whole model, with the types of its inputs as far as they are given."""

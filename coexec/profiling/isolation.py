@@ -49,6 +49,7 @@ class Isolated:
     def __init__(self, command: Sequence[str] = (), hang_s: float = HANG_S, opencl: str = ""):
         self.command = list(command) or [sys.executable, "-m", __name__]
         self.hang_s, self.opencl = hang_s, opencl
+        self.sharing = ""  # how the device shares memory there; "": as the settings say
         self.child: subprocess.Popen | None = None
         self._buffer = b""
 
@@ -91,7 +92,7 @@ class Isolated:
             os.close(theirs_in), os.close(theirs_out)
         try:
             told = {name: str(settings.get(name)) for name in _TOLD}
-            self._tell({"settings": {**told, "opencl": self.opencl or told["opencl"]}})
+            self._tell({"settings": {**told, "opencl": self.opencl or told["opencl"], "sharing": self.sharing or told["sharing"]}})
             self._hear(START_S)
         except KernelLost as error:  # no kernel's fault
             raise DeviceError("the device cannot be opened in a process of its own", found=error.found or error.what) from None

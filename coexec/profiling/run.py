@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import islice, zip_longest
@@ -22,6 +22,7 @@ from ..cost.compose import ALONE
 from ..cost.features import family
 from ..cost.kernels import bound_by
 from ..devices.base import Device, Handshake, TensorView
+from ..devices.cores import biggest, usable
 from ..errors import DeviceError, UsageError
 from ..graph.ir import Node, TensorType, Value
 from ..ops import native_ops
@@ -34,6 +35,7 @@ from .rounds import COMPANY, NoClock, Round
 from .sampler import Sample, Sampler
 from .steady import Steadiness, facts_of
 from .table import Measurement, append_row, describe, node_of, open_table, read_table, tail_text, write_table
+from .ways import best_used
 
 log = logging.getLogger("coexec")
 
@@ -98,6 +100,12 @@ class Campaign:
         self.begun, self.budget = time.perf_counter(), budget
         self.say = progress or (lambda done, total, what: None)
         self.say(0.0, budget, "fixed costs")
+        self.ways: dict[str, Any] = {}
+        if gpu is not None:
+            gpu, sharing_us, waiting_us = best_used(gpu)
+            self.ways = {"waiting": gpu.waiting, "sharing_us": _short(sharing_us), "waiting_us": _short(waiting_us)}
+            if isolated is not None:
+                isolated.sharing = gpu.sharing
         self.devices: dict[str, Device] = {"cpu": cpu, **({"gpu": gpu} if gpu is not None else {})}
         self.threads = {"cpu": threads, "gpu": threads}
         cores = cpu.facts.compute_units
@@ -291,6 +299,11 @@ class Campaign:
         made = {unit: section(unit, device, self.of(unit), self.threads[unit], self.fixed[unit], self.facts[unit])
                 for unit, device in self.devices.items()}
         made = {unit: replace(s, facts={**s.facts, **facts_of(self.steady[unit])}) for unit, s in made.items()}
+        team = biggest(self.threads["cpu"], usable())
+        if len(team) < (os.cpu_count() or 1):
+            made["cpu"] = replace(made["cpu"], cores=tuple(sorted(team)))
+        if "gpu" in made:
+            made["gpu"] = replace(made["gpu"], **self.ways)
         if "gpu" in made and self.refused():
             made["gpu"] = replace(made["gpu"], operators=tuple(o for o in made["gpu"].operators if o not in self.refused()))
         name = " + ".join(self.devices[u].facts.name for u in ("cpu", "gpu") if u in self.devices)
@@ -460,7 +473,7 @@ def fixed_costs(device: Device, threads: int) -> dict[str, float]:
         each = max(0.0, (many - once) / 32)  # what one more kernel costs: the longer of starting and running it
         sync = max(once - launch - each, 0.1 * once)
         moves = _moves(bench)
-        handshake = bench.queue.handshake()
+        handshake = bench.queue.handshake(device.waiting == "flag")
         if handshake is not None:
             counted = _by_counters(bench, handshake)
             return {**counted, "wait_us": max(0.0, once - each), **moves}
@@ -551,14 +564,18 @@ def section(unit: str, device: Device, rows: list[Measurement], threads: int, fi
     """A unit's section: what the rows say, with the device's own facts and measured fixed costs."""
     facts = device.facts
     base = section_from_rows("gpu" if unit == "gpu" else "cpu", rows, told) if rows else UnitProfile(facts.name, 1.0, 1.0)
-    short = {k: float(f"{v:.4g}") for k, v in fixed.items() if k != "wait_us"}
+    short = _short({k: v for k, v in fixed.items() if k != "wait_us"})
     return replace(
         base, name=facts.name, driver=facts.driver, emulated=facts.emulated, compute_units=facts.compute_units,
         threads=0 if unit == "gpu" else threads,
         dtypes=tuple(sorted(facts.dtypes)), operators=tuple(sorted(operators(device))) if unit == "gpu" else (),
-        sharing=str(getattr(device, "sharing", "") or next(iter(facts.sharing), "")), provenance="measured" if rows else "estimated",
+        sharing=device.sharing or next(iter(facts.sharing), ""), provenance="measured" if rows else "estimated",
         **{"launch_us": 0.0, "sync_us": 0.0, **short},
     )
+
+
+def _short(numbers: Mapping[str, float]) -> dict[str, float]:
+    return {k: float(f"{v:.4g}") for k, v in numbers.items()}
 
 
 def operators(device: Device) -> Iterator[str]:

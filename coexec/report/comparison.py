@@ -18,6 +18,7 @@ from ..profiling.measure import Bench, copies_for, with_constants
 from ..profiling.run import fixed_costs
 from ..profiling.sampler import SHAPES
 from ..profiling.table import node_of
+from ..profiling.ways import as_profiled
 from ..regions import Region
 
 #: How far the median of the probes may be off before a machine counts as another, or as one with other clocks; of fixed costs, which
@@ -72,6 +73,7 @@ def _sections(profile: DeviceProfile) -> Iterator[tuple[str, UnitProfile]]:
 def _speeds(unit: str, section: UnitProfile, profile: DeviceProfile, device: Device, threads: int, tolerance: float) -> Iterator[Finding]:
     """The fixed costs of a GPU, and the median over probes of measured by predicted time: what another clock changes."""
     costs, ratios = CostModel(profile), []
+    device = as_profiled(device, section)
     fixed = fixed_costs(device, section.threads or threads)
     if unit == "gpu":
         for what in ("launch_us", "sync_us"):
@@ -104,7 +106,7 @@ def differences(a: DeviceProfile, b: DeviceProfile) -> list[tuple[str, Any, Any]
             continue
         for f in fields(UnitProfile):
             one, other = getattr(ours[unit], f.name), getattr(theirs[unit], f.name)
-            if f.name in ("facts", "busy"):
+            if f.name in ("facts", "busy", "sharing_us", "waiting_us"):
                 found += [(f"{unit}.{f.name}.{k}", one.get(k), other.get(k)) for k in sorted({*one, *other})]
             elif f.name == "operators":
                 only = sorted({*one} - {*other}), sorted({*other} - {*one})

@@ -12,6 +12,7 @@ import numpy as np
 from .. import settings
 from ..devices.base import Buffer, Device, Event, Kernel, Operand, Queue, TensorView
 from ..devices.timed import Timer, timed
+from ..devices.waits import wait_by
 from ..errors import CoexecError, DeviceError, MemoryLimit
 from ..graph.ir import Graph, Node, Value
 from ..ops import op_for
@@ -124,7 +125,10 @@ class PreparedRun:
                 return begin
             case Wait(device=device, index=index):
                 events, slot = self.events, slots[device, index]
-                return lambda: events[slot].wait()  # type: ignore[union-attr]
+                if (way := self.devices[device].waiting) in ("event", "flag"):
+                    return lambda: events[slot].wait()  # type: ignore[union-attr]
+                wait = wait_by(way, self.queues[device])
+                return lambda: wait(events[slot])  # type: ignore[arg-type]
             case Flush(device=device):
                 return self.queues[device].flush
             case Move(value=value, region=region, device=device, to_host=to_host):
@@ -152,7 +156,8 @@ class PreparedRun:
             return None
         device, = self.asynchronous
         used = {s.device for s in self.steps if isinstance(s, Start)}
-        if used != {HOST, device} or (handshake := self.queues[device].handshake(self.plan.counters)) is None:
+        wanted = self.plan.counters or self.devices[device].waiting == "flag" and self.plan.measured_ms is None  # else it was tried without
+        if used != {HOST, device} or (handshake := self.queues[device].handshake(wanted)) is None:
             return None
         self.handshake = handshake
         made = dict(self.actions)

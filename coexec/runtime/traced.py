@@ -287,7 +287,8 @@ class _Tape:
             case Move(value=value, region=region, device=device, to_host=to_host):
                 args = {"value": value.name, "region": str(region), "bytes": region.size * value.dtype.itemsize, "device": device,
                         "direction": "to host" if to_host else f"to {device}"}
-                name = f"{'download' if to_host else 'upload'} {value.name}"
+                way = ("download" if to_host else "upload") if self.prepared.buffer.copies else "map" if to_host else "unmap"
+                name = f"{way} {value.name}"
                 span = host(name, "copy", **args)
                 if ran is not None and work.read is not None:
                     copy = trace.add(name, device, ran[0], ran[1], "copy", run=run, clock=ran[2], **args)

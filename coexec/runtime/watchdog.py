@@ -52,20 +52,20 @@ class Runner:
         """work(), or what it raised. Raises TimedOut; after Ctrl-C it lets the work end (within the time-out) before that goes on."""
         self._work, self._ended, self._begun = work, False, False
         try:
+            self.lost = True  # until it is known better: Ctrl-C may come at any line from here on, and again while the first is dealt with
             self._go.release()
             in_time = self._done.acquire(timeout=timeout_s)
         except BaseException:
-            self.lost = True  # until it is known better: another Ctrl-C may come while this one is dealt with
-            if not self._begun:
+            if not self._begun and not self._go.acquire(blocking=False):  # not taken back: never given, or the thread has it already
                 time.sleep(GRACE_S)
-            if not self._begun:  # it was interrupted before it let the thread go
+            if not self._begun:
                 self.lost = False
                 raise
             self.lost = not self._done.acquire(timeout=GRACE_S if self._ended else timeout_s) and not self._ended
             self._result = self._error = None
             raise
-        if not in_time:
-            self.lost = True
+        self.lost = not in_time
+        if self.lost:
             raise TimedOut
         result, error = self._result, self._error
         self._result = self._error = None

@@ -18,11 +18,16 @@ from tests.runtime.random_graphs import random_model, random_plan
 
 @pytest.mark.parametrize(("sharing", "counters"), [("svm", False), ("svm", True), ("copy", False)])
 def test_random_plans_equal_the_reference(sharing, counters):
+    holds_on_random_plans(sharing, counters)
+
+
+def holds_on_random_plans(sharing: str, counters: bool, examples: int = 40) -> None:
+    """Random graphs under random plans on the device, memory shared that way, equal the reference; some must have used counters where asked."""
     with settings.override(sharing=sharing):
         devices = find_devices(need_gpu=True)
     counted = 0
 
-    @hypothesis_settings(max_examples=40, deadline=None, derandomize=True)
+    @hypothesis_settings(max_examples=examples, deadline=None, derandomize=True)
     @given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 10))
     def holds(seed, size):
         rng = np.random.default_rng(seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from ...ops import op_for
 from ...ops.base import Op
 from ...regions import Region
 from ..base import DONE, Device, DeviceFacts, Event, Kernel, Operand, Queue, TensorView
+from ..cores import Within, for_team, usable
 from . import blas
 from .build import Options, Packs, Piece, Program, build, cut_evenly, ready, share_out
 from .threads import Task, ThreadTeam
@@ -33,17 +34,23 @@ class CpuDevice(Device):
     name = "cpu"
     asynchronous = False
 
-    def __init__(self) -> None:
-        cores = usable_cores()
+    def __init__(self, cores: Iterable[int] = ()) -> None:
+        """`cores`: where its threads run, as far as the process may use them; default: the biggest."""
+        self.cores = frozenset(cores) & usable()
+        count = len(self.cores) or usable_cores()
         self.facts = DeviceFacts(
-            name=cpu_model(), kind="cpu", driver=f"NumPy {np.__version__}", compute_units=cores,
+            name=cpu_model(), kind="cpu", driver=f"NumPy {np.__version__}", compute_units=count,
             dtypes=frozenset({"float16", "bfloat16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
                               "uint64", "bool", "complex64", "complex128"}),
-            sharing=("host",), extra={"machine": platform.machine(), "cores": cores},
+            sharing=("host",), extra={"machine": platform.machine(), "cores": count},
         )
 
     def declines(self, node: Node) -> str | None:
         return None
+
+    def used_by(self, sharing: str = "", waiting: str = "", cores: Iterable[int] = ()) -> Device:
+        wanted = frozenset(cores) & usable()
+        return CpuDevice(wanted) if wanted and wanted != self.cores else self
 
     def queue(self, threads: int = 1, **options: object) -> CpuQueue:
         """A session's use of `threads` threads; options are the fields of `Options`. Raises UsageError where there are none."""
@@ -63,6 +70,7 @@ class CpuQueue(Queue):
         self._scratch = [_aligned(0) for _ in range(threads)]
         self._uses_blas = False
         self._holds: list[bool] = []  # of the runs begun and not ended
+        self._within = Within(())
         blas.libraries()
 
     def compile(self, node: Node, out_region: Region, inputs: Sequence[Operand], outputs: Sequence[TensorView | None]) -> CpuKernel:
@@ -101,8 +109,10 @@ class CpuQueue(Queue):
         for kernel in self._kernels:
             if grown or kernel.tasks is None:
                 kernel.tasks = [ready(p.bind(s[:p.scratch_bytes])) for p, s in zip(kernel.programs, self._scratch)]
+        cores = for_team(self.threads, self.device.cores)
+        self._within = Within(cores)
         if self._team is None and any(len(k.programs) > 1 for k in self._kernels):
-            self._team = ThreadTeam(self.threads)
+            self._team = ThreadTeam(self.threads, cores)
 
     @property
     def scratch_bytes(self) -> int:
@@ -113,10 +123,12 @@ class CpuQueue(Queue):
         """Called before a run of many kernels: holds BLAS to one thread once, not once per kernel, and only where some kernel uses it."""
         if self._uses_blas:
             blas.acquire()
+        self._within.enter()
         self._holds.append(self._uses_blas)
 
     def end_run(self) -> None:
         """Ends what `begin_run` began."""
+        self._within.leave()
         if self._holds.pop():
             blas.release()
 

@@ -5,9 +5,11 @@ Raw locks are the quickest hand-over Python has: one futex call to wake a thread
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 Task = Callable[[], None]
 
@@ -15,7 +17,8 @@ Task = Callable[[], None]
 class _Worker:
     """One thread: sleeps on `go`, runs `task`, reports on `done`."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, cores: frozenset[int]):
+        self._cores = cores
         self.go, self.done = threading.Lock(), threading.Lock()
         self.go.acquire()
         self.done.acquire()
@@ -25,6 +28,9 @@ class _Worker:
         self.thread.start()
 
     def _loop(self) -> None:
+        if self._cores:
+            with suppress(OSError):  # a sandbox that allows it to nobody: then wherever the system puts it
+                os.sched_setaffinity(0, self._cores)
         while True:
             self.go.acquire()
             task = self.task
@@ -39,14 +45,17 @@ class _Worker:
 
 
 class ThreadTeam:
-    """`size` threads, the caller included. `run(tasks)` returns when every task has ended.
+    """`size` threads, the caller included. `run(tasks)` returns when every task has ended. The others stay on `cores`; empty: anywhere.
 
     One run at a time: a session is the only caller. Raises what a task raised (the first in order), after all have ended.
     """
 
-    def __init__(self, size: int):
-        self.size = size
-        self._workers = [_Worker(f"coexec-cpu-{i}") for i in range(1, size)]
+    def __init__(self, size: int, cores: frozenset[int] = frozenset()):
+        self.size, self.cores = size, cores
+        self._workers = self._made()
+
+    def _made(self) -> list[_Worker]:
+        return [_Worker(f"coexec-cpu-{i}", self.cores) for i in range(1, self.size)]
 
     def run(self, tasks: Sequence[Task]) -> None:
         """Runs tasks[0] here and each other task on a thread of its own; there are at most `size`."""
@@ -77,7 +86,7 @@ class ThreadTeam:
     def _renew(self) -> None:
         """Other threads in place of these, once these have ended what they were doing."""
         self.close()
-        self._workers = [_Worker(f"coexec-cpu-{i}") for i in range(1, self.size)]
+        self._workers = self._made()
 
     def close(self) -> None:
         """Ends the threads, after what they are doing; safe to call twice."""

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from functools import cache
 from typing import TypeVar
 
+from ..cores import take
+
 Result = TypeVar("Result")
 _workers: list[int] = []
 
@@ -38,6 +40,7 @@ def reserve() -> frozenset[int]:
             os.sched_setaffinity(worker, {core})
     except OSError:  # a thread that has ended, or a sandbox that allows it to nobody
         return frozenset()
+    take(given)
     return frozenset(given)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,12 @@ from ...partition.plan import Plan
 from ...regions import Region
 from ..base import DONE, Buffer, Device, Event, Operand, Queue, TensorView
 from . import builder, cores, host, platform
-from .handshake import ClHandshake, possible, works
+from .handshake import ClHandshake, possible
+from .handshake import works as handshake_works
 from .launch import ClEvent, ClKernel, failed
-from .memory import ALIGNMENT, CopyBuffer, SvmBuffer, allocate, transfer
+from .memory import ALIGNMENT, allocate
 from .nd import MAX_RANK
+from .sharing import WAYS, works
 
 _INT_MAX = 2**31 - 1
 #: Smaller constants are copied to the device in any case.
@@ -30,25 +32,34 @@ _contexts: dict[int, cl.Context] = {}  # one a device for the life of the proces
 
 
 class OpenCLDevice(Device):
-    """An OpenCL device. `sharing` is how its memory is shared with the host: svm or copy (default: the setting, else its best).
+    """An OpenCL device. `sharing` is how its memory is shared with the host, one of `sharing.WAYS`.
 
-    Raises UsageError where the device cannot share that way.
+    Default: the setting, else fine-grain shared memory or copies; the other ways are for whoever measured that they are faster. Raises
+    UsageError where the device cannot share that way.
     """
 
     name = "gpu"
     asynchronous = True
     failures = (cl.Error,)
 
-    def __init__(self, device: cl.Device, sharing: str = ""):
+    def __init__(self, device: cl.Device, sharing: str = "", waiting: str = ""):
         self.device = device
+        self.waiting = settings.get("wait") or waiting or "event"
         self.facts = platform.facts(device)
-        self.sharing = sharing or settings.get("sharing") or self.facts.sharing[0]
+        self.sharing = sharing or settings.get("sharing") or ("svm" if "svm" in self.facts.sharing else "copy")
         if self.sharing not in self.facts.sharing:
             raise UsageError(f"{self.facts.name} cannot share memory that way", found=self.sharing,
                              expected=" or ".join(self.facts.sharing))
         if device.int_ptr not in _contexts:
             _contexts[device.int_ptr] = cl.Context([device])
         self.context = _contexts[device.int_ptr]
+        if not works(device, self.context, self.sharing):
+            raise UsageError(f"{self.facts.name} cannot share memory that way", found=f"{self.sharing}: what one side writes does not reach the other",
+                             hint="COEXEC_SHARING=copy works everywhere")
+
+    def used_by(self, sharing: str = "", waiting: str = "", cores: Iterable[int] = ()) -> Device:
+        asked = settings.get("sharing") or sharing or self.sharing, settings.get("wait") or waiting or self.waiting
+        return self if asked == (self.sharing, self.waiting) else OpenCLDevice(self.device, *asked)
 
     def declines(self, node: Node) -> str | None:
         family = builder.find(node)
@@ -80,7 +91,7 @@ class OpenCLDevice(Device):
         return tune_graph(self, graph, plan, budget_s, progress)
 
     def allocate(self, nbytes: int) -> Buffer:
-        return (SvmBuffer if self.sharing == "svm" else CopyBuffer)(self.context, nbytes)
+        return WAYS[self.sharing](self.context, nbytes)
 
     def queue(self, threads: int = 1) -> OpenCLQueue:
         return OpenCLQueue(self)
@@ -159,7 +170,7 @@ class OpenCLQueue(Queue):
             return None
         if self._handshake is None:
             made = ClHandshake(self.context, self.queue, facts.emulated, self.where)
-            if not works(device, made):
+            if not handshake_works(device, made):
                 made.close()
                 return None
             self._handshake = made
@@ -175,7 +186,7 @@ class OpenCLQueue(Queue):
         if view.buffer.shared:
             return DONE
         try:
-            event = transfer(self.queue, view, to_host)
+            event = view.buffer.move(self.queue, view, to_host)
         except cl.Error as error:
             raise failed("a transfer cannot be started", error, self) from error
         return DONE if event is None else ClEvent(event, view, self.poll_s)

@@ -1,7 +1,8 @@
-"""Buffers that the host and an OpenCL device both address, and copying a strided window of one where they do not share it."""
+"""Buffers that the host and an OpenCL device both address: seen by both at once, handed over by mapping, or copied window by window."""
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,17 +12,17 @@ import pyopencl as cl
 from ...errors import DeviceError
 from ..base import Buffer, HostBuffer, TensorView
 
-ALIGNMENT = 64
+ALIGNMENT, PAGE = 64, 4096
 #: So many bytes are set to zero together, if they are not.
 PART = 1 << 16
 
 
 class _Window:
-    """Lets NumPy see an SVM allocation, and keeps it alive as long as any view."""
+    """Lets NumPy see a driver's allocation, and keeps it alive as long as any view."""
 
-    def __init__(self, allocation: cl.SVMAllocation, nbytes: int):
+    def __init__(self, allocation: Any, address: int, nbytes: int):
         self.allocation = allocation
-        self.__array_interface__ = {"version": 3, "shape": (nbytes,), "typestr": "|u1", "data": (allocation.svm_ptr, False)}
+        self.__array_interface__ = {"version": 3, "shape": (nbytes,), "typestr": "|u1", "data": (address, False)}
 
 
 class SvmBuffer(Buffer):
@@ -33,7 +34,7 @@ class SvmBuffer(Buffer):
         flags = cl.svm_mem_flags.READ_WRITE | cl.svm_mem_flags.SVM_FINE_GRAIN_BUFFER
         self.nbytes = nbytes
         self.handle = allocate(context, lambda n: cl.SVMAllocation(context, n, ALIGNMENT, flags), nbytes)
-        self.host = np.asarray(_Window(self.handle, nbytes)) if nbytes else np.empty(0, np.uint8)
+        self.host = np.asarray(_Window(self.handle, self.handle.svm_ptr, nbytes)) if nbytes else np.empty(0, np.uint8)
         for at in range(0, nbytes, PART):  # looking at new pages costs no memory, writing zeros to them would
             part = self.host[at:at + PART]
             if part.any():
@@ -41,6 +42,89 @@ class SvmBuffer(Buffer):
 
     def close(self) -> None:
         self.handle, self.host = None, np.empty(0, np.uint8)
+
+
+class MappedBuffer(Buffer):
+    """One allocation, zeroed, at one address of the host's, that each side hands to the other by mapping and unmapping: nothing is copied.
+
+    The host keeps its pointer meanwhile. OpenCL promises less than that where kernels and the host work on parts of one buffer at once, so
+    a device is tried before it is used so (`sharing.works`).
+    """
+
+    shared = False
+    copies = False
+    handle: Any
+
+    def move(self, queue: cl.CommandQueue, view: TensorView, to_host: bool) -> cl.Event | None:
+        """Enqueues the handing over of a window, by the smallest range of bytes that holds it; None for an empty one."""
+        if not view.region.size:
+            return None
+        length = view.dtype.itemsize + sum((extent - 1) * stride for extent, stride in zip(view.shape, view.strides)) * view.dtype.itemsize
+        return self._hand_over(queue, view.offset_bytes, length, cl.map_flags.READ if to_host else cl.map_flags.WRITE)
+
+    def _hand_over(self, queue: cl.CommandQueue, start: int, length: int, flags: int) -> cl.Event:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        self.handle, self.host = None, np.empty(0, np.uint8)
+
+
+class CoarseSvmBuffer(MappedBuffer):
+    """Coarse-grain shared virtual memory (OpenCL 2.0)."""
+
+    def __init__(self, context: cl.Context, nbytes: int):
+        self.nbytes = nbytes
+        self.handle = allocate(context, lambda n: cl.SVMAllocation(context, n, ALIGNMENT, cl.svm_mem_flags.READ_WRITE), nbytes)
+        self.host = np.asarray(_Window(self.handle, self.handle.svm_ptr, nbytes)) if nbytes else np.empty(0, np.uint8)
+        if nbytes:
+            queue = cl.CommandQueue(context)
+            mapped = cl.SVM(self.host).map(queue, flags=cl.map_flags.WRITE)
+            self.host[:] = 0
+            mapped.release(queue).wait()
+
+    def _hand_over(self, queue: cl.CommandQueue, start: int, length: int, flags: int) -> cl.Event:
+        return cl.SVM(self.host[start:start + length]).map(queue, flags=flags, is_blocking=False).release(queue)
+
+
+class HostPointerBuffer(MappedBuffer):
+    """A buffer in the host's memory: the driver's own (`by_driver`, CL_MEM_ALLOC_HOST_PTR), or ours that it uses (CL_MEM_USE_HOST_PTR)."""
+
+    def __init__(self, context: cl.Context, nbytes: int, by_driver: bool):
+        self.nbytes = nbytes
+        flags = cl.mem_flags.READ_WRITE
+        if by_driver:
+            self.handle = allocate(context, lambda n: cl.Buffer(context, flags | cl.mem_flags.ALLOC_HOST_PTR, n), nbytes)
+            self.host = self._at_its_address(cl.CommandQueue(context)) if nbytes else np.empty(0, np.uint8)
+        else:
+            pages = np.zeros(max(nbytes, ALIGNMENT) + PAGE, np.uint8)  # drivers copy what does not begin a page
+            own = pages[-pages.ctypes.data % PAGE:][:max(nbytes, ALIGNMENT)]
+            self.handle = allocate(context, lambda _: cl.Buffer(context, flags | cl.mem_flags.USE_HOST_PTR, hostbuf=own), nbytes)
+            self.host = own[:nbytes]
+
+    def _at_its_address(self, queue: cl.CommandQueue) -> np.ndarray:
+        array, _ = cl.enqueue_map_buffer(queue, self.handle, cl.map_flags.WRITE, 0, (self.nbytes,), np.uint8)
+        array[:] = 0
+        address = array.ctypes.data
+        _unmap(queue, array).wait()
+        return np.asarray(_Window(self.handle, address, self.nbytes))
+
+    def _hand_over(self, queue: cl.CommandQueue, start: int, length: int, flags: int) -> cl.Event:
+        array, _ = cl.enqueue_map_buffer(queue, self.handle, flags, start, (length,), np.uint8, is_blocking=False)
+        moved = array.ctypes.data - self.host.ctypes.data != start
+        event = _unmap(queue, array)
+        if moved:
+            raise DeviceError("the driver maps the buffer at another address each time", hint="COEXEC_SHARING=copy")
+        return event
+
+
+def _unmap(queue: cl.CommandQueue, array: np.ndarray) -> cl.Event:
+    mapping = array.base
+    try:
+        return mapping.release(queue)
+    except cl.Error:
+        # Letting go of a mapping unmaps it once more, and what that raises ends the process (pyopencl's destructor): this one is kept for ever.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(mapping))
+        raise
 
 
 class CopyBuffer(Buffer):
@@ -57,6 +141,10 @@ class CopyBuffer(Buffer):
             return cl.Buffer(context, flags, hostbuf=self.host if nbytes else np.zeros(ALIGNMENT, np.uint8))
 
         self.handle = allocate(context, make, nbytes)
+
+    def move(self, queue: cl.CommandQueue, view: TensorView, to_host: bool) -> cl.Event | None:
+        """Enqueues the copy of a window between the two sides; the last event, None for an empty window."""
+        return transfer(queue, view, to_host)
 
     def close(self) -> None:
         self.handle, self.host = None, np.empty(0, np.uint8)

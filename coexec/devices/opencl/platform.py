@@ -119,13 +119,15 @@ def list_devices() -> list[dict[str, Any]]:
     return rows
 
 
-def _fine_grain(device: cl.Device) -> bool:
-    if version(device) < (2, 0):
-        return False
+def _sharing(device: cl.Device) -> tuple[str, ...]:
+    """The ways of sharing memory that the device claims, those that should be fastest first; whether they work must be tried."""
     try:
-        return bool(device.svm_capabilities & cl.device_svm_capabilities.FINE_GRAIN_BUFFER)
+        svm = device.svm_capabilities if version(device) >= (2, 0) else 0
     except cl.Error:
-        return False
+        svm = 0
+    bits = cl.device_svm_capabilities
+    mapped = ("alloc-host", "use-host") if device.host_unified_memory or is_emulated(device) else ()
+    return (*(("svm",) if svm & bits.FINE_GRAIN_BUFFER else ()), *(("coarse-svm",) if svm & bits.COARSE_GRAIN_BUFFER else ()), *mapped, "copy")
 
 
 def _kind(device: cl.Device) -> str:
@@ -147,7 +149,7 @@ def facts(device: cl.Device) -> DeviceFacts:
         compute_units=device.max_compute_units,
         emulated=is_emulated(device),
         dtypes=frozenset(dtypes - wrong.get("without", set())),
-        sharing=("svm", "copy") if _fine_grain(device) else ("copy",),
+        sharing=_sharing(device),
         extra={
             "max_work_group_size": device.max_work_group_size,
             "max_work_item_sizes": list(device.max_work_item_sizes),

@@ -12,7 +12,7 @@ from ..base import DONE, Event, Kernel, TensorView
 from ..timed import Probe, Read, Stretch, Timer
 from .device import OpenCLQueue
 from .launch import ClEvent, ClKernel, failed
-from .memory import rects, transfer
+from .memory import rects
 
 _CELL_BYTES = 64
 
@@ -49,11 +49,11 @@ class ClTimer(Timer):
     def move(self, view: TensorView, to_host: bool) -> tuple[Event, Read]:
         queue, events = self.queue.queue, []
         try:
-            if sum(1 for _ in rects(view)) > 1:  # only the last box's event comes back: a marker tells when the first began
+            if view.buffer.copies and sum(1 for _ in rects(view)) > 1:  # only the last box's event comes back: a marker tells when the first began
                 marker = cl.enqueue_marker(queue)
-                last = transfer(queue, view, to_host)
+                last = view.buffer.move(queue, view, to_host)
                 return ClEvent(last, view), lambda: _stretch([last], begun_by=marker)
-            last = transfer(queue, view, to_host)
+            last = view.buffer.move(queue, view, to_host)
         except cl.Error as error:
             raise failed("a transfer cannot be started", error, self.queue) from error
         events += [last] if last is not None else []

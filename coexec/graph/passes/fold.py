@@ -8,12 +8,16 @@ from ...errors import CoexecError, InvalidModel
 from ...ops import op_for
 from ..ir import UNKNOWN, Graph, Node, Value, constant
 from ..rewrite import rewrite
+from ..time_limit import time_limit
 
 #: Folding never makes a constant larger than this; what would be larger is computed when it is needed.
 LIMIT_BYTES = 1 << 30
 
 #: Operators whose output is the input's memory; ONNX's inference does not check that it is as large.
 VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"})
+
+#: Seconds in which the loops of a model may be folded, all together; those left are run each time.
+LOOPS_S = 0.5
 
 #: More than a process addresses on any machine we know.
 ADDRESSABLE_BYTES = 1 << 47
@@ -27,6 +31,11 @@ def infer_and_fold(graph: Graph) -> Graph:
 
     Raises InvalidModel where a node's inputs do not fit its operator.
     """
+    with time_limit(LOOPS_S):
+        return _walk(graph)
+
+
+def _walk(graph: Graph) -> Graph:
     now: dict[Value, Value] = {}
     changed: dict[Node, Node | None] = {}
     for node in graph.nodes:

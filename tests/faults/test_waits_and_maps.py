@@ -1,0 +1,274 @@
+"""Faults of what a run does besides kernels: maps, every way of waiting, the words of the handshake, files, a second Ctrl-C."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import onnx
+import pyopencl as cl
+import pytest
+
+import coexec
+from coexec import settings
+from coexec.devices.base import Event
+from coexec.devices.opencl import memory
+from coexec.devices.opencl.handshake import possible
+from coexec.devices.registry import gpu_device
+from coexec.errors import DeviceHang, DeviceLost
+from coexec.profiles import load_profile, save_profile
+from tests.device.test_waits import profiled
+from tests.test_smoke import tiny_model
+
+from .faulty_device import fails, foreign
+from .test_faults import X, expected, no_patience, rig  # noqa: F401 - fixtures
+from .test_real_faults import INTERRUPTED, python
+
+MAPPED = ("coarse-svm", "alloc-host", "use-host")
+
+
+def warnings(caplog) -> list[str]:
+    return [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+
+
+def refused(*_, **__):
+    raise cl.LogicError("clEnqueueMapBuffer failed: MAP_FAILURE")
+
+
+@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("way", MAPPED)
+def test_a_map_that_the_driver_refuses(monkeypatch, expected, caplog, way, strict):  # noqa: F811
+    options = coexec.SessionOptions(strict=strict)
+    with settings.override(sharing=way), coexec.InferenceSession(tiny_model(), options, strategy="fixed:gpu=0.5") as session:
+        session.run(None, {"x": X})
+        if way == "coarse-svm":
+            monkeypatch.setattr(cl.SVM, "map", refused)
+        else:
+            monkeypatch.setattr(memory.cl, "enqueue_map_buffer", refused)
+        if strict:
+            with pytest.raises(DeviceLost):
+                session.run(None, {"x": X})
+            return
+        np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
+        assert len(session.faults) == 1 and session.plan.devices == {"cpu"}
+    said, = warnings(caplog)
+    assert "MAP_FAILURE" in said
+
+
+UNMAPPED = """
+    import sys, numpy as np, coexec, pyopencl as cl
+    from coexec import settings
+    from coexec.devices.opencl import memory
+    x = np.load("x.npy")
+    with settings.override(sharing=sys.argv[1]):
+        session = coexec.InferenceSession("m.onnx", strategy="fixed:gpu=0.5")
+    before = session.run(None, {"x": x})[0]
+    real = cl.enqueue_map_buffer
+    def mapped(queue, buffer, *rest, **more):
+        array, event = real(queue, buffer, *rest, **more)
+        array.base.release(queue)  # by somebody else: ours is one too many, and the driver says so
+        return array, event
+    memory.cl.enqueue_map_buffer = mapped
+    assert np.allclose(session.run(None, {"x": x})[0], before, atol=1e-5)
+    print(len(session.faults), *session.plan.devices)
+"""
+
+
+@pytest.mark.parametrize("way", ["alloc-host", "use-host"])
+def test_an_unmap_that_fails_does_not_take_the_process_along(tmp_path, way):
+    """A mapping that was ended already. (Where the driver itself refuses, as rusticl's does, a destructor of pyopencl would end the process:
+    tests/device/test_sharing.py has that.)"""
+    done = python(UNMAPPED, tmp_path, way)
+    out, err = done.communicate(timeout=120)
+    assert done.returncode == 0 and "Traceback" not in err and "terminate" not in err and out == "1 cpu\n", (out, err)
+
+
+class Silent(Event):
+    """Work of which the driver never says that it is done, nor that it failed, until somebody waits for it in the driver."""
+
+    def __init__(self, inner: Event):
+        self.inner = inner
+
+    def wait(self) -> None:
+        self.inner.wait()
+
+    @property
+    def done(self) -> bool:
+        return False
+
+
+@pytest.mark.parametrize("way, point, how", [
+    ("poll", "wait", fails()), ("poll", "wait", foreign), ("poll", "wait", "hang"), ("finish", "finish", fails()), ("finish", "finish", foreign),
+    ("finish", "finish", "hang")])
+@pytest.mark.parametrize("strict", [False, True])
+def test_each_way_of_waiting_fails(rig, expected, caplog, way, point, how, strict):  # noqa: F811
+    faults, make = rig
+    with make(strict=strict) as session:
+        session.devices["gpu"].waiting = way
+        session.retry_device()
+        np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
+        faults.arm(point, faults.hang if how == "hang" else how)
+        started = time.perf_counter()
+        if strict:
+            with pytest.raises(DeviceHang if how == "hang" else DeviceLost):
+                session.run(None, {"x": X})
+        else:
+            np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
+            assert len(session.faults) == 1 and len(warnings(caplog)) == 1
+        assert faults.fired == [point] and time.perf_counter() - started < 10
+
+
+def test_a_status_that_never_changes_is_not_polled_for_ever(expected):  # noqa: F811
+    with settings.override(wait="poll"), coexec.InferenceSession(tiny_model(), strategy="fixed:gpu=0.5") as session:
+        for step, kernel in session._ready.kernels.items():
+            if step.device == "gpu":
+                kernel.start = lambda start=kernel.start: Silent(start())
+        prepared = session._ready
+        slots = prepared._number_pieces()
+        prepared.hot = [action for step in prepared.steps if (action := prepared_action(prepared, step, slots)) is not None]
+        started = time.perf_counter()
+        np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
+        assert time.perf_counter() - started < 2 and not session.faults
+
+
+def prepared_action(prepared, step, slots):
+    """The step's action, of kernels as they are now."""
+    if hasattr(step, "region") and step in prepared.kernels and step.index >= 0:
+        kernel, slot = prepared.kernels[step], slots[step.device, step.index]
+        return lambda: prepared.events.__setitem__(slot, kernel.start())
+    return dict(prepared.actions).get(step)
+
+
+def flagged(**more) -> coexec.InferenceSession:
+    with settings.override(wait="flag"):
+        return coexec.InferenceSession(tiny_model(), coexec.SessionOptions(**more), strategy="fixed:gpu=0.5")
+
+
+def needs_flags() -> None:
+    if not possible(gpu_device().device, True):
+        pytest.skip("words in shared memory need x86-64, an SVM device with atomics (PoCL), and two cores")
+
+
+def test_a_word_that_never_arrives_is_made_up_for_by_the_event(expected):  # noqa: F811
+    needs_flags()
+    with flagged() as session:
+        session.run(None, {"x": X})
+        handshake = session._ready.handshake
+        handshake.heard[0] = 0
+        slots = session._ready._number_pieces()
+        deaf = np.zeros(1, np.int32).data  # the host looks at a word that nobody sets
+        handshake.heard = deaf
+        session._ready.hot = session._ready._woven_actions(slots)
+        handshake.heard = deaf
+        np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
+        assert not session.faults
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_gate_that_cannot_be_enqueued(monkeypatch, expected, caplog, strict):  # noqa: F811
+    """Half of the run stands behind gates when the driver refuses the next: they are opened, and the CPU ends the run."""
+    needs_flags()
+    from coexec.devices.opencl import launch
+
+    with flagged(strict=strict) as session:
+        session.run(None, {"x": X})
+        count, real = [0], launch._enqueue
+
+        def enqueue(*args):
+            count[0] += 1
+            if count[0] == 3:
+                raise cl.RuntimeError("clEnqueueNDRangeKernel failed: OUT_OF_RESOURCES")
+            return real(*args)
+
+        monkeypatch.setattr(launch, "_enqueue", enqueue)
+        if strict:
+            with pytest.raises(DeviceLost):
+                session.run(None, {"x": X})
+            return
+        np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
+        assert len(session.faults) == 1 and count[0] == 3
+    assert len(warnings(caplog)) == 1
+
+
+TWICE = INTERRUPTED.replace("os.kill(os.getpid(), signal.SIGINT)", "os.kill(os.getpid(), signal.SIGINT); time.sleep(rng.uniform(0, 0.0003)); "
+                                                                   "inside[0] = True; os.kill(os.getpid(), signal.SIGINT)")
+
+
+@pytest.mark.parametrize("strategy", ["cpu", "fixed:gpu=0.5"])
+def test_ctrl_c_twice_in_a_row(tmp_path, strategy):
+    """The second one comes while the first is being dealt with; some land in the test's own lines, which go on."""
+    assert TWICE != INTERRUPTED
+    code = TWICE.replace("        except KeyboardInterrupt:\n            caught += 1\n", "        except KeyboardInterrupt:\n            inside[0] = False\n"
+                         "            caught += 1\n").replace("    while time.time() < end:", "    while True:\n        try:\n            again()\n            break\n"
+                                                            "        except KeyboardInterrupt:\n            caught += 1\n    while False:")
+    code = code.replace("    end = time.time() + 4\n", textwrap.indent(textwrap.dedent("""
+        end = time.time() + 4
+        def again():
+            global caught
+            while time.time() < end:
+                try:
+                    inside[0] = True
+                    found = session.run(None, {"x": x})[0]
+                    inside[0] = False
+                    if not np.allclose(found, before, atol=1e-5):
+                        os._exit(9)
+                except KeyboardInterrupt:
+                    inside[0] = False
+                    caught += 1
+    """), "    "))
+    done = python(code, tmp_path, strategy, COEXEC_THREADS="2")
+    try:
+        _, err = done.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        done.kill()
+        raise AssertionError("it hangs: " + done.communicate()[1][-2000:]) from None
+    assert done.returncode == 0, err[-2000:]
+
+
+@pytest.mark.parametrize("arguments, file", [
+    (["run", "m.onnx", "--random", "--strategy", "cpu", "-o", "out.npz"], "out.npz"),
+    (["run", "m.onnx", "--random", "--strategy", "cpu", "--trace", "t.json"], "t.json"),
+    (["plan", "m.onnx", "--strategy", "cpu", "-o", "plan.json"], "plan.json")])
+def test_a_disk_that_fills_up_leaves_no_half_written_file(tmp_path, arguments, file):
+    onnx.save(tiny_model(), tmp_path / "m.onnx")
+
+    def little_room() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
+
+    done = subprocess.run([sys.executable, "-m", "coexec", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120, preexec_fn=little_room,
+                          env={**os.environ, "PYTHONPATH": os.getcwd(), "COEXEC_OPENCL": "none", "COEXEC_CACHE_DIR": str(tmp_path / "cache"),
+                               "PYTHONDONTWRITEBYTECODE": "1"})
+    assert done.returncode == 1 and "Traceback" not in done.stderr and done.stderr.count("\n") <= 3, done.stderr
+    assert not (tmp_path / file).exists(), sorted(tmp_path.iterdir())
+
+
+KILLED = """
+    import sys
+    from coexec.profiles import load_profile, save_profile
+    known = load_profile(sys.argv[1])
+    print("go", flush=True)
+    while True:
+        save_profile(known, sys.argv[1])
+"""
+
+
+def test_a_process_that_is_killed_while_it_writes_leaves_a_whole_file(tmp_path):
+    known = profiled("g" * 3000, sharing_us={f"way{n}": float(n) for n in range(300)})
+    save_profile(known, tmp_path / "p.yaml")
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        child = python(KILLED, tmp_path, "p.yaml")
+        assert child.stdout.readline() == "go\n"
+        time.sleep(rng.uniform(0.01, 0.1))
+        child.kill()
+        child.communicate()
+        assert load_profile(tmp_path / "p.yaml") == known
