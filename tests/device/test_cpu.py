@@ -429,6 +429,11 @@ def test_blas_is_held_to_one_thread_while_any_run_lasts_and_given_back():
         lib.set_num_threads(2)
     try:
         first, second = CPU.queue(), CPU.queue()
+        first.begin_run()  # no kernel of it uses BLAS
+        assert [lib.get_num_threads() for lib in libraries] == [2] * len(libraries)
+        first.end_run()
+        for queue in (first, second):
+            queue.expect_reference()
         first.begin_run()
         second.begin_run()
         first.end_run()
