@@ -152,7 +152,8 @@ def measure(path: Path, strategy: str, profile: str | None, rounds: int) -> dict
                 row["run_ms"] = float(np.median(times[rival.way])) * 1e3
                 continue
             gaps = gaps_us(rival.trace)
-            row |= {"waits": len(gaps) / rounds, "gap_p50_us": float(np.median(gaps)) if gaps else 0.0, "gap_p99_us": float(np.percentile(gaps, 99)) if gaps else 0.0,
+            row |= {"waits": len(gaps) / rounds, "gap_p50_us": float(np.median(gaps)) if gaps else 0.0,
+                    "gap_p99_us": float(np.percentile(gaps, 99)) if gaps else 0.0,
                     "idle_us": float(np.median(idle_us(rival.trace)))}
         for rival in all_of:
             rival.session._trace = None  # nobody wants the files
@@ -173,7 +174,8 @@ def main() -> int:
     for path in options.models:
         found = report["models"][path.stem] = measure(path, options.strategy, options.profile, options.rounds)
         for way, row in found.items():
-            print(f"{path.stem:18} {way:20} {row['waits']:6.1f} {row['gap_p50_us']:8.1f} {row['gap_p99_us']:8.1f} {row['idle_us']:8.0f} {row['run_ms']:8.2f}"
+            print(f"{path.stem:18} {way:20} {row['waits']:6.1f} {row['gap_p50_us']:8.1f} {row['gap_p99_us']:8.1f} {row['idle_us']:8.0f} "
+                  f"{row['run_ms']:8.2f}"
                   f"  {found[NAIVE]['idle_us'] / max(row['idle_us'], 1e-9):.2f} times less", flush=True)
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))

@@ -11,7 +11,8 @@ from coexec.devices.opencl.device import OpenCLDevice
 
 def _variants() -> list[tuple[str, str]]:
     specs = [s.strip() for s in settings.get("test_devices").split(",") if s.strip()] or [settings.get("opencl")]
-    return [(spec, sharing) for spec in specs for sharing in open_device(spec).facts.sharing if sharing in ("svm", "copy")]  # test_sharing.py has the others
+    # test_sharing.py has the other ways of sharing
+    return [(spec, sharing) for spec in specs for sharing in open_device(spec).facts.sharing if sharing in ("svm", "copy")]
 
 
 @pytest.fixture(scope="session", params=_variants(), ids=lambda v: f"{v[0] or 'default'}-{v[1]}")

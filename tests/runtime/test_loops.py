@@ -24,7 +24,8 @@ def looping(trips: int | None, constant: bool = False, nested: bool = False) -> 
 
     body = helper.make_graph(
         [helper.make_node("Add", ["v", "one"], ["w"]), helper.make_node("Identity", ["go"], ["on"])], "body",
-        [info("i", TensorProto.INT64), info("go", TensorProto.BOOL), info("v", TensorProto.FLOAT)], [info("on", TensorProto.BOOL), info("w", TensorProto.FLOAT)],
+        [info("i", TensorProto.INT64), info("go", TensorProto.BOOL), info("v", TensorProto.FLOAT)],
+        [info("on", TensorProto.BOOL), info("w", TensorProto.FLOAT)],
         [numpy_helper.from_array(np.float32(1), "one")])
     inputs = ["m" if trips is not None else "", "true", "c" if constant else "x"]
     nodes = [helper.make_node("Loop", inputs, ["l"], name="spin", body=body)]
@@ -32,7 +33,8 @@ def looping(trips: int | None, constant: bool = False, nested: bool = False) -> 
         branch = helper.make_graph(nodes, "then", [], [info("l", TensorProto.FLOAT)])
         other = helper.make_graph([helper.make_node("Identity", ["x"], ["e"])], "else", [], [info("e", TensorProto.FLOAT)])
         nodes = [helper.make_node("If", ["yes"], ["l"], name="spin", then_branch=branch, else_branch=other)]
-    weights = [numpy_helper.from_array(np.int64(trips or 0), "m"), numpy_helper.from_array(np.array(True), "true"), numpy_helper.from_array(np.float32(2), "c")]
+    weights = [numpy_helper.from_array(np.int64(trips or 0), "m"), numpy_helper.from_array(np.array(True), "true"),
+               numpy_helper.from_array(np.float32(2), "c")]
     inputs = [info("x", TensorProto.FLOAT), *([info("yes", TensorProto.BOOL)] if nested else [])]
     graph = helper.make_graph([*nodes, helper.make_node("Add", ["l", "x"], ["y"])], "g", inputs, [info("y", TensorProto.FLOAT)], weights)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -67,6 +69,6 @@ def test_a_loop_that_ends_is_not_touched():
 
 def test_the_command_says_so_in_one_line(tmp_path):
     onnx.save(looping(None), tmp_path / "m.onnx")
-    done = subprocess.run([sys.executable, "-m", "coexec", "run", "m.onnx", "--random", "--strategy", "cpu"], cwd=tmp_path, capture_output=True, text=True,
-                          timeout=60, env={**os.environ, "PYTHONPATH": os.getcwd(), "COEXEC_LOOP_TIMEOUT": "0.5"})
+    done = subprocess.run([sys.executable, "-m", "coexec", "run", "m.onnx", "--random", "--strategy", "cpu"], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=60, env={**os.environ, "PYTHONPATH": os.getcwd(), "COEXEC_LOOP_TIMEOUT": "0.5"})
     assert done.returncode == 6 and done.stderr.count("\n") == 1 and "spin" in done.stderr and "Traceback" not in done.stderr, done.stderr

@@ -54,7 +54,8 @@ class OpenCLDevice(Device):
             _contexts[device.int_ptr] = cl.Context([device])
         self.context = _contexts[device.int_ptr]
         if not works(device, self.context, self.sharing):
-            raise UsageError(f"{self.facts.name} cannot share memory that way", found=f"{self.sharing}: what one side writes does not reach the other",
+            raise UsageError(f"{self.facts.name} cannot share memory that way",
+                             found=f"{self.sharing}: what one side writes does not reach the other",
                              hint="COEXEC_SHARING=copy works everywhere")
 
     def used_by(self, sharing: str = "", waiting: str = "", cores: Iterable[int] = ()) -> Device:
