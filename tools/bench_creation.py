@@ -4,7 +4,8 @@
 Every model gets a process of its own in which ONNX Runtime and coexec make sessions in turn, so that a slow minute of the machine meets
 all of them; figures are medians. Caches are warm: a first, unmeasured session of each kind comes before (its time is printed as `first`).
 Memory is measured in processes that make one session and run it: `peak` is the largest resident set less what it was after a session of
-one small convolution (imports, drivers), `planned` is what the session knows of: activations, scratch memory and packed weights (those that both devices read once).
+one small convolution (imports, drivers), `planned` is what the session knows of: activations, scratch memory and packed weights,
+those that both devices read counted once.
 
     python tools/bench_creation.py models/vgg16.onnx models/resnet50.onnx
     python tools/bench_creation.py --models-dir models --rounds 7 --json creation.json

@@ -377,5 +377,4 @@ def activation_defines(activation: Activation | None, dtype: Any = np.float32) -
     if activation.kind == "Clip":  # min(max(x, lo), hi): hi wins where they cross
         alpha = min(alpha, beta)
     number = np.float64 if np.dtype(dtype) == np.float64 else np.float32
-    kind = "GELU64" if activation.kind == "Gelu" and number is np.float64 else activation.kind.upper()
-    return {f"ACT_{kind}": 1, "ACT_ALPHA": number(alpha), "ACT_BETA": number(beta)}
+    return {f"ACT_{activation.kind.upper()}": 1, "ACT_ALPHA": number(alpha), "ACT_BETA": number(beta)}

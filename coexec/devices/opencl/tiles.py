@@ -11,8 +11,9 @@ from ..base import DeviceFacts
 @dataclass(frozen=True)
 class Tiles:
     """`panel` kernels (one work-item owns a core): a register tile of `rows` rows by `vectors` vectors of `width` elements (0: by shape, as
-    many as `registers` hold; rows alone may be given), panels of at most `panel_bytes`, strips of `strip_bytes` (both are to stay in cache), weights fetched
-    `ahead` elements before their use; `local_bytes` is how much local memory they may take, 0 where panels do not suit the device.
+    many as `registers` hold; rows alone may be given), panels of at most `panel_bytes`, strips of `strip_bytes` (both are to stay in
+    cache), weights fetched `ahead` elements before their use; `local_bytes` is how much local memory they may take, 0 where
+    panels do not suit the device.
     `tiled` kernels (work-groups share local memory): blocks of `block_rows` x `block_columns`, `item_rows` x `item_columns` a work-item,
     `block_depth` deep; a depthwise work-item makes `item_width` outputs. `fma`: 1 calls fma(), 0 leaves a * b + c to the compiler, -1 does
     what the driver says is fast. `method`: a convolution's or a product's method, "" for the one that is usually fastest.
