@@ -11,9 +11,9 @@ from coexec.devices.registry import find_devices
 from coexec.devices.timed import Stretch, Timer
 from coexec.errors import UsageError
 from coexec.profiling import rounds
-from coexec.profiling.measure import with_constants
+from coexec.profiling.measure import Bench, with_constants
 from coexec.profiling.rounds import NoClock, Round
-from coexec.profiling.run import profile_devices, read_steady, time_round
+from coexec.profiling.run import profile_devices, read_steady, time_round, together
 from coexec.profiling.sampler import SHAPES, whole_of
 from coexec.profiling.steady import BLOCK, REMEMBERED_S, Steadiness, facts_of, good_moment
 from coexec.regions import Region
@@ -134,3 +134,11 @@ def test_pieces_read_only_their_own_part():
     with Round(cpu, [(node, upper), (node, Region.whole(node.output.shape))]) as company:
         piece, whole = company.time()
     assert piece.median_us < 0.8 * whole.median_us
+
+
+def test_how_much_two_units_take_from_one_another_is_a_ratio_of_like_timings():
+    """Null devices take nothing from one another."""
+    devices = [NullDevice(name, lambda node, region: 0.5e-3, asynchronous=name == "gpu") for name in ("cpu", "gpu")]
+    (node, region), = samples("elementwise")
+    with Bench(devices[0], node, region) as cpu, Bench(devices[1], node, region) as gpu:
+        assert together(cpu, gpu, 500.0) == pytest.approx((1.0, 1.0), rel=0.15)
