@@ -21,7 +21,7 @@ from tests.partition.boards import board
 def mine(tmp_path_factory):
     """A profile of this machine's CPU, measured in a few seconds, and its table beside it."""
     path = tmp_path_factory.mktemp("verbs") / "mine.yaml"
-    assert main(["profile", "-q", "--gpu", "none", "--time-budget", "6s", "-o", str(path)]) == 0
+    assert main(["profile", "-q", "--gpu", "none", "--time-budget", "20s", "-o", str(path)]) == 0
     return path
 
 

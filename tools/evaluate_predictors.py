@@ -4,7 +4,8 @@
 
 Prints, per unit, how many predictions lie within 5, 10 and 15 %, the mean error, and the noise floor (how often a second measurement of
 the same kernel lies within 10 % of the first); what others predict by (FLOPs-linear, CoDL's linear form, a forest per kernel, extra-trees),
-fitted to the measurements beside the profile, on the same operators (those whose very shape was sampled are left out); how long fitting takes; the worst kernels and operators; and whole
+fitted to the measurements beside the profile, on the same operators (those whose very shape was sampled are left out); how long fitting
+takes; the worst kernels and operators; and whole
 models, predicted and measured, under the plans of strategies cpu, gpu and coexec. The models are those of tools/make_models.py.
 """
 

@@ -104,6 +104,8 @@ class Round:
         try:
             made = self._turn(node, region, rng)
             self.queue.seal()
+            for touch in made.touches:  # memory may hold anything, and an index that is none must not be read
+                touch.start().wait() if isinstance(touch, Kernel) else touch()
             made.kernel.start().wait()  # by itself: if it never ends, or ends the process, it is known which one it was
             return made
         except DeviceError as error:  # one kernel that a driver cannot build must not cost the others

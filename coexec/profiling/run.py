@@ -21,7 +21,7 @@ import numpy as np
 from ..cost.compose import ALONE
 from ..cost.features import family
 from ..cost.kernels import bound_by
-from ..devices.base import Device, Handshake, TensorView
+from ..devices.base import Device, Event, Handshake, TensorView
 from ..devices.cores import biggest, usable
 from ..errors import DeviceError, UsageError
 from ..graph.ir import Node, TensorType, Value
@@ -59,7 +59,9 @@ MANY_ROWS = 1500
 #: Shares of the budget after which fits are made, so that what is predicted badly is sampled more.
 LOOKS = (0.3, 0.5, 0.7)
 #: The share of the budget from which on kernels are timed beside a busy other unit.
-BESIDE = 0.9
+BESIDE = 0.85
+#: How often a pair of kernels is timed, apart and together.
+PAIR_TURNS = 5
 #: An operator of which so many kernels hung or crashed the driver is not run on that GPU.
 MOST_LOST = 3
 #: Fewer rows are no profile after an interruption.
@@ -281,12 +283,12 @@ class Campaign:
         try:
             with Bench(self.devices["cpu"], node, ours[0].region, self.threads["cpu"], copies=copies_for(node, ours[0].region, cache)) as cpu, \
                     Bench(self.devices["gpu"], other, theirs[0].region, copies=copies_for(other, theirs[0].region, cache)) as gpu:
-                cpu_us, gpu_us = together(cpu, gpu, theirs[2].latency_us)
+                cpu_ratio, gpu_ratio = together(cpu, gpu, theirs[2].latency_us)
         except DeviceError as error:
             log.warning("%s; left out of the profile", error)
             return []
-        return [replace(ours[1], busy_other=1, latency_us=round(cpu_us, 3), spread_us=None, count=None),
-                replace(theirs[2], busy_other=1, latency_us=round(gpu_us, 3), spread_us=None, count=None)]
+        return [replace(ours[1], busy_other=1, latency_us=round(ours[1].latency_us * cpu_ratio, 3), spread_us=None, count=None),
+                replace(theirs[2], busy_other=1, latency_us=round(theirs[2].latency_us * gpu_ratio, 3), spread_us=None, count=None)]
 
     def of(self, unit: str) -> list[Measurement]:
         """The rows of a unit; those of the CPU with that unit's number of threads."""
@@ -396,29 +398,43 @@ def row_of(unit: str, device: Device, sample: Sample, threads: int, implementati
 
 
 def together(cpu: Bench, gpu: Bench, gpu_us: float) -> tuple[float, float]:
-    """Microseconds of one CPU and one GPU kernel while both units work all the time."""
-    many = max(2, int(15e3 / max(gpu_us, 1.0)))
+    """How many times as long one CPU and one GPU kernel take while both units work all the time: the median of a few turns.
+
+    By itself and in company each is repeated in the same way, in turns, so that nothing else makes the difference.
+    """
+    many = max(2, int(10e3 / max(gpu_us, 1.0)))
     found = []
+
+    def start() -> Event:
+        turns = len(gpu.kernels)
+        for turn in range(many):
+            event = gpu.kernels[turn % turns].start()
+        gpu.queue.flush()
+        return event
+
     cpu.queue.begin_run()
     try:
-        for _ in range(3):
-            begun, count, turns = time.perf_counter(), 0, len(gpu.kernels)
-            for turn in range(many):
-                event = gpu.kernels[turn % turns].start()
-            gpu.queue.flush()
-            started = time.perf_counter()
+        for _ in range(PAIR_TURNS):
+            begun = time.perf_counter()
+            start().wait()
+            gpu_alone, begun, count = time.perf_counter() - begun, time.perf_counter(), 0
+            while time.perf_counter() - begun < gpu_alone or not count:
+                cpu.run()
+                count += 1
+            cpu_alone, begun, count = (time.perf_counter() - begun) / count, time.perf_counter(), 0
+            event, started = start(), time.perf_counter()
             while not event.done:
                 cpu.run()
                 count += 1
             ended = time.perf_counter()
             event.wait()
             if count:
-                found.append(((ended - started) / count * 1e6, (ended - begun) / many * 1e6))
+                found.append(((ended - started) / count / cpu_alone, (ended - begun) / gpu_alone))
     finally:
         cpu.queue.end_run()
     if not found:
         raise DeviceError("the GPU was done before the CPU began", where=gpu.device.facts.name)
-    return tuple(np.min(found, axis=0).tolist())  # type: ignore[return-value]
+    return tuple(np.median(found, axis=0).tolist())  # type: ignore[return-value]
 
 
 def board_facts(device: Device) -> dict[str, float]:

@@ -174,13 +174,15 @@ def judge(samples: Iterable[Sample]) -> dict[str, Any]:
 def baselines(samples: Sequence[Sample], rows: Sequence[Measurement], profile: DeviceProfile) -> dict[str, dict[str, Any]]:
     """By the name of a baseline, `judge`'s figures of the same samples, predicted by it after seeing the profile's own `rows`.
 
-    rows: what the profile was fitted to; of the CPU those with the profile's threads, so that all see equally many.
+    rows: what the profile was fitted to; of the CPU those with the profile's threads, so that all see equally many. Operators of types
+    that it has no row of are spared them.
     """
     found: dict[str, dict[str, Any]] = {}
     for name in BASELINES:
         guessed: list[Sample] = []
         for unit in ("cpu", "gpu"):
-            mine = [s for s in samples if s.unit == unit]
+            known = {r.op_type for r in rows}
+            mine = [s for s in samples if s.unit == unit and s.op_type in known]
             seen = one_device([r for r in rows if r.unit == unit and not r.busy_other
                                and (unit == "gpu" or not profile.cpu.threads or r.threads == profile.cpu.threads)])
             if mine and seen:

@@ -10,10 +10,11 @@ from coexec.devices.null.device import NullDevice
 from coexec.devices.registry import find_devices
 from coexec.devices.timed import Stretch, Timer
 from coexec.errors import UsageError
+from coexec.graph.ir import Node, TensorType, Value, constant
 from coexec.profiling import rounds
-from coexec.profiling.measure import with_constants
+from coexec.profiling.measure import Bench, with_constants
 from coexec.profiling.rounds import NoClock, Round
-from coexec.profiling.run import profile_devices, read_steady, time_round
+from coexec.profiling.run import profile_devices, read_steady, time_round, together
 from coexec.profiling.sampler import SHAPES, whole_of
 from coexec.profiling.steady import BLOCK, REMEMBERED_S, Steadiness, facts_of, good_moment
 from coexec.regions import Region
@@ -134,3 +135,23 @@ def test_pieces_read_only_their_own_part():
     with Round(cpu, [(node, upper), (node, Region.whole(node.output.shape))]) as company:
         piece, whole = company.time()
     assert piece.median_us < 0.8 * whole.median_us
+
+
+def test_how_much_two_units_take_from_one_another_is_a_ratio_of_like_timings():
+    """Null devices take nothing from one another."""
+    devices = [NullDevice(name, lambda node, region: 0.5e-3, asynchronous=name == "gpu") for name in ("cpu", "gpu")]
+    (node, region), = samples("elementwise")
+    with Bench(devices[0], node, region) as cpu, Bench(devices[1], node, region) as gpu:
+        assert together(cpu, gpu, 500.0) == pytest.approx((1.0, 1.0), rel=0.15)
+
+
+def test_indices_are_there_before_a_kernel_first_runs():
+    """What lay in that memory before is no index."""
+    floats = TensorType(np.dtype(np.float32), (50, 8))
+    index = Value("i", TensorType(np.dtype(np.int64), (4,)))
+    gather = Node("Gather", (constant("w", np.ones((50, 8), np.float32)), index), (Value("y", TensorType(floats.dtype, (4, 8))),), {"axis": 0},
+                  name="gather")
+    relu = Node("Relu", (Value("x", floats),), (Value("z", floats),), name="relu")
+    for device in find_devices().values():
+        with Round(device, [(relu, Region.whole((50, 8))), (gather, Region.whole((4, 8))), (relu, Region.whole((50, 8)))]) as company:
+            assert all(t is None or t.median_us > 0 for t in company.time(seconds_each=0.0))
