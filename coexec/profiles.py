@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -136,6 +136,13 @@ class DeviceProfile:
         if found is None:
             raise ProfileMismatch(f"the profile has no '{name}'", where=self.name, expected=" or ".join(u for u, known in units.items() if known))
         return found
+
+    def with_threads(self, threads: int) -> DeviceProfile:
+        """As a session sees it whose CPU pool has that many threads, with and without a GPU beside it: the section measured with that many, or
+        with the nearest number. 0, the pool's own choice: the profile itself."""
+        if not threads or self.cpu_alone is None:
+            return self
+        return replace(self, cpu=min(self.cpu, self.cpu_alone, key=lambda section: abs(section.threads - threads)), cpu_alone=None)
 
     @property
     def digest(self) -> str:

@@ -100,6 +100,8 @@ define("little_cores", None, _cores, "Cores of a second cluster, as 0-3 or 0,1,4
 define("sharing", "", str, "How the CPU and the GPU share activations: svm or copy. Default: the fastest the device has.")
 define("handshake", False, _flag, "1 keeps the CPU and the GPU of every plan in step by words in shared memory, where the device can, not by the driver's events: "
        "quicker where each has a core to itself, slower on a machine that is busy with something else.")
+define("poll_us", 1000, _count, "Microseconds that a wait for the GPU looks at its event before the thread goes to sleep, from which it would be woken late. "
+       "0 sleeps at once, as is done where an emulated GPU has no core of its own.")
 define("timeout", 10.0, _seconds, "Seconds after which a run that the GPU takes part in is called hung, unless its predicted time is long; the CPU then goes on "
        "alone. 0 waits for ever and saves the hand-over to the thread that is watched, some 70 us a run (opt-mnist, two cores).")
 define("self_test", True, _flag, "0 leaves out the small convolution that every GPU is tried on before a process uses it.")

@@ -4,7 +4,7 @@
 Every model gets a process of its own in which ONNX Runtime and coexec make sessions in turn, so that a slow minute of the machine meets
 all of them; figures are medians. Caches are warm: a first, unmeasured session of each kind comes before (its time is printed as `first`).
 Memory is measured in processes that make one session and run it: `peak` is the largest resident set less what it was after a session of
-one small convolution (imports, drivers), `planned` is what the session knows of: activations, scratch memory and packed weights.
+one small convolution (imports, drivers), `planned` is what the session knows of: activations, scratch memory and packed weights (those that both devices read once).
 
     python tools/bench_creation.py models/vgg16.onnx models/resnet50.onnx
     python tools/bench_creation.py --models-dir models --rounds 7 --json creation.json
@@ -66,7 +66,7 @@ def watched() -> Iterator[Phases]:
 
     phases = Phases()
     places = [(session, "load", "parse"), (session, "bind", "passes"), (session.InferenceSession, "_planned", "plan"), (Packs, "finish", "pack"),
-              (host, "_filled", "pack"), (session, "PreparedRun", "compile")]
+              (host, "_filled", "pack"), (host, "once", "pack"), (session, "PreparedRun", "compile")]
     before = [getattr(owner, name) for owner, name, _ in places]
     for (owner, name, phase), function in zip(places, before):
         setattr(owner, name, phases.of(phase, function))
@@ -157,10 +157,12 @@ def measure_memory(path: str, strategy: str) -> dict:
     session.run(None, random_feeds(path))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     prepared = session._ready
-    weights = {"cpu": prepared.queues["cpu"].scratch_bytes}
+    cpu = prepared.queues["cpu"]
+    weights = {"cpu": cpu.scratch_bytes}
     if "gpu" in prepared.queues:
-        queue = prepared.queues["gpu"]
-        weights["gpu"] = sum(buffer.size for (owner, mine), buffer in queue._constants.values() if mine is not owner) + queue.scratch.nbytes
+        queue, both = prepared.queues["gpu"], {id(packed) for packed in cpu._packs.held}
+        own = (buffer.size for (owner, mine), buffer in queue._constants.values() if mine is not owner and id(owner) not in both)
+        weights["gpu"] = sum(own) + queue.scratch.nbytes
     return {"peak_bytes": peak - before, "activations_bytes": session.peak_memory_bytes, "weights_bytes": weights, "first_ms": took,
             "planned_bytes": session.peak_memory_bytes + sum(weights.values())}
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from .. import settings
 from ..cost.corrections import Corrections
 from ..devices.base import Device
 from ..devices.registry import find_devices, session_threads
@@ -27,25 +28,28 @@ def resolve_profile(profile: DeviceProfile | str | None) -> DeviceProfile | None
 
 
 def plan(source: Any, *, profile: DeviceProfile | str | None = None, strategy: str = "coexec", shapes: Shapes | None = None,
-         force: Mapping[str, str] | None = None, devices: Mapping[str, Device] | None = None) -> Plan:
+         force: Mapping[str, str] | None = None, devices: Mapping[str, Device] | None = None, threads: int = 0) -> Plan:
     """A plan for a model. Without a profile, this machine's is used (made quickly if there is none); with one, no device is touched.
 
     Raises ModelError, ProfileMismatch, NoDevice (strategy `gpu` without a GPU), UsageError.
     """
     graph = load(source)
-    return plan_prepared(bind(graph, default_shapes(graph, shapes)), profile=profile, strategy=strategy, force=force, devices=devices)
+    return plan_prepared(bind(graph, default_shapes(graph, shapes)), profile=profile, strategy=strategy, force=force, devices=devices, threads=threads)
 
 
 def plan_prepared(graph: Graph, *, profile: DeviceProfile | str | None = None, strategy: str = "coexec",
                   force: Mapping[str, str] | None = None, devices: Mapping[str, Device] | None = None,
-                  corrections: Corrections | None = None) -> Plan:
-    """`plan` for a graph that `bind` has prepared already; `corrections` are what its runs have shown."""
+                  corrections: Corrections | None = None, threads: int = 0) -> Plan:
+    """`plan` for a graph that `bind` has prepared already; `corrections` are what its runs have shown, `threads` what the CPU's pool will have
+    (0: its own choice)."""
     partitioner = parse_strategy(strategy)
     found = resolve_profile(profile)
     if found is None and devices is None:
         devices = find_devices(need_gpu=partitioner.needs_gpu)
     if found is None and partitioner.needs_profile:
         found = cached_profile(devices=devices)
+    if found is not None:
+        found = found.with_threads(threads or settings.get("threads"))
     gpu = (devices or {}).get("gpu")
     supports = None if devices is None or not partitioner.uses_gpu else (gpu.declines if gpu is not None else lambda node: "there is no GPU")
     started = time.perf_counter()

@@ -30,6 +30,7 @@ from ..partition.plan import Plan, pieces
 from ..profiles import DeviceProfile
 from ..report.timing import interleave
 from ..runtime.executor import PreparedRun
+from ..runtime.schedule import HOST
 from ..runtime.trace import Trace
 from ..runtime.traced import run_traced
 from .planning import plan_prepared
@@ -61,7 +62,8 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
 
     `feeds` are inputs to measure with. `threads` 0: as many as a session would take. Raises what preparing the first plan raises.
     """
-    asked = {"profile": profile, "force": force, "devices": devices}
+    profile = profile.with_threads(threads or settings.get("threads"))
+    asked = {"profile": profile, "force": force, "devices": devices, "threads": threads}
     steps = ROUNDS + 3
     tell = progress or (lambda done, total, what: None)
 
@@ -73,12 +75,18 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
     best, tried = Candidate(strategy, latest, None), [Candidate(strategy, latest, None)]
     running, corrections, costs = prepare(latest), Corrections(), CostModel(profile)
 
+    def how(plan: Plan) -> tuple:
+        return plan.partitions, plan.counters, plan.band_bytes
+
     def challenge(name: str, plan: Plan) -> None:
         nonlocal best, running
-        if (plan.partitions, plan.counters) == (best.plan.partitions, best.plan.counters):
+        if how(plan) == how(best.plan):
             return
         challenger = prepare(plan)
         if plan.counters and challenger.handshake is None:  # the device has none, and runs as before
+            challenger.close()
+            return
+        if plan.band_bytes and len(challenger.steps) == len(running.steps):  # nothing lies between its pieces that is too large
             challenger.close()
             return
         defender_ms, challenger_ms = _compare(running, challenger, feeds)
@@ -112,6 +120,10 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
                 challenge(f"{strategy}, corrected, in step by counters", replace(again, counters="gpu" in again.devices))
                 if "gpu" in best.plan.devices and not best.plan.counters:
                     challenge(f"{best.name}, in step by counters", replace(best.plan, counters=True))
+        cache = int(profile.cpu.facts.get("l2_bytes", 0))
+        if cache and HOST in best.plan.devices:
+            tell(steps - 1, steps, "band by band")
+            challenge(f"{best.name}, band by band", replace(best.plan, band_bytes=cache))
         if best.latency_ms is None:
             best = replace(best, latency_ms=_time(running, feeds))
     finally:

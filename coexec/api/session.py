@@ -268,7 +268,8 @@ class InferenceSession:
             return made
         with phase(self._trace, "plan", strategy=self.strategy):
             known = remembered(graph, self._profile, self.devices, self.options.intra_op_num_threads) if own else None
-            return known or plan_prepared(graph, profile=self._profile, strategy=self.strategy, force=self.options.force, devices=self.devices)
+            return known or plan_prepared(graph, profile=self._profile, strategy=self.strategy, force=self.options.force, devices=self.devices,
+                                          threads=self.options.intra_op_num_threads)
 
     def _verified(self, graph: Graph, feeds: Mapping[str, Any] | None) -> Plan | None:
         """The plan that measurement kept; None, with a warning, where made-up inputs do not run, or a device fails."""

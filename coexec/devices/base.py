@@ -175,6 +175,9 @@ class Queue(ABC):
     def end_run(self) -> None:
         """Ends what `begin_run` began, however the run ended."""
 
+    def expect_reference(self) -> None:
+        """Called before the first run where the host also computes nodes by their reference, beside this queue's kernels."""
+
     def flush(self) -> None:
         """Makes sure that started work begins; does not wait."""
 

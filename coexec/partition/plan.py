@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,8 @@ class Plan:
 
     `chains` are runs of nodes between two waits. `shapes` are the input shapes it was made for. `measured_ms` is the lower quartile of
     runs on the machine where it was checked, None where it was not. `counters`: CPU and GPU are kept in step by words in shared
-    memory, where the device can, not by the driver's events.
+    memory, where the device can, not by the driver's events. `band_bytes`: chains of CPU pieces with larger maps than this between them
+    run band by band of rows, so that the maps stay in a cache of that size; 0: piece by piece.
     `board`: the names of the units that it was
     made for, where it was made from a profile. `gap`: no plan of those that the strategy could choose from is better by more than this share
     (0: it is the best of them; None: not known). `energy_mj` and `memory_bytes` are modelled, not measured.
@@ -82,6 +84,7 @@ class Plan:
     planning_ms: float | None = None
     measured_ms: float | None = None
     counters: bool = False
+    band_bytes: int = 0
     board: Mapping[str, str] = field(default_factory=dict)
     objective: str = "latency"
     gap: float | None = None
@@ -99,7 +102,7 @@ class Plan:
             object.__setattr__(self, "_index", cached)
         return cached
 
-    @property
+    @cached_property
     def devices(self) -> frozenset[str]:
         """Every device that computes something."""
         return frozenset(d for p in self.partitions for d in p.devices)
@@ -117,6 +120,7 @@ class Plan:
             "planning_ms": self.planning_ms,
             "measured_ms": self.measured_ms,
             "counters": self.counters,
+            "band_bytes": self.band_bytes,
             "board": dict(self.board),
             "objective": self.objective,
             "gap": self.gap,
@@ -178,11 +182,15 @@ class Plan:
         shapes = top.get("shapes") if isinstance(top.get("shapes"), dict) else {}
         chains = top.get("chains") if isinstance(top.get("chains"), list) else []
         board = top.get("board") if isinstance(top.get("board"), dict) else {}
+        band_bytes = top.get("band_bytes", 0)
+        if type(band_bytes) is not int or band_bytes < 0:
+            raise PlanMismatch("key 'band_bytes' is wrong", where=where, found=repr(band_bytes), expected="a whole number, at least 0")
         return cls(
             top["model"], top["model_digest"], top["strategy"], tuple(partitions), str(top.get("profile", "")),
             tuple(tuple(map(str, c)) for c in chains if isinstance(c, list)),
             {str(k): tuple(v) for k, v in shapes.items() if isinstance(v, list)}, _number(top.get("predicted_ms")), _number(top.get("planning_ms")),
             _number(top.get("measured_ms")), top.get("counters") is True,
+            band_bytes,
             board={str(k): str(v) for k, v in board.items()}, objective=str(top.get("objective", "latency")), gap=_number(top.get("gap")),
             energy_mj=_number(top.get("energy_mj")), memory_bytes=None if (nbytes := _number(top.get("memory_bytes"))) is None else int(nbytes),
         )

@@ -19,9 +19,8 @@ from ..ops.fallback import is_fallback
 from ..partition.halos import keep_halos
 from ..partition.plan import Plan, on_one_device
 from ..regions import Region
-from .hazards import guard
-from .memory import MemoryPlan, plan_memory
-from .schedule import HOST, Alias, Dynamic, Flush, Join, Move, Start, Step, Wait, schedule
+from .order import steps_of
+from .schedule import HOST, Alias, Dynamic, Flush, Join, Move, Start, Step, Wait
 from .trace import Trace, phase
 from .weave import Hear, Sync, Tell, WovenStep, weave
 
@@ -70,9 +69,7 @@ class PreparedRun:
         trace = self.trace
         with phase(trace, "schedule"):
             self.asynchronous = frozenset(name for name, device in self.devices.items() if device.asynchronous and name in plan.devices)
-            steps = schedule(self.graph, plan, self.asynchronous)
-            self.memory: MemoryPlan = plan_memory(self.graph, steps)
-            self.steps: list[Step] = guard(steps, self.memory)
+            self.steps, self.memory = steps_of(self.graph, plan, self.asynchronous)
         limit = settings.get("memory_limit")
         if limit and self.memory.nbytes > limit:
             raise MemoryLimit("the activations need more memory than the limit", where=self.graph.name, found=f"{self.memory.nbytes} bytes",
@@ -140,6 +137,7 @@ class PreparedRun:
             case Join():
                 return None
             case Dynamic(node=node):
+                self.queues[HOST].expect_reference()
                 return lambda: self._dynamic(node)
         raise AssertionError(step)
 

@@ -17,7 +17,7 @@ from .schedule import HOST, Alias, Dynamic, Flush, Join, Move, Start, Step, Wait
 
 def guard(steps: Sequence[Step], memory: MemoryPlan) -> list[Step]:
     """The steps with those waits put in, and `Start.after` counted anew."""
-    owner = _owners(steps)
+    owner = owners(steps)
     pending: dict[str, list[tuple[int, int, int, Value]]] = {}  # device -> (piece, first byte, last byte + 1, whose), in order
     out: list[Step] = []
     moved_to: list[int] = []  # where each step lies now
@@ -73,7 +73,7 @@ def _written(step: Step) -> Iterator[tuple[str, Value]]:
             yield HOST, value
 
 
-def _owners(steps: Sequence[Step]) -> dict[Value, Value]:
+def owners(steps: Sequence[Step]) -> dict[Value, Value]:
     """Whose memory a value lies in, where it is not its own: pieces of one value are told apart by `schedule` itself."""
     root: dict[Value, Value] = {}
     for step in steps:

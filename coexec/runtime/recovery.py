@@ -164,8 +164,7 @@ def has_nan(arrays: Iterable[Any]) -> bool:
     """True where a floating-point array holds a NaN: a minimum is one where any element is, and is found at the memory's speed."""
     for array in arrays:
         if isinstance(array, np.ndarray) and array.dtype.kind == "f" and array.size:
-            with np.errstate(invalid="ignore"):
-                least = np.minimum.reduce(array, axis=None)
+            least = array.min()
             if least != least:
                 return True
     return False

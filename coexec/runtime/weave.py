@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..graph.ir import Value
+from .hazards import owners
 from .memory import MemoryPlan
-from .schedule import Alias, Dynamic, Flush, Join, Move, Start, Step, Wait
+from .schedule import Alias, Dynamic, Flush, Move, Start, Step, Wait
 
 #: How many pieces the device's queue is filled ahead of the host: enough that it never runs empty, few enough that the host soon begins.
 AHEAD = 6
@@ -109,18 +110,7 @@ def weave(steps: Sequence[Step], memory: MemoryPlan, device: str, ahead: int = A
 
 def _host_uses(steps: Sequence[Step], memory: MemoryPlan, device: str) -> dict[int, int]:
     """For each piece of the device: the last earlier step by which the host touches other values in the memory that the piece writes."""
-    root: dict[Value, Value] = {}
-    for step in steps:
-        match step:
-            case Alias(node=node) if not node.inputs[0].is_constant:
-                root[node.output] = node.inputs[0]
-            case Join(node=node):
-                root.update({v: node.output for v in node.inputs if v is not None and v is not node.output})
-
-    def owner(value: Value) -> Value:
-        while value in root:
-            value = root[value]
-        return value
+    owner = owners(steps)
 
     def span(value: Value) -> tuple[int, int]:
         at = memory.offsets[value]
@@ -135,11 +125,11 @@ def _host_uses(steps: Sequence[Step], memory: MemoryPlan, device: str) -> dict[i
                 for value in node.outputs:
                     if value is not None and value in memory.offsets:
                         start, stop = span(value)
-                        mine = owner(value)
+                        mine = owner.get(value, value)
                         last = max([last, *(when for a, b, whose, when in used.values() if a < stop and start < b and whose is not mine)])
                 found[at] = last
             case Start(node=node) | Dynamic(node=node) | Alias(node=node):
                 for value in (*node.inputs, *node.outputs):
                     if value is not None and value in memory.offsets:
-                        used[value] = (*span(value), owner(value), at)
+                        used[value] = (*span(value), owner.get(value, value), at)
     return found

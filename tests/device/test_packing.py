@@ -1,18 +1,23 @@
 """Packed weights: every layout against its definition in NumPy, wherever the weights lie."""
 
+import weakref
+
 import numpy as np
 import pytest
+from onnx import helper, numpy_helper
 
+from coexec import InferenceSession
 from coexec.devices.cpu.matmul import pack_strips
 from coexec.devices.cpu.packing import pack, pack_filters, side_by_side, strips_of
-from coexec.devices.cpu.panels import block_depth, pack_rows
+from coexec.devices.cpu.panels import pack_rows
+from coexec.devices.cpu.shared import Packed, fill, packed_once
 from coexec.devices.cpu.simd import LANES, PANEL, ROWS
 from coexec.devices.cpu.threads import run_all
 from coexec.devices.cpu.winograd import _G
 from coexec.devices.cpu.winograd_blocks import G as BLOCK_G
-from coexec.devices.opencl.conv import pack_rows as gpu_rows
-from coexec.devices.opencl.conv import pack_winograd
+from coexec.devices.opencl import conv, host
 from coexec.devices.opencl.products import pack_columns
+from coexec.devices.registry import find_devices
 
 RNG = np.random.default_rng(1)
 
@@ -53,12 +58,11 @@ def test_strips(depth: int, columns: int, turned: bool, shift: int):
     assert np.array_equal(pack_columns(matrix, 12).reshape(-1), strips(matrix, 12))
 
 
-@pytest.mark.parametrize("m, k, unit", [(1, 1, 1), (ROWS, 192, 1), (3 * ROWS + 1, 500, 9), (5, 700, 300)])
-def test_rows_in_blocks_of_depth(m: int, k: int, unit: int):
-    stack, step = array(2, m, k, shift=3), block_depth(unit)
-    wanted = np.concatenate([strips(a[:, at:at + step].T, ROWS) for a in stack for at in range(0, k, step)])
-    assert np.array_equal(filled(pack_rows(stack, unit)), wanted)
-    assert np.array_equal(gpu_rows(stack.reshape(2 * m, k), 2, 6).reshape(-1), np.concatenate([strips(a.T, 6) for a in stack]))
+@pytest.mark.parametrize("m, k", [(1, 1), (ROWS, 192), (3 * ROWS + 1, 500), (5, 700)])
+def test_rows(m: int, k: int):
+    stack = array(2, m, k, shift=3)
+    for rows, pack_some in ((ROWS, pack_rows), (6, lambda a: host.rows(a, 6))):
+        assert np.array_equal(filled(pack_some(stack)), np.concatenate([strips(a.T, rows) for a in stack]))
 
 
 @pytest.mark.parametrize("m", [2, 4])
@@ -73,7 +77,7 @@ def test_filters(m: int, out: int, channels: int, groups: int, rows: int):
                                rtol=1e-6, atol=1e-7)
     if m == 4:
         cpu = filled(pack_filters(w, g, rows, groups))
-        assert np.array_equal(pack_winograd(w, groups, rows).reshape(-1), cpu)  # both devices multiply by the very same numbers
+        assert np.array_equal(filled(host.filters(w, conv._FILTER, rows, groups)), cpu)  # both devices multiply by the very same numbers
 
 
 @pytest.mark.parametrize("side", [5, 7, 8])
@@ -101,3 +105,51 @@ def test_what_a_task_raises_comes_out():
     with pytest.raises(ValueError, match="no"):
         run_all([fail, *(lambda i=i: done.append(i) for i in range(20))], 3)
     run_all([], 3)
+
+
+def test_what_is_packed_alike_is_packed_once():
+    w, tasks = array(20, 30), []
+
+    def make(rows: int = ROWS):
+        def pack_it():
+            tasks.append(rows)
+            return pack_rows(w, rows=rows)
+        return pack_it
+
+    first, second = (packed_once(w, "whole", ("rows", ROWS), make()) for _ in range(2))
+    other = packed_once(w, "whole", ("rows", 6), make(6))
+    assert first is second and other is not first and tasks == [ROWS, 6]
+    fill([second, other], threads=2)
+    fill([first])  # filled already: nothing is done twice
+    assert np.array_equal(first.data, strips(w.T, ROWS)) and not first.tasks
+    gone = weakref.ref(first)
+    del first, second
+    assert gone() is None  # nobody holds it
+    again = packed_once(w, "whole", ("rows", ROWS), make())
+    assert tasks[-1] == ROWS and again.tasks  # never filled, and nobody takes it for the one before
+
+
+@pytest.mark.parametrize("channels", [1, 16, 40, 64, 96, 144, 200, 1000])
+def test_strips_lie_where_the_gpu_looks_for_them(channels: int):
+    w = array(channels, 7, 1, 1)
+    found, (wide, turn, narrow) = filled(host.strips(w)), host.strip_widths(channels)
+    for m in range(channels):
+        width, start = (wide, m // wide * wide) if m < turn else (narrow, turn + (m - turn) // narrow * narrow)
+        assert np.array_equal(found[start * 7 + m - start:][:7 * width:width], w[m, :, 0, 0])
+
+
+@pytest.mark.parametrize("side, pads, size", [(1, 0, 40), (3, 1, 40), (1, 0, 14), (3, 1, 9)])
+def test_both_sides_of_a_cut_along_height_read_one_copy(side: int, pads: int, size: int):
+    devices = find_devices("")
+    if "svm" not in devices["gpu"].facts.sharing:
+        pytest.skip(f"{devices['gpu'].facts.name} cannot read the CPU's memory")
+    x, w = array(1, 128, size, size), array(256, 128, side, side)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[pads] * 4)
+    graph = helper.make_graph([node], "one", [helper.make_tensor_value_info("x", 1, x.shape)], [helper.make_tensor_value_info("y", 1, None)],
+                              [numpy_helper.from_array(w, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])
+    with InferenceSession(model, strategy="fixed:gpu=0.5,axis=height") as session, InferenceSession(model, strategy="cpu") as alone:
+        gpu, cpu = (session._ready.queues[name] for name in ("gpu", "cpu"))
+        held = [owner for (owner, _), _ in gpu._constants.values() if isinstance(owner, Packed)]
+        assert held and all(any(p is mine for mine in cpu._packs.held) for p in held)
+        np.testing.assert_allclose(session.run(None, {"x": x})[0], alone.run(None, {"x": x})[0], rtol=1e-4, atol=1e-3)

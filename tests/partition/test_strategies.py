@@ -6,6 +6,7 @@ from dataclasses import FrozenInstanceError, replace
 
 import pytest
 
+from coexec import api
 from coexec.cost.compose import CostModel
 from coexec.errors import UsageError
 from coexec.graph.ir import Node
@@ -197,3 +198,17 @@ def test_profile_is_the_only_knowledge_of_the_board():
     profile: DeviceProfile = board()
     first, second = (parse_strategy("coexec").plan(classifier(), profile) for _ in range(2))
     assert first.partitions == second.partitions, "planning is deterministic"
+
+
+def test_a_plan_for_one_cpu_thread_does_not_count_on_two():
+    """A board whose two CPU threads are faster than one and the GPU: whoever asks for one thread must get both devices."""
+    one = board(cpu_gflops=100.0, gpu_gflops=100.0, launch_us=1.0, sync_us=5.0)
+    two = board(cpu_gflops=500.0).cpu
+    both = replace(one, cpu=replace(one.cpu, threads=1), cpu_alone=two)
+    graph = classifier()
+    assert api.plan_prepared(graph, profile=both).devices == {"cpu"}
+    made = api.plan_prepared(graph, profile=both, threads=1)
+    assert made.devices == {"cpu", "gpu"}
+    assert made.predicted_ms == api.plan_prepared(graph, profile=replace(both, cpu_alone=None)).predicted_ms
+    wide = api.plan_prepared(graph, profile=replace(both, cpu=two, cpu_alone=None))
+    assert api.plan_prepared(graph, profile=both, threads=2).predicted_ms == wide.predicted_ms

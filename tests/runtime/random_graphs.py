@@ -76,7 +76,7 @@ def _positive(weights: list, rng: np.random.Generator, count: int) -> str:
 
 
 def random_plan(graph: Graph, rng: np.random.Generator, parts: int = 3, devices: tuple[str, ...] = ("cpu", "gpu")) -> Plan:
-    """Any legal plan: each node whole somewhere, or cut into up to `parts` pieces (some empty) on random devices.
+    """Any legal plan: each node whole somewhere, or cut into up to `parts` pieces (some empty) on random devices; some run in bands.
 
     With more than two devices no rows are computed twice: the devices beside the host would have one copy for all of them.
     """
@@ -97,4 +97,4 @@ def random_plan(graph: Graph, rng: np.random.Generator, parts: int = 3, devices:
             halo = (0, 0) if rng.random() < 0.5 or len(devices) > 2 else tuple(int(h) * axis.multiple for h in rng.integers(0, 4, 2))
             chosen.append(Partition(node.name, node.op_type, axis.name, (0, *cuts, axis.extent),
                                     tuple(str(rng.choice(devices)) for _ in range(count)), halo=halo))
-    return Plan("random", graph.digest, "random", tuple(chosen))
+    return Plan("random", graph.digest, "random", tuple(chosen), band_bytes=int(rng.choice([0, 1, 1024])))

@@ -7,7 +7,9 @@ from coexec.graph.onnx_import import load_model
 from coexec.graph.passes import prepare
 from coexec.ops import op_for
 from coexec.partition.plan import Plan, cut, on_one_device
+from coexec.runtime.bands import in_bands
 from coexec.runtime.hazards import guard
+from coexec.runtime.hoist import hoist
 from coexec.runtime.memory import MemoryPlan, plan_memory
 from coexec.runtime.schedule import Flush, Move, Start, Wait, schedule
 
@@ -142,3 +144,41 @@ def test_concatenations_of_one_image_cost_nothing():
 def test_concatenations_of_a_batch_are_copies():
     graph = dense(batch=2)
     assert "cpu:ab" in told(schedule(graph, plan_of(graph, *["cpu"] * 6)))
+
+
+def test_pieces_that_need_nothing_of_the_host_are_started_early():
+    graph = chain((3, 1, 1, 3))
+    half = ("height", (0, 4, 8))
+    steps = schedule(graph, plan_of(graph, half, half, half, half))
+    assert told(steps).index("cpu:c0") < told(steps).index("gpu:c1")
+    early = told(hoist(graph, steps))
+    assert early.index("gpu:c1") < early.index("cpu:c0") and early.index("gpu:c2") < early.index("cpu:c1")  # 1x1 kernels: its own rows
+    assert early.index("gpu:c3") > early.index("cpu:c2")  # a 3x3 kernel reads the host's row
+    for device in ("cpu", "gpu"):
+        assert [w for w in early if w.startswith(device)] == [w for w in told(steps) if w.startswith(device)]
+
+
+def test_what_is_started_early_still_comes_after_what_it_reads():
+    graph = chain((3, 1, 1, 3))
+    half = ("height", (0, 4, 8))
+    steps = hoist(graph, schedule(graph, plan_of(graph, half, half, half, half)))
+    for at, step in enumerate(steps):
+        if isinstance(step, Start) and step.after >= 0:
+            assert step.after < at and isinstance(steps[step.after], Start) and steps[step.after].device == "cpu"
+            assert steps[step.after].node.output in step.node.inputs
+
+
+def test_bands_compute_every_row_once_and_none_before_its_inputs():
+    graph = chain((1, 3, 1, 3), height=32)
+    steps = schedule(graph, plan_of(graph, *["cpu"] * 4))
+    banded = in_bands(steps, cache_bytes=1024)
+    assert len(banded) > 2 * len(steps)
+    written = {}
+    for step in banded:
+        needed = op_for(step.node).regions_read(step.node, step.region)[0][2]
+        source = step.node.inputs[0]
+        assert source in graph.inputs or needed.stop <= written[source], "rows are read before they are there"
+        assert step.region[2].start == written.get(step.node.output, 0), "a row is computed twice, or left out"
+        written[step.node.output] = step.region[2].stop
+    assert all(written[n.output] == 32 for n in graph.nodes)
+    assert in_bands(steps, cache_bytes=1 << 20) == steps

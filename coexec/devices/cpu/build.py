@@ -13,7 +13,7 @@ import pkgutil
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,11 @@ from ...graph.ir import Node, Value
 from ...ops.base import Op, SplitAxis
 from ...ops.fallback import is_fallback
 from ...regions import Region, even_cuts
-from .threads import Task, run_all
+from .shared import Packed, fill, packed_once
+from .threads import Task
+
+if TYPE_CHECKING:
+    from .packing import Packing
 
 
 class Program(NamedTuple):
@@ -33,6 +37,8 @@ class Program(NamedTuple):
     implementation: str
     bind: Callable[[np.ndarray], Task]
     scratch_bytes: int = 0
+    #: It may call NumPy's matrix products, whose library has threads of its own.
+    uses_blas: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +104,7 @@ class Packs:
     def __init__(self) -> None:
         self._made: dict[Hashable, tuple[Any, Any]] = {}
         self._open: list[Task] = []
+        self.held: list[Packed] = []
 
     def get(self, owner: object, key: Hashable, make: Callable[[], Any]) -> Any:
         """What `make` returned the first time this owner and key were asked for."""
@@ -106,15 +113,20 @@ class Packs:
             found = self._made[id(owner), key] = (owner, make())  # the owner is kept so that its id stays its own
         return found[1]
 
-    def later(self, packing: tuple[np.ndarray, Sequence[Task]]) -> np.ndarray:
+    def later(self, packing: Packing) -> np.ndarray:
         """The memory of a Packing, to be filled by `finish`."""
         self._open += packing[1]
         return packing[0]
 
+    def shared(self, value: Value, region: Region, layout: Hashable, make: Callable[[], Packing]) -> np.ndarray:
+        """As `later`, for that part of a constant in a layout that other queues read too: they get the same memory."""
+        self.held.append(packed_once(value.data, tuple(region), layout, make))
+        return self.held[-1].data
+
     def finish(self, threads: int) -> None:
-        """Fills what `later` was given since the last call."""
+        """Fills what `later` and `shared` were given since the last call."""
         tasks, self._open = self._open, []
-        run_all(tasks, threads)
+        fill(self.held, tasks, threads)
 
     @property
     def nbytes(self) -> int:
@@ -216,4 +228,4 @@ def generic(piece: Piece) -> Program:
                 np.copyto(into, result)
 
     dtype = next((a.dtype.name for a in outputs if a is not None), "none")
-    return Program(f"{dtype}_{node.op_type.lower()}_numpy", lambda scratch: run)
+    return Program(f"{dtype}_{node.op_type.lower()}_numpy", lambda scratch: run, uses_blas=True)

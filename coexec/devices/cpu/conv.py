@@ -112,7 +112,8 @@ def implicit(piece: Piece, case: Convolution) -> Program | None:
 
     def pack() -> tuple[np.ndarray, np.ndarray]:
         bias = None if case.bias is None else case.bias.reshape(case.group, rows)
-        return (piece.packed.later(pack_rows(case.w.reshape(case.group, rows, -1), taps)),
+        return (piece.packed.shared(case.weights, piece.regions[1], ("rows", case.group, ROWS),
+                                    lambda: pack_rows(case.w.reshape(case.group, rows, -1))),
                 np.concatenate([pack_bias(None if bias is None else bias[g], rows) for g in range(case.group)]))
 
     a, bias = piece.packed.get(case.weights, ("panels", case.cut), pack)
@@ -245,7 +246,7 @@ def conv_panels(x, a, bias, y, res, scratch, runs, g, kind, alpha, beta, low, hi
                                                 gather_row(scratch, to + runs[r], runs[r + 1], x, x_at + c * x_channel + row * x_row
                                                            + runs[r + 3] + k * dw, size, sw, runs[r + 4 + 2 * k], runs[r + 5 + 2 * k])
                                         to += width
-                        multiply_rows(vectors, a, a_group + c0 * taps * padded, depth, scratch, b_at, rows, y, y_at + start, y_channel,
+                        multiply_rows(vectors, a, a_group + c0 * taps * ROWS, ic * taps, depth, scratch, b_at, rows, y, y_at + start, y_channel,
                                       columns, bias, group * padded, 0, 1 if c0 else 0, 1 if c0 + channels == ic else 0,
                                       res, r_at + start, r_channel, kind, alpha, beta, low, high, 0)
                         start += width

@@ -80,7 +80,7 @@ def conv_shallow(x, a, bias, y, res, shifts, s, g, kind, alpha, beta, low, high)
                 while start < ow:
                     vectors = strip_vectors(ow - start)
                     width = vectors * LANES
-                    multiply_rows(vectors, a, 0, shifts.size, s, (o - first) * sh * pitch + start, oc,
+                    multiply_rows(vectors, a, 0, shifts.size, shifts.size, s, (o - first) * sh * pitch + start, oc,
                                   y, batch * y_batch + o * y_row + start, y_channel, min(width, ow - start), bias, 0, 0, 0, 1,
                                   res, batch * r_batch + o * r_row + start, r_channel, kind, alpha, beta, low, high, shifts)
                     start += width

@@ -32,18 +32,22 @@ def tile_rows(pixels: int) -> int:
     return 1 if pixels == 1 else min((ROWS, SHORT), key=lambda rows: round_up(pixels, rows))
 
 
+def suits(oc: int, pixels: int) -> bool:
+    """True where so many pixels leave less over as a tile's rows than as its vectors."""
+    padded = round_up(pixels, tile_rows(pixels)) * round_up(oc, LANES)
+    return oc >= 2 * LANES and 0 < pixels <= MOST_PIXELS and padded <= GAIN * round_up(pixels, LANES) * round_up(oc, ROWS)
+
+
 def small(piece: Piece, case: Convolution) -> Program | None:
     """One group, and less padding of pixels than the other way round has."""
     oc, ic, kh, kw = case.w.shape
     (n, _, h, w), (oh, ow) = case.x.shape, case.y.shape[2:]
     pixels, taps = oh * ow, kh * kw
-    if case.group != 1 or oc < 2 * LANES or pixels > MOST_PIXELS or case.y.strides[2] != 4 * ow and oh > 1:
+    if case.group != 1 or not suits(oc, pixels) or case.y.strides[2] != 4 * ow and oh > 1:
         return None
     if case.residual is not None and case.residual.strides[2] != 4 * ow and oh > 1:
         return None
     rows = tile_rows(pixels)
-    if round_up(pixels, rows) * round_up(oc, LANES) > GAIN * round_up(pixels, LANES) * round_up(oc, ROWS):
-        return None
     (sh, sw), (dh, dw), (top, left) = case.strides, case.dilations, case.pads
     _, x_channel, x_row, x_column = strides(case.x)
     tiles, k = -(-pixels // rows), ic * taps
@@ -58,7 +62,7 @@ def small(piece: Piece, case: Convolution) -> Program | None:
         bias = np.zeros(round_up(oc, LANES), np.float32)
         if case.bias is not None:
             bias[:oc] = case.bias
-        return piece.packed.later(pack_strips(case.w.reshape(oc, k).T)), bias
+        return piece.packed.shared(case.weights, piece.regions[1], ("strips",), lambda: pack_strips(case.w.reshape(oc, k).T)), bias
 
     b, bias = piece.packed.get(case.weights, ("small", case.cut), pack)
     strips = max(1, SUMS_BYTES // (tiles * rows * PANEL * 4))

@@ -51,7 +51,7 @@ def conv_transpose(piece: Piece) -> Program | None:
         panels = np.zeros(int(starts[-1]) + 1, np.float32)
         for (down, right), start, stop in zip(phases, starts, starts[1:]):
             part = np.ascontiguousarray(w[:, :, down][:, :, :, right].transpose(1, 0, 2, 3))
-            piece.packed.later(pack_rows(part.reshape(oc, -1), max(1, len(down) * len(right)), panels[start:stop]))
+            piece.packed.later(pack_rows(part.reshape(oc, -1), panels[start:stop]))
         return panels, pack_bias(bias, oc), starts[:-1]
 
     key = "phases", tuple((start, tuple(taps)) for axis in axes for start, taps, *_ in axis), piece.region[1]

@@ -61,7 +61,8 @@ class CpuQueue(Queue):
         self._packs = Packs()
         self._kernels: list[CpuKernel] = []
         self._scratch = [_aligned(0) for _ in range(threads)]
-        self._runs = 0
+        self._uses_blas = False
+        self._holds: list[bool] = []  # of the runs begun and not ended
         blas.libraries()
 
     def compile(self, node: Node, out_region: Region, inputs: Sequence[Operand], outputs: Sequence[TensorView | None]) -> CpuKernel:
@@ -76,6 +77,7 @@ class CpuQueue(Queue):
             programs.append(build(piece))
         kernel = CpuKernel(self, programs)
         self._kernels.append(kernel)
+        self._uses_blas |= kernel.uses_blas
         return kernel
 
     @staticmethod
@@ -108,14 +110,23 @@ class CpuQueue(Queue):
         return sum(s.nbytes for s in self._scratch) + self._packs.nbytes
 
     def begin_run(self) -> None:
-        """Called before a run of many kernels: holds BLAS to one thread once, not once per kernel."""
-        blas.acquire()
-        self._runs += 1
+        """Called before a run of many kernels: holds BLAS to one thread once, not once per kernel, and only where some kernel uses it."""
+        if self._uses_blas:
+            blas.acquire()
+        self._holds.append(self._uses_blas)
 
     def end_run(self) -> None:
         """Ends what `begin_run` began."""
-        self._runs -= 1
-        blas.release()
+        if self._holds.pop():
+            blas.release()
+
+    @property
+    def holds_blas(self) -> bool:
+        """True within a run that holds BLAS to one thread."""
+        return bool(self._holds) and self._holds[-1]
+
+    def expect_reference(self) -> None:
+        self._uses_blas = True
 
     def run(self, tasks: Sequence[Task]) -> None:
         if len(tasks) == 1:
@@ -137,13 +148,14 @@ class CpuKernel(Kernel):
     def __init__(self, queue: CpuQueue, programs: Sequence[Program]):
         self.queue, self.programs = queue, tuple(programs)
         self.tasks: list[Task] | None = None
+        self.uses_blas = any(p.uses_blas for p in programs)
         self.implementation = next((p.implementation for p in programs if p.implementation != "empty"), "empty")
 
     def start(self) -> Event:
         queue = self.queue
         if self.tasks is None:
             queue.seal()
-        if queue._runs:
+        if not self.uses_blas or queue.holds_blas:
             queue.run(self.tasks)
             return DONE
         with blas.held_to_one():

@@ -187,16 +187,16 @@ def matmul_panels(a, b, bias, y, extra, start_with, s, offsets, g, kind, alpha, 
                         pack_b(s, b_at, b, offsets[5 * i + 1] + k0 * b_row + start * b_column, b_row, b_column, depth, columns, width)
                     more = 1 if k0 or f_row >= 0 else 0
                     if a_fixed == 0 and b_fixed == 0:
-                        multiply_rows(vectors, s, a_at + k0 * padded, depth, s, b_at, m, y, y_at + start, y_row, columns,
+                        multiply_rows(vectors, s, a_at + k0 * padded, depth, depth, s, b_at, m, y, y_at + start, y_row, columns,
                                       bias, start, 1, more, last, extra, e_at + start, e_row, kind, alpha, beta, low, high, 0)
                     elif a_fixed == 0:
-                        multiply_rows(vectors, s, a_at + k0 * padded, depth, b, start * k + k0 * width, m, y, y_at + start, y_row, columns,
+                        multiply_rows(vectors, s, a_at + k0 * padded, depth, depth, b, start * k + k0 * width, m, y, y_at + start, y_row, columns,
                                       bias, start, 1, more, last, extra, e_at + start, e_row, kind, alpha, beta, low, high, 0)
                     elif b_fixed == 0:
-                        multiply_rows(vectors, a, k0 * padded, depth, s, b_at, m, y, y_at + start, y_row, columns,
+                        multiply_rows(vectors, a, k0 * ROWS, k, depth, s, b_at, m, y, y_at + start, y_row, columns,
                                       bias, start, 1, more, last, extra, e_at + start, e_row, kind, alpha, beta, low, high, 0)
                     else:
-                        multiply_rows(vectors, a, k0 * padded, depth, b, start * k + k0 * width, m, y, y_at + start, y_row, columns,
+                        multiply_rows(vectors, a, k0 * ROWS, k, depth, b, start * k + k0 * width, m, y, y_at + start, y_row, columns,
                                       bias, start, 1, more, last, extra, e_at + start, e_row, kind, alpha, beta, low, high, 0)
                     start += width
             group = stop

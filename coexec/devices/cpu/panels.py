@@ -1,7 +1,7 @@
 """Matrix products from packed panels, the tail fused in: what convolutions, Gemm and MatMul are made of.
 
-C (m x n) = A (m x k) B (k x n). A is packed once: for each block of at most DEPTH of k, panels of ROWS rows, each depth x ROWS.
-B is packed as it is needed: strips of at most PANEL columns, each depth x columns, one block of k at a time, so that a strip stays
+C (m x n) = A (m x k) B (k x n). A is packed once: panels of ROWS rows, each k x ROWS, of which a block of at most DEPTH of k is used at a
+time. B is packed as it is needed: strips of at most PANEL columns, each depth x columns, one block of k at a time, so that a strip stays
 in the first-level cache while all of A's block passes over it.
 """
 
@@ -50,14 +50,11 @@ def round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
 
 
-def pack_rows(a: np.ndarray, unit: int = 1, to: np.ndarray | None = None) -> Packing:
-    """A (m x k, or a stack of such, float32) as flat panels of ROWS rows, zero-padded; into `to`, or memory of their own.
-
-    Blocks of k hold a multiple of `unit` of it, at most DEPTH if that allows.
-    """
+def pack_rows(a: np.ndarray, to: np.ndarray | None = None, rows: int = ROWS) -> Packing:
+    """A (m x k, or a stack of such, float32) as flat panels of `rows` rows, zero-padded; into `to`, or memory of their own."""
     m, k = a.shape[-2:]
     row, column = strides(a)[-2:]
-    what = strips_of(k, m, ROWS, column, row, block_depth(unit))
+    what = strips_of(k, m, rows, column, row)
     return pack(a, what if a.ndim == 2 else side_by_side(what, a.shape[0], strides(a)[0]), column, row, to=to)
 
 
@@ -91,17 +88,17 @@ def group_end(start, columns, strips):
 
 
 @helper
-def multiply_rows(vectors, a, a_at, depth, b, b_at, m, c, c_at, c_row, columns, bias, bias_at, by_column, accumulate, last,
+def multiply_rows(vectors, a, a_at, a_deep, depth, b, b_at, m, c, c_at, c_row, columns, bias, bias_at, by_column, accumulate, last,
                   res, res_at, res_row, kind, alpha, beta, low, high, shifts):
     """One strip of one block of k: every row of A against it; the tail where the block is the last. res_row < 0: no residual.
 
-    b is packed where `shifts` is 0, else an array as multiply_tile takes it.
+    Panels of A are a_deep * ROWS elements apart. b is packed where `shifts` is 0, else an array as multiply_tile takes it.
     """
     left_over = columns - (vectors - 1) * LANES
     bias_step = 0 if by_column else 1
     for row in range(0, m, ROWS):
         left = m - row
-        at, to = a_at + row * depth, c_at + row * c_row
+        at, to = a_at + row * a_deep, c_at + row * c_row
         b_a, r_at = bias_at + row * bias_step, res_at + row * res_row
         if left == 1:
             if vectors == 3:

@@ -86,7 +86,8 @@ def winograd(piece: Piece, case: Convolution) -> Program | None:
     points, padded = (m + 2) ** 2, round_up(oc, ROWS)
 
     def pack() -> tuple[np.ndarray, np.ndarray]:
-        return piece.packed.later(pack_filters(case.w, _G[m], ROWS, points_first=True)), pack_bias(case.bias, oc)
+        return (piece.packed.shared(case.weights, piece.regions[1], ("winograd", m, 1, ROWS), lambda: pack_filters(case.w, _G[m], ROWS)),
+                pack_bias(case.bias, oc))
 
     u, bias = piece.packed.get(case.weights, ("winograd", m, case.cut), pack)
     tiles_across, tiles = -(-ow // m), -(-oh // m) * -(-ow // m)
@@ -160,7 +161,6 @@ def to_panels(s, from_at, from_step, points, count, to_at, to_step, ic, channel)
 @inlined
 def products(points, u, s, v_at, v_step, m_at, m_step, ic, oc, count, block):
     """For every point, (output channels x input channels) @ (input channels x tiles)."""
-    padded = (oc + ROWS - 1) // ROWS * ROWS
     zero = np.float32(0)
     for point in range(points):
         for start in range(0, count, PANEL):
@@ -169,9 +169,9 @@ def products(points, u, s, v_at, v_step, m_at, m_step, ic, oc, count, block):
                 depth = min(MOST_DEPTH, ic - k)
                 b = v_at + point * v_step + start * ic + k * width
                 for row in range(0, oc, ROWS):
-                    a = (point * padded + row) * ic + k * ROWS
+                    a = (row * points + point * ROWS) * ic + k * ROWS
                     c = m_at + point * m_step + row * block + start
-                    soon = a + depth * ROWS  # the next rows of weights
+                    soon = a + points * ic * ROWS  # the next rows of weights
                     if width == 3 * LANES:
                         multiply_tile(ROWS, 3, u, a, s, b, depth, s, c, block, NO_BIAS, 0, 0, 1 if k else 0, 0,
                                       NO_BIAS, 0, -1, zero, zero, ROWS, LANES, u, soon, 0)

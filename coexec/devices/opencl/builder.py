@@ -49,10 +49,11 @@ from ...ops import op_for
 from ...ops.narrow import NARROW
 from ...regions import Region
 from ..base import DeviceFacts, Operand, TensorView
-from . import program
+from . import host, program
 from .launch import Launch
 
 if TYPE_CHECKING:
+    from ..cpu.packing import Packing
     from .device import OpenCLQueue
     from .tiles import Tiles
 
@@ -293,6 +294,14 @@ class Compile:
         shape, dtype = self.queue.shapes.setdefault(name, (kept[0].shape, kept[0].dtype) if kept else None)
         return ClOperand(handle, dtype, shape, row_major(shape), 0, data)
 
+    def shared(self, index: int, layout: Hashable, pack: Callable[[np.ndarray], Packing]) -> ClOperand:
+        """As `packed`, flat, for a layout of float32 that the CPU's kernels have too: where memory is shared, both read one copy."""
+        data, region = self.node.operands[index].data, self.in_regions[index]
+        part = tuple(region)
+        made = host.once(data, part, layout, lambda: pack(data[region.slices]))
+        handle = self.queue.constant((id(data), layout, part), made if self.queue.uses(made.data) else data, lambda: made.data)
+        return ClOperand(handle, made.data.dtype, made.data.shape, (1,), 0, data)
+
     def scratch(self, shape: Sequence[int], dtype: Any = np.float32) -> ClOperand:
         """Working memory of this launch list only (other kernels of the queue use the same bytes), 64-byte aligned, not zeroed."""
         dtype = np.dtype(dtype)
@@ -368,4 +377,5 @@ def activation_defines(activation: Activation | None, dtype: Any = np.float32) -
     if activation.kind == "Clip":  # min(max(x, lo), hi): hi wins where they cross
         alpha = min(alpha, beta)
     number = np.float64 if np.dtype(dtype) == np.float64 else np.float32
-    return {f"ACT_{activation.kind.upper()}": 1, "ACT_ALPHA": number(alpha), "ACT_BETA": number(beta)}
+    kind = "GELU64" if activation.kind == "Gelu" and number is np.float64 else activation.kind.upper()
+    return {f"ACT_{kind}": 1, "ACT_ALPHA": number(alpha), "ACT_BETA": number(beta)}

@@ -87,9 +87,32 @@ def conv_shape(c: Compile) -> Shape:
 
 @builds("Conv", tail=True)
 def build(c: Compile) -> None:
-    shape, tiles = conv_shape(c), c.tiles
+    shape = conv_shape(c)
+    tiles = in_common(c, shape, c.tiles)
     method = choose(shape, tiles, c.node.attr("method") or tiles.method)
     _METHODS[method](c, shape, tiles)
+
+
+def in_common(c: Compile, s: Shape, tiles: Tiles) -> Tiles:
+    """Tiles as tall as the CPU's where that reads the same weights. Numbers of a tuner stay."""
+    rows = host.common_rows()
+    return replace(tiles, rows=rows) if not tiles.rows and s.out_channels >= rows and reads_in_common(c, s) else tiles
+
+
+def reads_in_common(c: Compile, s: Shape) -> bool:
+    """True for a piece cut along anything but channels, its weights constant, on a device that reads the host's memory."""
+    return ("svm" in c.facts.sharing and s.constant and c.region.size < c.node.output.type.size
+            and c.in_regions[1].size == c.value(1).size)
+
+
+def reads_strips(c: Compile, s: Shape, rows: int) -> bool:
+    """True where the CPU makes the other rows of a small map, and packs weights as strips of channels, whole tiles wide each."""
+    shared, whole = reads_in_common(c, s), c.node.output.shape
+    if not shared or s.groups != 1 or len(whole) != 4 or whole[3] != c.region.shape[3] or any(w % rows for w in host.strip_widths(s.out_channels)):
+        return False
+    p = conv_params(c.node)
+    return host.packs_strips((s.in_channels, s.out_channels), s.kernel[1:], set(p.strides) == set(p.dilations) == {1},
+                             whole[2] - c.region.shape[2], whole[3])
 
 
 def choose(s: Shape, tiles: Tiles, wanted: str | None = None) -> str:
@@ -133,17 +156,6 @@ def build_direct(c: Compile, s: Shape, tiles: Tiles) -> None:
              *i32(s.in_channels, s.out_channels), *s.args(), *tail)
 
 
-def pack_rows(w: np.ndarray, groups: int, rows: int) -> np.ndarray:
-    """Weights (groups * out, depth...) as [group][tile][depth][rows], zeros beyond the last row."""
-    matrix = w.reshape(groups, w.shape[0] // groups, -1)
-    tiles = -(-matrix.shape[1] // rows)
-    if w.dtype == np.float32:
-        return host.rows(matrix, rows).reshape(groups, tiles, -1, rows)
-    padded = np.zeros((groups, tiles * rows, matrix.shape[2]), w.dtype)
-    padded[:, :matrix.shape[1]] = matrix
-    return padded.reshape(groups, tiles, rows, -1).swapaxes(2, 3)
-
-
 def strip_elements(s: Shape, columns: int, tiles: Tiles) -> int:
     """Upper bound of one channel's strip: the input rows, padding included, that `columns` output pixels read."""
     height, width = s.y.shape[3:]
@@ -181,16 +193,20 @@ class Panel:
         return sum(self.locals)
 
 
-def build_panel(c: Compile, s: Shape, tiles: Tiles, key: Any = "conv", arrange: Callable[[np.ndarray], np.ndarray] = lambda w: w) -> None:
+def build_panel(c: Compile, s: Shape, tiles: Tiles, key: tuple = (), arrange: Callable[[np.ndarray], np.ndarray] = lambda w: w) -> None:
     """`arrange` brings constant input 1 to (out channels of all groups, in channels of one, *kernel); `key` names what it does."""
     s = s.flattened()
     cut = Panel.of(s, tiles)
-    w = c.packed(1, ("rows", key, s.groups, cut.rows), lambda w: pack_rows(arrange(w), s.groups, cut.rows))
+    widths = cut.rows, 2**31 - 1, cut.rows
+    if not key and reads_strips(c, s, cut.rows):
+        widths, w = host.strip_widths(s.out_channels), c.shared(1, ("strips",), host.strips)
+    else:
+        w = c.shared(1, ("rows", *key, s.groups, cut.rows), lambda w: host.rows(arrange(w).reshape(s.groups, s.out_channels, -1), cut.rows))
     defines, tail = _operands(c, s)
     c.implementation = f"f32_conv_panel_{cut.rows}x{cut.columns}"
     c.launch(["vectors.clh", "gemm_tile.clh", "strip.clh", "conv_panel.cl"], "conv_panel", {**defines, **tiles.panel_defines(cut.rows, cut.vectors)},
              (-(-s.pixels // cut.columns), s.y.shape[0] * s.groups), (1, 1), s.x, strides(s.x), w, s.y, strides(s.y),
-             *i32(s.groups, s.in_channels, s.out_channels), *s.args(), *i32(cut.unit), *map(cl.LocalMemory, cut.locals), *tail)
+             *i32(s.groups, s.in_channels, s.out_channels), *s.args(), *i32(cut.unit, *widths), *map(cl.LocalMemory, cut.locals), *tail)
 
 
 def build_tiled(c: Compile, s: Shape, tiles: Tiles) -> None:
@@ -259,15 +275,9 @@ def winograd_pays(s: Shape, tiles: Tiles) -> bool:
 MIN_WINOGRAD_CHANNELS = 16
 
 
-def pack_winograd(w: np.ndarray, groups: int, rows: int) -> np.ndarray:
-    """3x3 weights as [group][tile][36][in channel][rows], zeros beyond the last output channel."""
-    packed = host.filters(w.reshape(*w.shape[:2], 3, 3), _FILTER, rows, groups)
-    return packed.reshape(groups, -1, 36, w.shape[1], rows)
-
-
 def build_winograd(c: Compile, s: Shape, tiles: Tiles) -> None:
     cut = Winograd.of(s, tiles)
-    w = c.packed(1, ("winograd", s.groups, cut.rows), lambda w: pack_winograd(w, s.groups, cut.rows))
+    w = c.shared(1, ("winograd", 4, s.groups, cut.rows), lambda w: host.filters(w.reshape(*w.shape[:2], 3, 3), _FILTER, cut.rows, s.groups))
     defines, tail = _operands(c, s)
     defines |= tiles.panel_defines(cut.rows, cut.vectors)
     inside, outside, *_, pad = s.args()

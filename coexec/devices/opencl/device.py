@@ -104,7 +104,10 @@ class OpenCLQueue(Queue):
         self.context = device.context
         self.queue = cl.CommandQueue(device.context)
         self.scratch = _Scratch()
-        self._elsewhere = cores.Elsewhere(cores.reserve() if device.facts.emulated else frozenset())
+        apart = cores.reserve() if device.facts.emulated else frozenset()
+        self._elsewhere = cores.Elsewhere(apart)
+        # A host that looks at events would take the very core that its own emulated GPU needs, where that has none to itself.
+        self.poll_s = 1e-6 * settings.get("poll_us") if apart or not device.facts.emulated else 0.0
         self._handshake: ClHandshake | None = None
         self._constants: dict[Any, tuple[Any, cl.Buffer]] = {}
         self.shapes: dict[Any, tuple[tuple[int, ...], np.dtype]] = {}
@@ -120,7 +123,7 @@ class OpenCLQueue(Queue):
                 builder.find(node).build(compiling)
             except cl.Error as error:
                 raise failed("a kernel cannot be prepared", error, compiling) from error
-        return ClKernel(self.queue, where, compiling.implementation, compiling.launches, compiling.owned)
+        return ClKernel(self.queue, where, compiling.implementation, compiling.launches, compiling.owned, self.poll_s)
 
     def seal(self) -> None:
         scratch = self.scratch
@@ -175,19 +178,22 @@ class OpenCLQueue(Queue):
             event = transfer(self.queue, view, to_host)
         except cl.Error as error:
             raise failed("a transfer cannot be started", error, self) from error
-        return DONE if event is None else ClEvent(event, view)
+        return DONE if event is None else ClEvent(event, view, self.poll_s)
 
     def constant(self, key: Any, owner: Any, make: Callable[[], np.ndarray]) -> cl.Buffer:
         """The device's copy of make(), made once per key. `owner` is kept, so that an id() in the key stays its own."""
         if key not in self._constants:
             array = np.ascontiguousarray(make())
             filled = array if array.size else np.zeros(ALIGNMENT, np.uint8)
-            # Where memory is shared, large weights are used where they were packed: a copy would take as much memory and time again.
-            stays = "svm" in self.device.facts.sharing and array.nbytes >= SHARED_BYTES and array.ctypes.data % host.ALIGNMENT == 0
+            stays = self.uses(array)
             flags = cl.mem_flags.READ_ONLY | (cl.mem_flags.USE_HOST_PTR if stays else cl.mem_flags.COPY_HOST_PTR)
             buffer = allocate(self.context, lambda _: cl.Buffer(self.context, flags, hostbuf=filled), array.nbytes)
             self._constants[key] = (owner, filled if stays else None), buffer
         return self._constants[key][1]
+
+    def uses(self, array: np.ndarray) -> bool:
+        """Where memory is shared, large weights are used where they were packed: a copy would take as much memory and time again."""
+        return "svm" in self.device.facts.sharing and array.nbytes >= SHARED_BYTES and array.ctypes.data % host.ALIGNMENT == 0
 
     def close(self) -> None:
         if self._handshake is not None:

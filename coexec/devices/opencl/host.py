@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from ... import settings
+
+if TYPE_CHECKING:
+    from ..cpu.packing import Packing
+    from ..cpu.shared import Packed
 
 #: How packed weights are aligned (bytes): as the widest vectors of OpenCL C.
 ALIGNMENT = 128
 
 
-def rows(stack: np.ndarray, width: int) -> np.ndarray:
-    """A float32 stack of matrices (count, rows, depth) as [matrix][tile of rows][depth][width], flat, zeros beyond the last row."""
-    from ..cpu.packing import pack, side_by_side, strips_of
+def once(owner: np.ndarray, part: Hashable, layout: Hashable, make: Callable[[], Packing]) -> Packed:
+    """That part of a constant in that layout, filled: the CPU's own copy where it has one."""
+    from ..cpu.shared import fill, packed_once
 
-    each, row, column = (s // 4 for s in stack.strides)
-    what = side_by_side(strips_of(stack.shape[2], stack.shape[1], width, column, row), len(stack), each)
-    return _filled(pack(stack, what, column, row))
+    found = packed_once(owner, part, layout, make)
+    fill([found], threads=_threads())
+    return found
+
+
+def rows(stack: np.ndarray, width: int) -> Packing:
+    """A float32 stack of matrices (count, rows, depth) as [matrix][tile of rows][depth][width], flat, zeros beyond the last row."""
+    from ..cpu.panels import pack_rows
+
+    return pack_rows(stack, rows=width)
 
 
 def columns(matrix: np.ndarray, width: int) -> np.ndarray:
@@ -27,16 +41,57 @@ def columns(matrix: np.ndarray, width: int) -> np.ndarray:
     return _filled(pack(matrix, strips_of(*matrix.shape, width, row, column), row, column))
 
 
-def filters(w: np.ndarray, transform: np.ndarray, width: int, groups: int) -> np.ndarray:
+def filters(w: np.ndarray, transform: np.ndarray, width: int, groups: int) -> Packing:
     """3x3 float32 filters transformed, as [group][tile of channels][point][in channel][width], flat."""
     from ..cpu.packing import pack_filters
 
-    return _filled(pack_filters(w, transform, width, groups))
+    return pack_filters(w, transform, width, groups)
 
 
-def _filled(packing) -> np.ndarray:
-    from ..cpu.device import usable_cores
+def strips(w: np.ndarray) -> Packing:
+    """Filters (out, in, *kernel), float32, as the CPU packs those of small maps (`strip_widths`)."""
+    from ..cpu.matmul import pack_strips
+
+    return pack_strips(w.reshape(w.shape[0], -1).T)
+
+
+def strip_widths(channels: int) -> tuple[int, int, int]:
+    """How `strips` cuts channels: the width of those that begin before a channel, that channel, and the width of what is left."""
+    from ..cpu.simd import LANES, PANEL
+
+    vectors = -(-channels // LANES)
+    left = vectors % (PANEL // LANES)
+    if left == 1 and vectors > 1:
+        left = 4  # two strips of two
+    return PANEL, (vectors - left) * LANES, (2 if left == 4 else left or 1) * LANES
+
+
+def packs_strips(channels: tuple[int, int], kernel: tuple[int, int], is_plain: bool, height: int, width: int) -> bool:
+    """Whether the CPU packs strips for a piece of height x width pixels of a convolution of one group, (in, out) channels; `is_plain`: of
+    stride and dilation 1."""
+    from ..cpu import conv_small, winograd, winograd_blocks
+
+    ic, oc = channels
+    if is_plain and (kernel == (3, 3) and winograd.best_tile(ic, oc, height, width) or kernel[0] in winograd_blocks.SIDES):
+        return False
+    return conv_small.suits(oc, height * width)
+
+
+def common_rows() -> int:
+    """Rows of the tiles that the CPU's kernels are made of."""
+    from ..cpu.simd import ROWS
+
+    return ROWS
+
+
+def _filled(packing: Packing) -> np.ndarray:
     from ..cpu.threads import run_all
 
-    run_all(packing.tasks, settings.get("threads") or usable_cores())
+    run_all(packing.tasks, _threads())
     return packing.data
+
+
+def _threads() -> int:
+    from ..cpu.device import usable_cores
+
+    return settings.get("threads") or usable_cores()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import pyopencl as cl
@@ -13,19 +15,37 @@ from ..base import DONE, Event, Kernel
 _enqueue = cl.enqueue_nd_range_kernel
 
 
+#: Looks at an event between two chances for other threads of the process: some tens of microseconds.
+LOOKS = 32
+
+
 class ClEvent(Event):
-    """An OpenCL event. `owner` keeps alive what the work reads and writes: the driver holds no reference to it."""
+    """An OpenCL event. `owner` keeps alive what the work reads and writes: the driver holds no reference to it.
 
-    __slots__ = ("event", "owner")
+    A wait looks at it for `poll_s` seconds before the thread goes to sleep: a sleeper is woken tens of microseconds late
+    ("Fine-grained CPU-GPU co-execution", arXiv 2510.21081, and HeteroInfer, SOSP'25, poll flags for the same reason).
+    """
 
-    def __init__(self, event: cl.Event, owner: Any):
-        self.event, self.owner = event, owner
+    __slots__ = ("event", "owner", "poll_s")
+
+    def __init__(self, event: cl.Event, owner: Any, poll_s: float = 0.0):
+        self.event, self.owner, self.poll_s = event, owner, poll_s
 
     def wait(self) -> None:
         try:
-            self.event.wait()
+            if self.poll_s:
+                self._look()
+            self.event.wait()  # even where it is done: only this makes what the device wrote the host's to read
         except cl.Error as error:
             raise failed("work failed on the device", error, self.owner) from error
+
+    def _look(self) -> None:
+        event, until = self.event, perf_counter() + self.poll_s
+        while perf_counter() < until:
+            for _ in range(LOOKS):
+                if event.command_execution_status <= 0:
+                    return
+            os.sched_yield()
 
     @property
     def done(self) -> bool:
@@ -43,9 +63,10 @@ class Launch(NamedTuple):
 class ClKernel(Kernel):
     """A node's piece as a list of launches in order on one queue."""
 
-    def __init__(self, queue: cl.CommandQueue, where: str, implementation: str, launches: Sequence[Launch], owned: Sequence[Any]):
+    def __init__(self, queue: cl.CommandQueue, where: str, implementation: str, launches: Sequence[Launch], owned: Sequence[Any],
+                 poll_s: float = 0.0):
         self.implementation, self.where = implementation, where
-        self.launches = tuple(launches)
+        self.launches, self.poll_s = tuple(launches), poll_s
         self._queue, self._owned = queue, tuple(owned)
 
     def start(self) -> Event:
@@ -55,7 +76,7 @@ class ClKernel(Kernel):
                 event = _enqueue(queue, kernel, global_size, local_size)
         except cl.Error as error:
             raise failed(f"kernel {self.implementation or '?'} cannot be started", error, self) from error
-        return ClEvent(event, self) if event is not None else DONE
+        return ClEvent(event, self, self.poll_s) if event is not None else DONE
 
 
 def failed(what: str, error: cl.Error, owner: Any) -> DeviceError:

@@ -12,6 +12,8 @@ from ...errors import DeviceError
 from ..base import Buffer, HostBuffer, TensorView
 
 ALIGNMENT = 64
+#: So many bytes are set to zero together, if they are not.
+PART = 1 << 16
 
 
 class _Window:
@@ -32,7 +34,10 @@ class SvmBuffer(Buffer):
         self.nbytes = nbytes
         self.handle = allocate(context, lambda n: cl.SVMAllocation(context, n, ALIGNMENT, flags), nbytes)
         self.host = np.asarray(_Window(self.handle, nbytes)) if nbytes else np.empty(0, np.uint8)
-        self.host[:] = 0
+        for at in range(0, nbytes, PART):  # looking at new pages costs no memory, writing zeros to them would
+            part = self.host[at:at + PART]
+            if part.any():
+                part[:] = 0
 
     def close(self) -> None:
         self.handle, self.host = None, np.empty(0, np.uint8)

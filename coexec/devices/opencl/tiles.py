@@ -11,7 +11,7 @@ from ..base import DeviceFacts
 @dataclass(frozen=True)
 class Tiles:
     """`panel` kernels (one work-item owns a core): a register tile of `rows` rows by `vectors` vectors of `width` elements (0: by shape, as
-    many as `registers` hold), panels of at most `panel_bytes`, strips of `strip_bytes` (both are to stay in cache), weights fetched
+    many as `registers` hold; rows alone may be given), panels of at most `panel_bytes`, strips of `strip_bytes` (both are to stay in cache), weights fetched
     `ahead` elements before their use; `local_bytes` is how much local memory they may take, 0 where panels do not suit the device.
     `tiled` kernels (work-groups share local memory): blocks of `block_rows` x `block_columns`, `item_rows` x `item_columns` a work-item,
     `block_depth` deep; a depthwise work-item makes `item_width` outputs. `fma`: 1 calls fma(), 0 leaves a * b + c to the compiler, -1 does
@@ -45,6 +45,8 @@ class Tiles:
         """(rows, vectors) of every register tile that may be compiled; a few, since each is a program."""
         if self.rows and self.vectors:
             return ((self.rows, self.vectors),)
+        if self.rows:
+            return tuple((self.rows, v) for v in range(1, 5) if v == 1 or self.rows * v + v + 1 <= self.registers)
         shapes = []
         for vectors in range(1, 5):
             fits = [r for r in (1, 4, 6, 8, 12) if r * vectors + vectors + 1 <= self.registers]

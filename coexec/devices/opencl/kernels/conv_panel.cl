@@ -1,7 +1,8 @@
 // Dense convolution where one work-item owns a core: it gathers NR output pixels' input windows into a panel in local memory
 // (which such devices keep in cache), then runs over every output channel. No pass over memory but the operands' own.
 //
-// Weights are packed [group][channel tile][depth][MR], depth = (input channel, kernel row, kernel column), zero beyond the last channel.
+// Weights are packed [group][strip of channels][depth][channel of the strip], depth = (input channel, kernel row, kernel column), zero
+// beyond the last channel: strips are `wide` channels up to channel `turn`, then `narrow`, both multiples of MR.
 // A strip holds one input channel's rows with their padding (strip.clh). Where the panel would outgrow the cache, `unit` input channels
 // are taken at a time, and the sums wait in `sums` [channel tile][MR][NR] meanwhile.
 
@@ -24,7 +25,7 @@
   VEC acc[MR][V];                                                                                      \
   if (c0 == 0) { TILE_CLEAR(acc, V) }                                                                  \
   else { FOR_TILE(V) acc[i][j] = VLOAD(j, sums + (m + i) * NR); }                                      \
-  TILE_RUN(acc, V, weights, 1, MR, panel, NR, steps, AHEAD)                                                   \
+  TILE_RUN(acc, V, weights, 1, width, panel, NR, steps, AHEAD)                                                \
   if (c0 + channels < in_channels) { FOR_TILE(V) VSTORE(acc[i][j], j, sums + (m + i) * NR); }          \
   else if (run && lanes == V * VW && m + MR <= out_channels) {                                         \
     FOR_TILE(V) {                                                                                      \
@@ -77,7 +78,7 @@ __attribute__((reqd_work_group_size(1, 1, 1)))
 __kernel void conv_panel(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off,
                          __global T *restrict y, int y_off, int8 ys,
                          int groups, int in_channels, int out_channels, int8 in, int8 out, int8 size, int8 stride, int8 dilation, int8 pad,
-                         int unit, __local T *restrict panel, __local T *restrict strip, __local T *restrict sums
+                         int unit, int wide, int turn, int narrow, __local T *restrict panel, __local T *restrict strip, __local T *restrict sums
 #ifdef BIAS
                          , __global const T *restrict bias, int bias_off, int bias_stride
 #endif
@@ -155,8 +156,9 @@ __kernel void conv_panel(__global const T *restrict x, int x_off, int8 xs, __glo
         }
       }
     }
-    __global const T *weights = w + c0 * KH * KW * MR;
-    PLAIN_LOOP for (int m = 0; m < out_channels; m += MR, weights += MR * depth) {
+    PLAIN_LOOP for (int m = 0; m < out_channels; m += MR) {
+      const int width = m < turn ? wide : narrow, start = m < turn ? m / wide * wide : turn + (m - turn) / narrow * narrow;
+      __global const T *weights = w + start * depth + c0 * KH * KW * width + m - start;
       EACH_WIDTH(vectors, TILE)
     }
   }

@@ -1,0 +1,40 @@
+"""Gather and plain Casts on the CPU: NumPy calls with everything that does not depend on the values worked out beforehand."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+
+from ...ops.gather import from_front
+from ...ops.operands import axes_of
+from .build import Piece, Program, builds
+
+
+@builds("Gather")
+def gather(piece: Piece) -> Program | None:
+    """One constant index is a copy; others are taken straight into the output, where both lie in one piece."""
+    data, indices, y, node = piece.inputs[0], piece.inputs[1], piece.outputs[0], piece.node
+    axis = axes_of(data.ndim, (node.attr("axis", 0),))[0]
+    extent, first = node.operands[0].shape[axis], piece.regions[0][axis].start
+    name = f"{y.dtype.name}_gather"
+    if piece.constant(1) is not None and indices.size == 1:
+        at = int(from_front(node, indices, extent).reshape(())) - first
+        row = np.expand_dims(data[(slice(None),) * axis + (at,)], tuple(range(axis, axis + indices.ndim)))
+        return Program(f"{name}_copy", lambda scratch: partial(np.copyto, y, row))
+    if not (data.flags.c_contiguous and y.flags.c_contiguous) or data.dtype != y.dtype:
+        return None
+
+    def run() -> None:
+        np.take(data, from_front(node, indices, extent) - first, axis, y, "clip")  # they are in range: "raise" would take into a copy first
+
+    return Program(f"{name}_take", lambda scratch: run)
+
+
+@builds("Cast")
+def cast(piece: Piece) -> Program | None:
+    """Whole numbers and truth values to float32 or float64: no value needs a second look."""
+    x, y = piece.inputs[0], piece.outputs[0]
+    if x.dtype.kind not in "iub" or y.dtype not in (np.float32, np.float64) or piece.residual is not None or piece.node.activation:
+        return None
+    return Program(f"{y.dtype.name}_cast_plain", lambda scratch: partial(np.copyto, y, x, casting="unsafe"))
