@@ -97,6 +97,8 @@ class UnitProfile:
     sync_us: float = 0.0
     #: What a wait costs where the work is done already; None: as much as any.
     ready_us: float | None = None
+    #: From a piece's start on the host until a GPU that has nothing to do begins with it.
+    begin_us: float = 0.0
     #: Of one move between the two memories; 0 where they are one.
     map_us: float = 0.0
     #: None where both processors address one memory, so that nothing moves.
@@ -351,7 +353,7 @@ class _Reader:
         known: dict[str, Callable[[str, Any], Any]] = {
             "name": self.text, "driver": self.text, "emulated": self.flag, "compute_units": self.whole, "threads": self.whole,
             "dtypes": self.words, "operators": self.words, "sharing": self.text, "peak_gflops": self.rate, "bandwidth_gbs": self.rate,
-            "launch_us": self.number, "sync_us": self.number, "map_us": self.number,
+            "launch_us": self.number, "sync_us": self.number, "begin_us": self.number, "map_us": self.number,
             "ready_us": lambda k, v: None if self.null(v) else self.number(k, v), "facts": self.numbers, "busy": self.numbers,
             **dict.fromkeys(("transfer_gbs", "crossing_gbs", "power_w"), lambda k, v: None if self.null(v) else self.rate(k, v)),
             "idle_w": lambda k, v: None if self.null(v) else self.number(k, v),

@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from benching import geometric_mean, machine, versions  # noqa: E402
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import helper, numpy_helper  # noqa: E402
 
 from coexec.api import bind, default_shapes, load  # noqa: E402
 from coexec.devices.base import Device  # noqa: E402

@@ -4,7 +4,7 @@
 
 Prints, per unit, how many predictions lie within 5, 10 and 15 %, the mean error, and the noise floor (how often a second measurement of
 the same kernel lies within 10 % of the first); what others predict by (FLOPs-linear, CoDL's linear form, a forest per kernel, extra-trees),
-fitted to the measurements beside the profile, on the same operators; how long fitting takes; the worst kernels and operators; and whole
+fitted to the measurements beside the profile, on the same operators (those whose very shape was sampled are left out); how long fitting takes; the worst kernels and operators; and whole
 models, predicted and measured, under the plans of strategies cpu, gpu and coexec. The models are those of tools/make_models.py.
 """
 
@@ -96,6 +96,10 @@ def main() -> int:
     table, others = options.table or Path(options.profile).with_suffix(".csv"), {}
     if samples and table.exists():
         rows = read_table(table)
+        seen = {r.shape_key for r in rows}
+        fresh = [s for s in samples if (s.op_type, "float32", *s.shape.values()) not in seen]
+        print(f"{len(samples) - len(fresh)} of {len(samples)} operators have a shape that was sampled too: left out", file=sys.stderr)
+        samples = fresh
         begun = time.perf_counter()
         fit_profile_from_table(rows)
         print(f"fitting {len(rows)} rows: {time.perf_counter() - begun:.1f} s", file=sys.stderr)

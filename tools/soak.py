@@ -46,7 +46,7 @@ def main() -> int:
     from coexec.api import session as session_module
     from coexec.devices.cpu.device import CpuDevice
     from coexec.devices.registry import gpu_device
-    from tests.faults.faulty_device import FaultyDevice, Faults, fails, foreign
+    from tests.faults.faulty_device import Faults, FaultyDevice, fails, foreign
     from tests.runtime.random_graphs import random_model
     from tests.test_smoke import tiny_model
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from coexec.api import bind, cached_profile, default_shapes, load, plan_prepared, random_feeds  # noqa: E402
-from coexec.api.refinement import between  # noqa: E402
+from coexec.api.between import between  # noqa: E402
 from coexec.cost.compose import CostModel  # noqa: E402
 from coexec.devices.registry import find_devices, session_threads  # noqa: E402
 from coexec.graph.ir import Graph  # noqa: E402

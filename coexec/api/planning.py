@@ -17,6 +17,7 @@ from ..graph.ir import Graph
 from ..partition.plan import Plan, on_one_device
 from ..partition.strategies.base import parse_strategy
 from ..profiles import DeviceProfile, default_profile_path, load_profile, save_profile
+from .between import with_run_costs
 from .models import Shapes, bind, default_shapes, load
 
 log = logging.getLogger("coexec")
@@ -90,8 +91,10 @@ def profile_device(*, quick: bool = True, time_budget_s: float | None = None, th
 
     devices = find_devices(gpu)
     budget = time_budget_s if time_budget_s is not None else (QUICK_S if quick else FULL_S)
-    return profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=budget, threads=session_threads(devices, threads),
-                           progress=progress, table=table, resume=resume, isolated=Isolated(opencl=gpu))
+    threads = session_threads(devices, threads)
+    made, rows = profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=budget, threads=threads, progress=progress, table=table,
+                                 resume=resume, isolated=Isolated(opencl=gpu))
+    return with_run_costs(made, devices, threads), rows
 
 
 def cached_profile(progress: Callable | None = None, devices: Mapping[str, Device] | None = None) -> DeviceProfile:
@@ -108,6 +111,7 @@ def cached_profile(progress: Callable | None = None, devices: Mapping[str, Devic
 
     made, _ = profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=QUICK_S, threads=session_threads(dict(devices)), progress=progress,
                               isolated=Isolated())
+    made = with_run_costs(made, devices, session_threads(dict(devices)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_profile(made, path)

@@ -11,9 +11,8 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ from ..runtime.executor import PreparedRun
 from ..runtime.schedule import HOST
 from ..runtime.trace import Trace
 from ..runtime.traced import run_traced
+from .between import between, quiet
 from .planning import plan_prepared
 
 log = logging.getLogger("coexec")
@@ -114,9 +114,9 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
             challenge(alone, plan_prepared(graph, strategy=alone, **asked))
         if {"cpu", "gpu"} <= latest.devices:
             tell(steps - 1, steps, "in step by counters")
-            between = _by_counters(corrections.between, devices, profile, session_threads(dict(devices), threads))
-            if between is not None:
-                again = plan_prepared(graph, strategy=strategy, corrections=replace(corrections, between=between), **asked)
+            counted = _by_counters(corrections.between, devices, profile, session_threads(dict(devices), threads))
+            if counted is not None:
+                again = plan_prepared(graph, strategy=strategy, corrections=replace(corrections, between=counted), **asked)
                 challenge(f"{strategy}, corrected, in step by counters", replace(again, counters="gpu" in again.devices))
                 if "gpu" in best.plan.devices and not best.plan.counters:
                     challenge(f"{best.name}, in step by counters", replace(best.plan, counters=True))
@@ -153,27 +153,8 @@ def _observe(graph: Graph, plan: Plan, prepare: Callable[..., PreparedRun], feed
             if (node.name, unit) in taken and sum(u == unit for u, _ in parts) == 1:
                 predicted = costs.kernel(node, region, unit).us
                 if predicted > 0:
-                    ratios[node.name, unit] = max(_quiet(taken[node.name, unit]), 1e-3) / predicted
+                    ratios[node.name, unit] = max(quiet(taken[node.name, unit]), 1e-3) / predicted
     return known.seen(ratios, between(trace))
-
-
-def between(trace: Trace, typical: Callable[[Sequence[float]], float] | None = None) -> Between:
-    """What was lost between the pieces of traced runs; `typical` of many such times, by default those that nothing else disturbed."""
-    free: dict[int, float] = {}  # when each piece could have begun, but for its own enqueueing
-    for before, piece in pairwise(sorted(trace.of("piece"), key=lambda s: (s.track, s.start_us))):
-        if before.track == piece.track:
-            free[id(piece)] = before.stop_us
-    lost: dict[str, list[float]] = {"launch_us": [], "begin_us": [], "sync_us": [], "ready_us": []}
-    for arrow in trace.arrows:
-        source, target = arrow.source, arrow.target
-        if arrow.name == "enqueue" and target.category == "piece":
-            lost["launch_us"].append(source.duration_us)
-            if free.get(id(target), 0.0) < source.start_us:
-                lost["begin_us"].append(target.start_us - source.stop_us)
-        elif arrow.name == "join":
-            late = target.stop_us - source.stop_us
-            lost["ready_us" if source.stop_us < target.start_us else "sync_us"].append(min(late, target.duration_us))
-    return Between(**{k: max(0.0, (typical or _quiet)(v)) for k, v in lost.items() if v})
 
 
 def _by_counters(seen: Between, devices: Mapping[str, Device], profile: DeviceProfile, threads: int) -> Between | None:
@@ -193,21 +174,16 @@ def _by_counters(seen: Between, devices: Mapping[str, Device], profile: DevicePr
     return Between(with_counters["launch_us"] * slower, 0.0, with_counters["sync_us"], with_counters["ready_us"])
 
 
-def _quiet(times: Sequence[float]) -> float:
-    """The lower quartile: what is slower was mostly disturbed by something else."""
-    return float(np.percentile(times, 25))
-
-
 def _compare(first: PreparedRun, second: PreparedRun, feeds: Mapping[str, Any]) -> tuple[float, float]:
     """Milliseconds of both, run in turns: lower quartiles."""
     once = _time(first, feeds, 1) + _time(second, feeds, 1)
     turns = max(LEAST_TURNS, min(TURNS, int(COMPARE_S * 1e3 / max(once, 1e-3))))
     times = interleave({"first": lambda: first.run(feeds), "second": lambda: second.run(feeds)}, 2, turns)
-    return _quiet(times["first"]), _quiet(times["second"])
+    return quiet(times["first"]), quiet(times["second"])
 
 
 def _time(run: PreparedRun, feeds: Mapping[str, Any], rounds: int = LEAST_TURNS) -> float:
-    return _quiet(interleave({"it": lambda: run.run(feeds)}, 1, rounds)["it"])
+    return quiet(interleave({"it": lambda: run.run(feeds)}, 1, rounds)["it"])
 
 
 # What is remembered

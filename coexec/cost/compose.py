@@ -57,7 +57,7 @@ class CostModel:
 
     def __init__(self, profile: DeviceProfile, corrections: Corrections | None = None, *, contention: bool = True):
         self.contention = contention
-        self.begin_us = 0.0
+        self.begin_us = profile.gpu.begin_us if profile.gpu is not None else 0.0
         if corrections is not None and profile.gpu is not None:
             seen = {k: v for k, v in vars(corrections.between).items() if v is not None}
             self.begin_us = seen.pop("begin_us", 0.0)

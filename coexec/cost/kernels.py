@@ -139,6 +139,11 @@ def _level(nbytes: Array, facts: Facts) -> Array:
     return (nbytes > 0.6 * facts.l1_bytes) * 1 + (nbytes > 0.7 * facts.l2_bytes)
 
 
+def _beyond(nbytes: Array, facts: Facts, times: float = 0.5) -> Array:
+    """Millions of bytes that are more than so many times the second-level cache: that part is not in it."""
+    return np.maximum(0.0, nbytes - times * facts.l2_bytes) * M
+
+
 # CPU
 
 
@@ -326,7 +331,7 @@ def _cpu_rows(g: Windowed, f: Facts, kernel: str, woken: Array) -> Case:
         "fixed": np.ones(len(images)), "woken": woken * 1.0, "images_k": images * K, "strips_k": images * vectors * K,
         f"in{g.sw}_mvec": images * vectors * g.ih * M, f"edge{g.sw}_mvec": images * edges * g.ih * M,
         "out_mvec": images * vectors * g.oh * M, "partial_m": images * g.oh * (g.ow % f.lanes > 0) * M,
-        "narrow_m": images * g.oh * (g.ow < f.lanes) * M, "mb": nbytes * M, "mb_l3": nbytes * (nbytes > 0.7 * f.l2_bytes) * M,
+        "narrow_m": images * g.oh * (g.ow < f.lanes) * M, "mb": nbytes * M, "mb_l3": nbytes * (nbytes > 0.7 * f.l2_bytes) * M, "mb_beyond": _beyond(nbytes, f),
     }
     sizes = {"images": images, "oh": g.oh, "ow": g.ow, "stride": np.full(len(images), g.sw), "bytes": nbytes}
     return Case(kernel, np.arange(len(images)), terms, sizes)
@@ -442,7 +447,7 @@ def _cpu_planes(g: Windowed, f: Facts, name: str, woken: Array) -> Case:
         "fixed": np.ones(len(images)), "woken": woken * 1.0, "images_k": images * K, "in_rows_k": images * g.ih * g.sw * K,
         f"copy{min(g.sw, 3)}_mvec": images * g.ih * per_row * M, "fma_mvec": fma * M, "out_mvec": images * g.oh * vectors * M,
         "out_rows_k": images * g.oh * K, "partial_m": images * g.oh * (g.ow % f.lanes > 0) * M, "fma_l2_mvec": fma * (plane > 0.8 * f.l1_bytes) * M,
-        "mb": nbytes * M, "mb_l3": nbytes * (nbytes > 0.7 * f.l2_bytes) * M,
+        "mb": nbytes * M, "mb_l3": nbytes * (nbytes > 0.7 * f.l2_bytes) * M, "mb_beyond": _beyond(nbytes, f),
     }
     sizes = {"images": images, "oh": g.oh, "ow": g.ow, "taps": np.full(len(images), g.taps), "stride": np.full(len(images), g.sw)}
     return Case(name, np.arange(len(images)), terms, sizes)
@@ -677,7 +682,7 @@ def _gpu_rows(g: Windowed, f: Facts) -> Case:
     terms = {
         "fixed": np.ones(len(images)), "images_k": images * K, "items_k": g.n * up(g.oc, many) * K, "strips_k": images * vectors * K,
         f"in{g.sw}_mvec": images * vectors * g.ih * g.kw * M, "fma_m": images * vectors * g.oh * g.taps * M,
-        "out_mvec": images * vectors * g.oh * M, "mb": nbytes * M, "mb_l3": nbytes * M * (nbytes > 0.7 * f.l2_bytes),
+        "out_mvec": images * vectors * g.oh * M, "mb": nbytes * M, "mb_l3": nbytes * M * (nbytes > 0.7 * f.l2_bytes), "mb_beyond": _beyond(nbytes, f),
     }
     sizes = {"images": images, "oh": g.oh, "ow": g.ow, "taps": np.full(len(images), g.taps), "stride": np.full(len(images), g.sw)}
     return Case("conv/conv_depthwise_rows", np.arange(len(images)), terms, sizes)
@@ -699,7 +704,7 @@ def _gpu_strip(g: Windowed, f: Facts, name: str) -> Iterator[Case]:
         "in_rows_k": images * in_rows * g.sw * K,
         f"in{min(g.sw, 3)}_melem": images * in_rows * pitch * g.sw * M, "fma_m": images * strips * runs * STRIP_VECTORS * g.taps * M,
         "runs_m": images * strips * runs * M, "out_rows_k": images * g.oh * K, "out_melem": images * g.pixels * M,
-        "mb": nbytes * M, "mb_l3": nbytes * M * (nbytes > 0.7 * f.l2_bytes),
+        "mb": nbytes * M, "mb_l3": nbytes * M * (nbytes > 0.7 * f.l2_bytes), "mb_beyond": _beyond(nbytes, f),
     }
     sizes = {"images": images, "oh": g.oh, "ow": g.ow, "taps": np.full(len(images), g.taps), "stride": np.full(len(images), g.sw)}
     yield Case(f"{'conv' if name.startswith('conv') else 'pool'}/{name}", np.arange(len(images)), terms, sizes)
@@ -750,6 +755,7 @@ def _plain(p: Plain, f: Facts, node: Node, unit: str) -> Iterator[Case]:
     terms = {
         "fixed": np.ones(len(elements)), "woken": woken * 1.0, "out_kelem": elements * K, "in_kelem": read / 4 * K, "rows_k": rows * K,
         "chunks_k": chunks * K, "mb_l2": total * M * (level == 1), "mb_l3": total * M * (level == 2),
+        "mb_beyond": _beyond(total, f), "mb_far": _beyond(total, f, 4),
     }
     dtype = "" if node.output.dtype == np.float32 else f"_{node.output.dtype.name}"
     sizes = {"elements": elements, "inner": p.inner, "read": read, "chunks": chunks}

@@ -176,7 +176,7 @@ _SIMPLE = ("fixed", "mflop")
 
 def _fit_terms(names: Sequence[str], X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The coefficients whose left-out predictions are best, and those predictions' ratios to y."""
-    fold = np.random.default_rng(0).permutation(len(y)) % min(len(y), 8)
+    fold = np.random.default_rng(0).permutation(len(y)) % min(len(y), 5)
     simplest = np.array([n in _SIMPLE for n in names])
     simple = simplest | np.array([n.startswith("mb") for n in names])
     best = None

@@ -22,6 +22,7 @@ from ..errors import DeviceError
 from ..regions import Region
 from .measure import with_constants
 from .sampler import Sample
+from .steady import Steadiness
 from .table import Measurement, node_of
 
 #: Seconds that a child may take to open its device, and to compile and time one kernel: drivers' watchdogs end kernels after about ten.
@@ -31,7 +32,11 @@ _TOLD = ("opencl", "sharing", "emulated_gpu_threads", "cache_dir")
 
 
 class KernelLost(DeviceError):
-    """A kernel took its driver's process along, or never ended."""
+    """A kernel took its driver's process along, or never ended. index: which of those asked for, where that is known."""
+
+    def __init__(self, what: str, *, index: int | None = None, **told: Any):
+        super().__init__(what, **told)
+        self.index = index
 
 
 class Isolated:
@@ -47,13 +52,26 @@ class Isolated:
         self.child: subprocess.Popen | None = None
         self._buffer = b""
 
-    def time(self, sample: Sample, threads: int, wait_us: float, seconds: float, cache_bytes: float) -> Measurement | None:
-        """The row of one timing; None where the device has no such kernel. Raises KernelLost, DeviceError where no child can be had."""
+    def round(self, samples: Sequence[Sample], threads: int, wait_us: float, steady: Steadiness) -> list[tuple[Measurement | None, bool]]:
+        """The rows of samples timed in company, None where the device has no such kernel, and whether good moments were found.
+
+        `steady` learns what the child's readings were. Raises KernelLost, whose `index` says which sample it was where that is known;
+        DeviceError where no child can be had.
+        """
         self.start()
-        self._tell({"row": asdict(sample.row), "region": [(i.start, i.stop) for i in sample.region], "threads": threads, "wait_us": wait_us,
-                    "seconds": seconds, "cache_bytes": cache_bytes})
-        answer = self._hear(self.hang_s)
-        return Measurement(**answer["measured"]) if answer.get("measured") else None
+        self._tell({"samples": [{"row": asdict(s.row), "region": [(i.start, i.stop) for i in s.region]} for s in samples],
+                    "threads": threads, "wait_us": wait_us, "good_ns": steady.good_ns})
+        at = -1
+        while True:
+            try:
+                answer = self._hear(self.hang_s)
+            except KernelLost as error:
+                raise KernelLost(error.what, found=error.found, index=at if at >= 0 else None) from None
+            if "trying" in answer:
+                at = answer["trying"]
+                continue
+            steady.known(answer["good_ns"])
+            return [(Measurement(**row) if row else None, good) for row, good in answer["measured"]]
 
     def start(self) -> None:
         """Starts the child where none is running."""
@@ -127,18 +145,23 @@ def serve(device: Device, unit: str, lines: Any, answers: Any) -> None:
     """The child's side: times what it is asked to on a device until there are no more lines."""
     import numpy as np
 
-    from .run import time_sample
+    from .run import time_round
 
-    answers.write(json.dumps({"ready": device.facts.name}) + "\n")
-    answers.flush()
+    def say(what: dict[str, Any]) -> None:
+        answers.write(json.dumps(what) + "\n")
+        answers.flush()
+
+    say({"ready": device.facts.name})
+    steady = Steadiness()
     for line in lines:
         asked = json.loads(line)
-        row = Measurement(**asked["row"])
-        node = with_constants(node_of(row), np.random.default_rng(0))
-        found = time_sample(unit, device, Sample(node, Region(map(tuple, asked["region"])), row), asked["threads"], asked["wait_us"],
-                            asked["seconds"], asked["cache_bytes"])
-        answers.write(json.dumps({"measured": None if found is None else asdict(found)}) + "\n")
-        answers.flush()
+        steady.known(asked["good_ns"])
+        samples = []
+        for one in asked["samples"]:
+            row = Measurement(**one["row"])
+            samples.append(Sample(with_constants(node_of(row), np.random.default_rng(0)), Region(map(tuple, one["region"])), row))
+        found = time_round(unit, device, samples, asked["threads"], asked["wait_us"], steady, lambda index: say({"trying": index}))
+        say({"measured": [(None if row is None else asdict(row), good) for row, good in found], "good_ns": steady.good_ns})
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -15,12 +15,16 @@ from ..regions import Region
 
 
 class Timing(NamedTuple):
-    """The median of `count` repetitions, the distance between their quartiles, and the first decile, in microseconds."""
+    """The median of `count` repetitions, the distance between their quartiles, and the first decile, in microseconds.
+
+    steady: False where no moment was good enough to trust them.
+    """
 
     median_us: float
     spread_us: float
     count: int
     low_us: float = 0.0
+    steady: bool = True
 
 
 def measure(action: Callable[[], object], *, warmup: int = 2, min_seconds: float = 0.02, min_count: int = 5, max_count: int = 1000,
@@ -40,7 +44,7 @@ def measure(action: Callable[[], object], *, warmup: int = 2, min_seconds: float
 
 def with_constants(node: Node, rng: np.random.Generator) -> Node:
     """The node with numbers in its weights: the operands named w..., as `table.node_of` names them."""
-    inputs = [v if v is None or not v.name.startswith("w") else constant(v.name, _random(v.type, rng)) for v in node.inputs]
+    inputs = [v if v is None or not v.name.startswith("w") else constant(v.name, random_array(v.type, rng)) for v in node.inputs]
     return node.with_values(inputs, node.outputs)
 
 
@@ -51,7 +55,8 @@ def copies_for(node: Node, region: Region, cache_bytes: int) -> int:
     return int(max(1, min(4, 2 * cache_bytes // max(1, weights + work.bytes_written)))) if weights < 2 * cache_bytes else 1
 
 
-def _random(type_: TensorType, rng: np.random.Generator) -> np.ndarray:
+def random_array(type_: TensorType, rng: np.random.Generator) -> np.ndarray:
+    """Numbers that no kernel takes another time for."""
     # Small positive numbers: no operator makes denormals, infinities or NaNs of them, which would take another time.
     if type_.dtype.kind == "f":
         return rng.random(type_.shape, np.float32).astype(type_.dtype) + type_.dtype.type(0.01)
@@ -96,7 +101,7 @@ class Bench:
         self.buffers.append(buffer)
         view = TensorView.contiguous(buffer, value.dtype, Region.whole(value.shape))
         if rng is not None:
-            view.array[...] = _random(value.type, rng)
+            view.array[...] = random_array(value.type, rng)
             if not buffer.shared:
                 self.queue.upload(view).wait()
         return view

@@ -9,9 +9,10 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import zip_longest
+from functools import partial
+from itertools import islice, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -28,21 +29,31 @@ from ..profiles import DeviceProfile, Machine, UnitProfile
 from ..regions import Region
 from .fit import KernelFits, facts_of_rows, fit_profile_from_table, kernels_of, section_from_rows
 from .isolation import Isolated, KernelLost
-from .measure import Bench, copies_for, measure, with_constants
+from .measure import Bench, Timing, copies_for, measure, with_constants
+from .rounds import COMPANY, NoClock, Round
 from .sampler import Sample, Sampler
+from .steady import Steadiness, facts_of
 from .table import Measurement, append_row, describe, node_of, open_table, read_table, tail_text, write_table
 
 log = logging.getLogger("coexec")
 
 #: (seconds done, seconds in all, what is being measured)
 Progress = Callable[[float, float, str], None]
+#: A row, None where there is no such kernel; and whether it was timed in good moments.
+Timed = tuple["Measurement | None", bool]
 
 __all__ = ["fit_profile_from_table", "profile_devices"]
 
 #: Bytes of the move that tells the bandwidth between two memories.
 MOVE_BYTES = 8 << 20
-#: No single timing may take longer than this share of the budget.
-SAMPLE_SHARE = 1 / 200
+#: With less time than this, in seconds, nothing is timed again.
+PATIENT_S = 60.0
+#: So many rounds' samples are drawn at once, and ranked by size.
+RANKS = 5
+#: A sample for which a first round and so many more found no good moment is taken as it is.
+TRIES = 2
+#: With so many rows there is time for large kernels.
+MANY_ROWS = 1500
 #: Shares of the budget after which fits are made, so that what is predicted badly is sampled more.
 LOOKS = (0.3, 0.5, 0.7)
 #: The share of the budget from which on kernels are timed beside a busy other unit.
@@ -100,6 +111,10 @@ class Campaign:
         self.isolated = isolated
         self.lost: dict[str, dict[str, str]] = {}
         self.lost_path: Path | None = None
+        self.steady = {unit: Steadiness() for unit in self.devices}
+        self.steady_path: Path | None = None
+        self.again: dict[str, list[Sample]] = {}
+        self.tries: dict[tuple[str, int], int] = {}
 
     @property
     def spent(self) -> float:
@@ -122,6 +137,15 @@ class Campaign:
             self.lost = read_quarantine(self.lost_path)
         else:
             self.lost_path.unlink(missing_ok=True)
+        self.steady_path = path.with_suffix(".steady.json")
+        if resume and self.steady_path.exists():
+            told = read_steady(self.steady_path)
+            self.steady = {unit: Steadiness(told.get(unit, ())) for unit in self.devices}
+
+    def keep_steady(self) -> None:
+        """Writes down what good moments are like, for whoever resumes: he cannot know whether he begins in one."""
+        if self.steady_path is not None:
+            self.steady_path.write_text(json.dumps({unit: steady.good_ns for unit, steady in self.steady.items()}))
 
     def add(self, row: Measurement) -> None:
         self.rows.append(row)
@@ -129,15 +153,20 @@ class Campaign:
             append_row(self.file, row)
 
     def measure(self) -> None:
-        """Times samples until the budget is spent."""
-        # A budget of minutes allows larger kernels; whoever resumes draws other shapes.
-        sampler = Sampler(len(self.rows), 250.0 if self.budget < 120 else 1500.0)
+        """Times samples, a dozen at once, until the budget is spent."""
+        # Much time, or a table that has grown already, allows larger kernels; whoever resumes draws other shapes.
+        large = self.budget >= 120 or len(self.rows) > MANY_ROWS
+        sampler = Sampler(len(self.rows), large)
         looks = [share * self.budget for share in LOOKS]
-        for name, sample in sampler:
-            if self.rows and self.spent > BESIDE * self.budget:
-                break
-            self.say(self.spent, self.budget, f"{sample.node.op_type} {sample.node.inputs[0].shape} -> {sample.region.shape}")
-            self.one(name, sample)
+        if self.rows:
+            sampler.error = self.errors()
+        stream, company, drawn = iter(sampler), min(COMPANY, max(2, int(self.budget / 3))), []
+        while not self.rows or self.spent < BESIDE * self.budget:
+            if not drawn:  # a network's neighbours are of much the same size, and what a kernel finds in the caches depends on it
+                drawn = sorted((sample for _, sample in islice(stream, company * (RANKS if self.rows else 1))), key=activation_bytes)
+            taken, drawn = drawn[:company], drawn[company:]
+            self.say(self.spent, self.budget, f"{taken[0].node.op_type} {taken[0].node.inputs[0].shape} and {len(taken) - 1} others")
+            self.together(taken)
             if looks and self.spent > looks[0]:
                 looks.pop(0)
                 sampler.error = self.errors()
@@ -145,41 +174,64 @@ class Campaign:
             self.beside()
         self.say(self.budget, self.budget, "fitting")
 
-    def one(self, family: str, sample: Sample) -> None:
-        """Times a sample on every unit."""
-        node = with_constants(sample.node, np.random.default_rng(0))
-        made: dict[str, Measurement] = {}
+    def together(self, samples: Sequence[Sample]) -> None:
+        """Times samples in a round on every unit, and with them those of earlier rounds for which that unit had no good moment."""
+        made: dict[str, dict[int, Measurement]] = {}
         for unit, device in self.devices.items():
-            told = self.threads[unit], self.fixed[unit]["wait_us"], SAMPLE_SHARE * self.budget, self.facts[unit].get("l2_bytes", 1 << 20)
+            these = [*samples, *self.again.pop(unit, ())]
             if unit == "gpu" and self.isolated is not None:
-                found = self.apart(sample, *told)
+                found = self.apart(these)
             else:
-                found = time_sample(unit, device, replace(sample, node=node), *told)
-            if found is not None:
-                self.add(found)
-                made[unit] = found
-            if self.spent > self.budget:
+                found = time_round(unit, device, [ready(s) for s in these], self.threads[unit], self.fixed[unit]["wait_us"], self.steady[unit])
+            for sample, (row, steady) in zip(these, found):
+                tries = self.tries.pop((unit, id(sample)), 0)
+                if row is not None and not steady and tries < TRIES and self.budget >= PATIENT_S:
+                    self.tries[unit, id(sample)] = tries + 1
+                    self.again.setdefault(unit, []).append(sample)
+                elif row is not None:
+                    self.add(row)
+                    made.setdefault(unit, {})[id(sample)] = row
+            self.keep_steady()
+            if self.spent > self.budget and self.rows:
                 break
-        if {"cpu", "gpu"} <= set(made) and made["cpu"].latency_us < 3000 and made["gpu"].latency_us < 3000:
-            self.nodes.append((sample, made["cpu"], made["gpu"]))
+        for sample in samples:
+            both = [made.get(unit, {}).get(id(sample)) for unit in ("cpu", "gpu")]
+            if None not in both and max(r.latency_us for r in both) < 3000:
+                self.nodes.append((sample, *both))
 
-    def apart(self, sample: Sample, *told: Any) -> Measurement | None:
-        """The row of a timing on the GPU in a process of its own; None where there is no such kernel, or it was lost, now or before."""
-        name = f"{sample.node.op_type} {sample.node.inputs[0].shape} -> {[(i.start, i.stop) for i in sample.region]}"
-        if name in self.lost or sample.node.op_type in self.refused():
-            return None
-        try:
-            return self.isolated.time(sample, *told)  # type: ignore[union-attr]
-        except KernelLost as error:
-            log.warning("%s: %s: %s; left out of the profile", self.devices["gpu"].facts.name, name, error)
-            self.lost[name] = {"op_type": sample.node.op_type, "reason": str(error)}
-            if self.lost_path is not None:
-                self.lost_path.write_text(json.dumps(self.lost, indent=1))
-            return None
-        except DeviceError as error:
-            log.warning("%s; its kernels are timed in this process", error)
-            self.isolated = None
-            return time_sample("gpu", self.devices["gpu"], replace(sample, node=with_constants(sample.node, np.random.default_rng(0))), *told)
+    def apart(self, samples: Sequence[Sample]) -> list[Timed]:
+        """Timings on the GPU in a process of its own; None where there is no such kernel, or it was lost, now or before."""
+        found: list[Timed] = [(None, True)] * len(samples)
+        left = [i for i, s in enumerate(samples) if called(s) not in self.lost and s.node.op_type not in self.refused()]
+        while left:
+            try:
+                told = self.isolated.round([samples[i] for i in left], self.threads["gpu"], self.fixed["gpu"]["wait_us"],  # type: ignore[union-attr]
+                                           self.steady["gpu"])
+                for i, one in zip(left, told):
+                    found[i] = one
+                return found
+            except KernelLost as error:
+                if error.index is None and len(left) > 1:  # it ran once, and failed among others: each by itself will tell
+                    for i in left:
+                        found[i], = self.apart([samples[i]])
+                    return found
+                self.lose(samples[left.pop(error.index or 0)], error)
+            except DeviceError as error:
+                log.warning("%s; its kernels are timed in this process", error)
+                self.isolated = None
+                told = time_round("gpu", self.devices["gpu"], [ready(samples[i]) for i in left], self.threads["gpu"],
+                                  self.fixed["gpu"]["wait_us"], self.steady["gpu"])
+                for i, one in zip(left, told):
+                    found[i] = one
+                return found
+        return found
+
+    def lose(self, sample: Sample, error: KernelLost) -> None:
+        """Remembers a kernel that is not tried again."""
+        log.warning("%s: %s: %s; left out of the profile", self.devices["gpu"].facts.name, called(sample), error)
+        self.lost[called(sample)] = {"op_type": sample.node.op_type, "reason": str(error)}
+        if self.lost_path is not None:
+            self.lost_path.write_text(json.dumps(self.lost, indent=1))
 
     def refused(self) -> set[str]:
         """Operators of which so many kernels were lost that the GPU is better not given any."""
@@ -238,6 +290,7 @@ class Campaign:
         """The profile of what was measured."""
         made = {unit: section(unit, device, self.of(unit), self.threads[unit], self.fixed[unit], self.facts[unit])
                 for unit, device in self.devices.items()}
+        made = {unit: replace(s, facts={**s.facts, **facts_of(self.steady[unit])}) for unit, s in made.items()}
         if "gpu" in made and self.refused():
             made["gpu"] = replace(made["gpu"], operators=tuple(o for o in made["gpu"].operators if o not in self.refused()))
         name = " + ".join(self.devices[u].facts.name for u in ("cpu", "gpu") if u in self.devices)
@@ -248,6 +301,17 @@ class Campaign:
             self.file.close()
         if self.isolated is not None:
             self.isolated.close()
+
+
+def read_steady(path: Path) -> dict[str, list[float]]:
+    """What the reference kernels took in an earlier round, in ns by unit. Raises UsageError where the file is something else."""
+    try:
+        found = json.loads(path.read_text())
+        if all(isinstance(ns, (int, float)) and ns > 0 for v in found.values() for ns in v):
+            return found
+    except (ValueError, AttributeError, TypeError):
+        pass
+    raise UsageError("not what reference kernels took", where=str(path), expected="what an earlier round wrote", hint="delete it")
 
 
 def read_quarantine(path: Path) -> dict[str, dict[str, str]]:
@@ -261,21 +325,60 @@ def read_quarantine(path: Path) -> dict[str, dict[str, str]]:
     raise UsageError("not a list of lost kernels", where=str(path), expected="what an earlier round wrote", hint="delete it, or leave out --resume")
 
 
-def time_sample(unit: str, device: Device, sample: Sample, threads: int, wait_us: float, seconds: float,
-                cache_bytes: float) -> Measurement | None:
-    """The row of one timing; None where the device has no such kernel."""
+def activation_bytes(sample: Sample) -> int:
+    """What a sample reads and writes, its weights left out."""
+    return sum(v.type.nbytes for v in (*sample.node.inputs, *sample.node.outputs) if v is not None and not v.is_constant)
+
+
+def ready(sample: Sample) -> Sample:
+    """The sample with numbers in its weights."""
+    return replace(sample, node=with_constants(sample.node, np.random.default_rng(0)))
+
+
+def called(sample: Sample) -> str:
+    """What a lost kernel is remembered by."""
+    return f"{sample.node.op_type} {sample.node.inputs[0].shape} -> {[(i.start, i.stop) for i in sample.region]}"
+
+
+def time_round(unit: str, device: Device, samples: Sequence[Sample], threads: int, wait_us: float, steady: Steadiness,
+               trying: Callable[[int], object] = lambda index: None) -> list[Timed]:
+    """A row for each sample, None where the device has no such kernel, and whether it was timed in good moments.
+
+    In company, as a run has them; one by one where the device cannot be timed like that. The nodes' weights are numbers.
+    """
+    try:
+        with Round(device, [(s.node, s.region) for s in samples], threads, steady, trying) as company:
+            found = company.time()
+            names = [None if t is None else t.kernel.implementation for t in company.turns]
+            for error in company.errors.values():
+                log.warning("%s: %s; left out of the profile", device.facts.name, error)
+    except NoClock as error:
+        log.info("%s", error)
+        return [(time_sample(unit, device, s, threads, wait_us, trying=partial(trying, i)), True) for i, s in enumerate(samples)]
+    return [(None, True) if t is None else (row_of(unit, device, s, threads, name or "", t), t.steady)
+            for s, t, name in zip(samples, found, names)]
+
+
+def time_sample(unit: str, device: Device, sample: Sample, threads: int, wait_us: float, seconds: float = 0.01,
+                trying: Callable[[], object] = lambda: None) -> Measurement | None:
+    """The row of one timing by itself; None where the device has no such kernel."""
     node, region = sample.node, sample.region
     if device.declines(node) is not None:
         return None
+    trying()
     try:
-        with Bench(device, node, region, threads, copies=copies_for(node, region, int(cache_bytes))) as bench:
-            found = bench.time(wait_us, min(0.01, seconds))
-            implementation = bench.kernel.implementation
+        with Bench(device, node, region, threads, copies=copies_for(node, region, 1 << 20)) as bench:
+            return row_of(unit, device, sample, threads, bench.kernel.implementation, bench.time(wait_us, seconds))
     except DeviceError as error:  # one kernel that a driver cannot build must not cost the whole profile
         log.warning("%s: %s; left out of the profile", device.facts.name, error)
         return None
+
+
+def row_of(unit: str, device: Device, sample: Sample, threads: int, implementation: str, found: Timing) -> Measurement:
+    """A timing as a row of the table."""
+    node = sample.node
     return Measurement(device.facts.name, "gpu" if unit == "gpu" else "cpu", None if unit == "gpu" else threads, node.op_type,
-                       implementation + tail_text(node), node.output.dtype.name, **describe(node, region), busy_other=0,
+                       implementation + tail_text(node), node.output.dtype.name, **describe(node, sample.region), busy_other=0,
                        latency_us=round(found.median_us, 3), spread_us=round(found.spread_us, 3), count=found.count)
 
 

@@ -125,9 +125,14 @@ def cut_samples(sample: Sample, share: float) -> Iterator[Sample]:
 # Random shapes
 
 #: Heights and widths of feature maps, channels, and how often each family is drawn from: by what whole networks spend their time on.
-MAPS = (7, 7, 8, 10, 12, 13, 14, 14, 16, 19, 20, 24, 26, 28, 28, 32, 38, 40, 48, 52, 56, 56, 64, 80, 96, 104, 112, 112, 128, 160, 208, 224)
-CHANNELS = (3, 8, 10, 16, 16, 18, 24, 24, 32, 32, 40, 48, 54, 64, 64, 72, 80, 96, 112, 120, 128, 128, 144, 160, 184, 192, 208, 240, 256,
-            256, 288, 320, 384, 425, 480, 512, 512, 576, 640, 672, 768, 832, 960, 1000, 1024, 1024, 1280, 2048)
+MAPS = (7, 7, 8, 10, 12, 13, 14, 14, 16, 19, 20, 24, 26, 28, 28, 32, 38, 40, 48, 52, 56, 56, 64, 80, 96, 104, 112, 112, 128, 160, 192, 208, 224,
+        256, 320, 416)
+CHANNELS = (3, 8, 10, 16, 16, 20, 24, 24, 32, 32, 40, 48, 56, 64, 64, 72, 80, 96, 112, 120, 128, 128, 144, 160, 184, 192, 208, 240, 256,
+            256, 288, 320, 384, 440, 480, 512, 512, 576, 640, 672, 768, 832, 960, 1000, 1024, 1024, 1280, 2048)
+#: What a sample may take at most: millions of operations and of bytes; elements of a map. First in a short round, then in a long one.
+SMALL, LARGE = (250.0, 12.0, 1 << 20), (4000.0, 60.0, 6 << 20)
+#: The share of a long round's samples that may be large: they take as long as many small ones.
+LARGE_SHARE = 0.3
 SHARE = {"conv_1x1": 6.0, "conv_3x3": 5.0, "conv_dense": 3.0, "conv_depthwise": 3.0, "gemm": 1.0, "matmul": 2.0, "pool": 1.5, "movement": 2.0,
          "elementwise": 2.5, "elementwise_slow": 0.5, "normalization": 0.8, "softmax": 0.6, "reduction": 0.6, "resize": 0.0,
          "conv_grouped": 0.4, "conv_transpose": 0.3}
@@ -135,10 +140,11 @@ SHARE = {"conv_1x1": 6.0, "conv_3x3": 5.0, "conv_dense": 3.0, "conv_depthwise": 
 TAILS = ("+residual", "+HardSwish", "+LeakyRelu", "+Silu", "+residual+Relu", "+Tanh", "+Gelu")
 
 
-def draw(family: str, rng: np.random.Generator, most_mflop: float = 400.0, most_mbyte: float = 12.0) -> Sample:
-    """A random shape of a family, whole or cut, of at most so many operations and bytes."""
+def draw(family: str, rng: np.random.Generator, most: tuple[float, float, int] = SMALL) -> Sample:
+    """A random shape of a family, whole or cut, within limits such as SMALL."""
+    most_mflop, most_mbyte, elements = most
     for _ in range(60):
-        made = _ROWS[family](rng)
+        made = _ROWS[family](rng, elements)
         if family.startswith("conv") and family != "conv_transpose" or family in ("gemm", "matmul"):
             if rng.random() < 0.2:
                 made = replace(made, implementation=str(rng.choice(TAILS)))
@@ -171,38 +177,41 @@ def _map(rng: np.random.Generator, least: int = 7) -> int:
     return int(rng.choice([m for m in MAPS if m >= least]))
 
 
-def _channels(rng: np.random.Generator, size: int, most: int = 1 << 20) -> int:
-    """Few channels on large maps, many on small ones."""
-    fits = [c for c in CHANNELS if c * size * size <= min(most, 1 << 20) and (c >= 8 or size >= 28)]
-    return int(rng.choice([c for c in fits if c >= 0.04 * fits[-1]] or [8]))
+def _channels(rng: np.random.Generator, size: int, most: int) -> int:
+    """Few channels on large maps, many on small ones; a third of them any multiple of eight."""
+    fits = [c for c in CHANNELS if c * size * size <= most and (c >= 8 or size >= 28)]
+    fits = [c for c in fits if c >= 0.04 * fits[-1]] or [8]
+    if rng.random() < 0.33 and fits[-1] >= 16:
+        return max(8, round(float(np.exp(rng.uniform(np.log(max(8, fits[0])), np.log(fits[-1])))) / 8) * 8)
+    return int(rng.choice(fits))
 
 
-def _random_conv(rng: np.random.Generator, k: int, s: int = 1) -> Measurement:
+def _random_conv(rng: np.random.Generator, most: int, k: int, s: int = 1) -> Measurement:
     hw = _map(rng, 14 if s > 1 else 7)
     wide = hw if rng.random() < 0.85 else max(4, hw + int(rng.integers(-hw // 3, hw // 3 + 1)))
-    c, oc = _channels(rng, hw), _channels(rng, -(-hw // s))
+    c, oc = _channels(rng, hw, most), _channels(rng, -(-hw // s), most)
     if k == 1 and rng.random() < 0.08:
         hw = wide = 1
         c, oc = int(rng.choice(CHANNELS[10:40])), int(rng.choice(CHANNELS[8:]))
     return row("Conv", 1, c, hw, wide, oc, k, s, oh=-(-hw // s), ow=-(-wide // s))
 
 
-def _random_dense(rng: np.random.Generator) -> Measurement:
+def _random_dense(rng: np.random.Generator, most: int) -> Measurement:
     k, s = [(3, 2), (3, 2), (5, 1), (7, 2), (3, 1), (1, 2), (9, 1), (7, 1), (5, 2)][int(rng.integers(9))]
     if rng.random() < 0.35:  # the first layer of a network
         hw = int(rng.choice([112, 128, 160, 192, 224, 256]))
         k, s = [(3, 2), (7, 2), (3, 1), (9, 1), (6, 2)][int(rng.integers(5))]
         return _conv(3, hw, int(rng.choice([16, 24, 32, 64])), k, s)
-    return _random_conv(rng, k, s)
+    return _random_conv(rng, most, k, s)
 
 
-def _random_depthwise(rng: np.random.Generator) -> Measurement:
+def _random_depthwise(rng: np.random.Generator, most: int) -> Measurement:
     hw, k, s = _map(rng), int(rng.choice([3, 3, 3, 5])), int(rng.choice([1, 1, 2]))
-    c = max(8, _channels(rng, hw, 1 << 21))
+    c = max(8, _channels(rng, hw, most))
     return _conv(c, hw, c, k, s, c)
 
 
-def _random_product(rng: np.random.Generator) -> Measurement:
+def _random_product(rng: np.random.Generator, most: int) -> Measurement:
     inner, columns = (int(rng.choice([64, 128, 256, 312, 384, 512, 768, 1024, 2048])) for _ in range(2))
     if rng.random() < 0.5:
         return _product(int(rng.choice([1, 4, 16, 49, 64, 128, 197, 256, 384])), inner, columns)
@@ -210,12 +219,12 @@ def _random_product(rng: np.random.Generator) -> Measurement:
     return _product(rows, head, rows, heads) if rng.random() < 0.5 else _product(rows, rows, head, heads)
 
 
-def _random_plain(op_types: str) -> Callable[[np.random.Generator], Measurement]:
+def _random_plain(op_types: str) -> Callable[[np.random.Generator, int], Measurement]:
     names = op_types.split()
 
-    def make(rng: np.random.Generator) -> Measurement:
+    def make(rng: np.random.Generator, most: int) -> Measurement:
         kind, hw = str(rng.choice(names)), _map(rng)
-        c = _channels(rng, hw, 1 << 21)
+        c = _channels(rng, hw, most)
         if kind in ("LayerNormalization", "Softmax", "RMSNormalization") and rng.random() < 0.9:
             heads, rows = int(rng.choice([1, 1, 4, 8, 12])), int(rng.choice([1, 16, 64, 128, 197, 256]))
             return row(kind, 1, heads, rows, int(rng.choice([64, 128, 197, 256, 512, 768, 1000])))
@@ -231,32 +240,35 @@ def _random_plain(op_types: str) -> Callable[[np.random.Generator], Measurement]
     return make
 
 
-def _random_pool(rng: np.random.Generator) -> Measurement:
+def _random_pool(rng: np.random.Generator, most: int) -> Measurement:
+    if rng.random() < 0.12:  # the whole map, before the last layer
+        hw = int(rng.integers(5, 14))
+        return row("AveragePool", 1, max(8, _channels(rng, hw, most)), hw, hw, k=hw, oh=1, ow=1)
     k, s = [(3, 2), (2, 2), (3, 1), (3, 1), (5, 1)][int(rng.integers(5))]
     hw = _map(rng, 14)
-    return row(str(rng.choice(["MaxPool", "MaxPool", "AveragePool"])), 1, _channels(rng, hw, 1 << 21), hw, hw, k=k, s=s)
+    return row(str(rng.choice(["MaxPool", "MaxPool", "AveragePool"])), 1, _channels(rng, hw, most), hw, hw, k=k, s=s)
 
 
-def _random_grouped(rng: np.random.Generator) -> Measurement:
+def _random_grouped(rng: np.random.Generator, most: int) -> Measurement:
     hw, g = _map(rng, 14), int(rng.choice([2, 3, 4, 8, 32]))
     c = g * int(rng.choice([8, 16, 24, 32]))
     return _conv(c, hw, c, int(rng.choice([1, 3, 3])), 1, g)
 
 
-def _random_transposed(rng: np.random.Generator) -> Measurement:
+def _random_transposed(rng: np.random.Generator, most: int) -> Measurement:
     hw = _map(rng)
-    c = max(8, _channels(rng, 2 * hw))
+    c = max(8, _channels(rng, 2 * hw, most))
     return row("ConvTranspose", 1, c, hw, hw, max(4, c // 2), 2, 2, oh=2 * hw, ow=2 * hw)
 
 
-_ROWS: dict[str, Callable[[np.random.Generator], Measurement]] = {
-    "conv_1x1": lambda rng: _random_conv(rng, 1), "conv_3x3": lambda rng: _random_conv(rng, 3), "conv_dense": _random_dense,
+_ROWS: dict[str, Callable[[np.random.Generator, int], Measurement]] = {
+    "conv_1x1": lambda rng, most: _random_conv(rng, most, 1), "conv_3x3": lambda rng, most: _random_conv(rng, most, 3), "conv_dense": _random_dense,
     "conv_depthwise": _random_depthwise, "conv_grouped": _random_grouped, "conv_transpose": _random_transposed,
-    "gemm": lambda rng: row("Gemm", 1, int(rng.choice([256, 512, 576, 960, 1024, 1280, 2048, 4096])), int(rng.choice([1, 1, 1, 16, 128])), 1,
+    "gemm": lambda rng, most: row("Gemm", 1, int(rng.choice([256, 512, 576, 960, 1024, 1280, 2048, 4096])), int(rng.choice([1, 1, 1, 16, 128])), 1,
                             int(rng.choice([2, 10, 100, 256, 1000, 1000, 1024, 1280, 2048]))),
     "matmul": _random_product, "pool": _random_pool, "movement": _random_plain("Concat Concat Transpose"),
-    "elementwise": _random_plain("Relu Add Add Mul"), "elementwise_slow": _random_plain("Sigmoid HardSwish Tanh Exp"),
-    "normalization": _random_plain("LayerNormalization BatchNormalization InstanceNormalization"), "softmax": _random_plain("Softmax"),
+    "elementwise": _random_plain("Relu Add Add Mul Sum"), "elementwise_slow": _random_plain("Sigmoid HardSwish Tanh Exp"),
+    "normalization": _random_plain("LayerNormalization BatchNormalization InstanceNormalization LRN"), "softmax": _random_plain("Softmax"),
     "reduction": _random_plain("GlobalAveragePool"),
 }
 
@@ -264,11 +276,11 @@ _ROWS: dict[str, Callable[[np.random.Generator], Measurement]] = {
 class Sampler:
     """Samples without end: the telling shapes' beginning, then random ones, more of families that are predicted badly.
 
-    error: family -> how far off fits are so far (relative); set by whoever fits.
+    large: whether some may be as large as the largest layers. error: family -> how far off fits are so far (relative); set by whoever fits.
     """
 
-    def __init__(self, seed: int = 0, most_mflop: float = 400.0, first: int = 2):
-        self.rng, self.most_mflop, self.first = np.random.default_rng(seed), most_mflop, first
+    def __init__(self, seed: int = 0, large: bool = False, first: int = 2):
+        self.rng, self.large, self.first = np.random.default_rng(seed), large, first if seed == 0 else 0
         self.error: dict[str, float] = {}
 
     def __iter__(self) -> Iterator[tuple[str, Sample]]:
@@ -280,4 +292,4 @@ class Sampler:
         while True:
             weights = np.array([SHARE[n] * (0.3 + min(1.0, 5 * self.error.get(n, 0.1))) for n in names])
             name = str(self.rng.choice(names, p=weights / weights.sum()))
-            yield name, draw(name, self.rng, self.most_mflop)
+            yield name, draw(name, self.rng, LARGE if self.large and self.rng.random() < LARGE_SHARE else SMALL)

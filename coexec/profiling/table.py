@@ -214,7 +214,7 @@ def _two(sizes: Sequence[int]) -> tuple[int, int]:
 #: Operators whose further operands are vectors: of the channels, or, for the last, of the last axis.
 _VECTORS = {"BatchNormalization": 4, "InstanceNormalization": 2, "PRelu": 1, "LayerNormalization": 1, "RMSNormalization": 1}
 #: Elementwise operators with two tensor inputs; all others are timed with one.
-_BINARY = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Concat", "Mod", "And", "Or", "Equal", "Greater", "Less"})
+_BINARY = frozenset({"Add", "Sum", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Concat", "Mod", "And", "Or", "Equal", "Greater", "Less"})
 
 
 def node_of(row: Measurement, where: str = "table") -> Node:

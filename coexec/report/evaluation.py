@@ -21,7 +21,9 @@ from ..profiles import DeviceProfile
 from ..profiling.baselines import BASELINES, predictions
 from ..profiling.fit import accuracy, one_device
 from ..profiling.measure import Bench, copies_for
+from ..profiling.rounds import COMPANY, NoClock, Round
 from ..profiling.run import fixed_costs
+from ..profiling.steady import Steadiness, good_moment
 from ..profiling.table import Measurement, describe, tail_text
 from ..regions import Region
 
@@ -88,39 +90,74 @@ def measure_operators(
     profile: Any,
     devices: Mapping[str, Device],
     threads: int,
-    seconds_each: float = 0.02,
+    seconds_each: float = 0.006,
     progress: Callable[[float, float, str], None] | None = None,
     pieces: bool = True,
 ) -> list[Sample]:
     """Every distinct operator of a model, whole and (with `pieces`) cut, on each unit of the profile that is here and has a kernel.
 
-    The CPU runs with as many threads as the profile was made with; `threads` where it does not say. Weights and outputs take turns
-    between copies, as in profiling, so that they are no hotter than in a run.
+    The CPU runs with as many threads as the profile was made with; `threads` where it does not say. Neighbours take turns, as in
+    profiling and as in a run; everything is timed twice, the second time after everything else.
     """
-    costs, nodes, found = CostModel(profile), list(candidates(graph)), []
-    units = {u: d for u, d in devices.items() if u in costs.units}
-    waits = {unit: fixed_costs(device, threads)["wait_us"] for unit, device in units.items()}
+    costs, nodes = CostModel(profile), list(candidates(graph))
     rng = np.random.default_rng(0)
-    for done, node in enumerate(nodes):
-        regions = cut_pieces(node, rng) if pieces else [("", Region.whole(node.output.shape))]
-        for unit, device in units.items():
-            if device.declines(node) is not None:
-                continue
-            section = costs.units[unit]
-            for cut, region in regions:
-                predicted = costs.kernel(node, region, unit)
-                copies = copies_for(node, region, costs.facts[unit].l2_bytes)
-                try:
-                    with Bench(device, node, region, section.threads or threads, copies=copies) as bench:
-                        first, again = (bench.time(waits[unit], seconds_each).median_us for _ in range(2))
-                        kernel = bench.kernel.implementation
-                except DeviceError:  # a driver that cannot run it: nothing to compare
-                    continue
-                found.append(Sample(name, node.name, node.op_type, unit, predicted.us, first, again, predicted.estimated, kernel + tail_text(node),
-                                    cut, describe(node, region)))
+    wanted = [(node, cut, region) for node in nodes for cut, region in (cut_pieces(node, rng) if pieces else [("", Region.whole(node.output.shape))])]
+    units = {u: d for u, d in devices.items() if u in costs.units}
+    found, done, total = [], 0, 2 * len(wanted) * len(units)
+
+    def tell(count: int) -> None:
+        nonlocal done
+        done += count
         if progress is not None:
-            progress(done + 1, len(nodes), f"{name}: {node.op_type}")
+            progress(done, total, name)
+
+    for unit, device in units.items():
+        section = costs.units[unit]
+        first, again = (_timed(device, wanted, section.threads or threads, seconds_each, Steadiness(good_moment(section)), tell) for _ in range(2))
+        for (node, cut, region), one, other in zip(wanted, first, again):
+            if one is not None and other is not None:
+                predicted = costs.kernel(node, region, unit)
+                found.append(Sample(name, node.name, node.op_type, unit, predicted.us, one[0], other[0], predicted.estimated,
+                                    one[1] + tail_text(node), cut, describe(node, region)))
     return found
+
+
+#: Pieces for which no good moment was found are timed again with others of their kind, so often.
+RETRIES = 2
+
+
+def _timed(device: Device, wanted: Sequence[tuple[Node, str, Region]], threads: int, seconds_each: float, steady: Steadiness,
+           tell: Callable[[int], None]) -> list[tuple[float, str] | None]:
+    """Microseconds and kernel of each piece; None where the device has none or cannot run it."""
+    found: list[tuple[float, str] | None] = [None] * len(wanted)
+    left = list(range(len(wanted)))
+    for turn in range(1 + RETRIES):
+        unsteady = []
+        for at in range(0, len(left), COMPANY):
+            these = left[at:at + COMPANY]
+            try:
+                with Round(device, [(wanted[i][0], wanted[i][2]) for i in these], threads, steady) as company:
+                    for i, timing, entry in zip(these, company.time(seconds_each=seconds_each), company.turns):
+                        if timing is not None:
+                            found[i] = timing.median_us if timing.steady else timing.low_us, entry.kernel.implementation
+                            unsteady += [] if timing.steady else [i]
+            except NoClock:
+                return [_alone(device, node, region, threads, seconds_each) for node, _, region in wanted]
+            if turn == 0:
+                tell(len(these))
+        left = unsteady
+    return found
+
+
+def _alone(device: Device, node: Node, region: Region, threads: int, seconds_each: float) -> tuple[float, str] | None:
+    """Of a device whose kernels cannot be timed in company."""
+    if device.declines(node) is not None:
+        return None
+    try:
+        with Bench(device, node, region, threads, copies=copies_for(node, region, 1 << 20)) as bench:
+            return bench.time(fixed_costs(device, threads)["wait_us"], seconds_each).median_us, bench.kernel.implementation
+    except DeviceError:  # a driver that cannot run it: nothing to compare
+        return None
 
 
 def judge(samples: Iterable[Sample]) -> dict[str, Any]:

@@ -19,7 +19,9 @@ from ..ops.fallback import is_fallback
 from ..partition.halos import keep_halos
 from ..partition.plan import Plan, on_one_device
 from ..regions import Region
-from .order import steps_of
+from .hazards import guard
+from .memory import MemoryPlan, plan_memory
+from .order import ordered
 from .schedule import HOST, Alias, Dynamic, Flush, Join, Move, Start, Step, Wait
 from .trace import Trace, phase
 from .weave import Hear, Sync, Tell, WovenStep, weave
@@ -69,7 +71,9 @@ class PreparedRun:
         trace = self.trace
         with phase(trace, "schedule"):
             self.asynchronous = frozenset(name for name, device in self.devices.items() if device.asynchronous and name in plan.devices)
-            self.steps, self.memory = steps_of(self.graph, plan, self.asynchronous)
+            steps = ordered(self.graph, plan, self.asynchronous)
+            self.memory: MemoryPlan = plan_memory(self.graph, steps)
+            self.steps: list[Step] = guard(steps, self.memory)
         limit = settings.get("memory_limit")
         if limit and self.memory.nbytes > limit:
             raise MemoryLimit("the activations need more memory than the limit", where=self.graph.name, found=f"{self.memory.nbytes} bytes",

@@ -1,22 +1,17 @@
-"""The steps of a run as it is really taken: scheduled, hoisted, in bands, guarded, and where every value lies. What runs and what simulates
-runs take them from here. Pure functions of graph and plan.
-"""
+"""The order in which a run's steps are done, as the executor and the simulation of it both take them."""
 
 from __future__ import annotations
 
 from ..graph.ir import Graph
 from ..partition.plan import Plan
 from .bands import in_bands
-from .hazards import guard
 from .hoist import hoist
-from .memory import MemoryPlan, plan_memory
 from .schedule import Step, schedule
 
 
-def steps_of(graph: Graph, plan: Plan, asynchronous: frozenset[str]) -> tuple[list[Step], MemoryPlan]:
-    """The steps of one run of a plan whose halos count (`keep_halos`), and the memory that they are guarded for."""
-    steps = hoist(graph, schedule(graph, plan, asynchronous))
-    if plan.band_bytes:
-        steps = in_bands(steps, plan.band_bytes)
-    memory = plan_memory(graph, steps)
-    return guard(steps, memory), memory
+def ordered(graph: Graph, plan: Plan, asynchronous: frozenset[str]) -> list[Step]:
+    """The plan's schedule, its asynchronous pieces enqueued early and its host pieces in bands, where the plan asks for them."""
+    steps = schedule(graph, plan, asynchronous)
+    if len(asynchronous) == 1:  # with more, pieces also wait for one another's devices
+        steps = hoist(graph, steps)
+    return in_bands(steps, plan.band_bytes) if plan.band_bytes else steps

@@ -1,7 +1,7 @@
 """A simulated run: the steps that the executor would take for a plan, taken on clocks.
 
 The host walks the steps as `runtime.executor` does; every other device works through its queue in order; waits, gates and counters are
-those of `runtime.order` and `runtime.weave`, not a second description of them.
+those of `runtime.order`, `runtime.hazards` and `runtime.weave`, not a second description of them.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from ..ops.fallback import is_fallback
 from ..partition.halos import keep_halos
 from ..partition.plan import Plan
 from ..regions import Region
-from ..runtime.memory import MemoryPlan
-from ..runtime.order import steps_of
-from ..runtime.schedule import HOST, Dynamic, Move, Start, Wait
+from ..runtime.hazards import guard
+from ..runtime.memory import MemoryPlan, plan_memory
+from ..runtime.order import ordered
+from ..runtime.schedule import HOST, Dynamic, Move, Start, Step, Wait
 from ..runtime.trace import Arrow, Span, Trace
 from ..runtime.weave import Hear, Sync, Tell, WovenStep, weave
 from .clocks import Actor, Clock, Hold, Work
@@ -35,8 +36,9 @@ class Program:
         self.graph = graph
         self.plan = plan = replace(plan, partitions=keep_halos(graph, [plan[n.name] for n in graph.nodes]))
         self.devices = tuple(sorted(plan.devices - {HOST}))
-        self.memory: MemoryPlan
-        self.guarded, self.memory = steps_of(graph, plan, frozenset(self.devices))
+        steps = ordered(graph, plan, frozenset(self.devices))
+        self.memory: MemoryPlan = plan_memory(graph, steps)
+        self.guarded: list[Step] = guard(steps, self.memory)
         self.shared = shared
         self.is_woven = plan.counters and shared and len(self.devices) == 1 and HOST in plan.devices
         self.steps: Sequence[WovenStep] = weave(self.guarded, self.memory, self.devices[0]) if self.is_woven else self.guarded

@@ -14,6 +14,7 @@ from coexec.errors import DeviceError, UsageError
 from coexec.profiling.isolation import Isolated, KernelLost
 from coexec.profiling.run import profile_devices
 from coexec.profiling.sampler import SHAPES, whole_of
+from coexec.profiling.steady import Steadiness
 from coexec.profiling.table import read_table
 
 #: A child whose device kills its process at every Softmax, and never ends a MaxPool.
@@ -44,7 +45,9 @@ def isolated(tmp_path):
 
 
 def timed(isolated, family):
-    return isolated.time(whole_of(SHAPES[family][0]), 1, 0.0, 0.01, 1 << 20)
+    (row, steady), = isolated.round([whole_of(SHAPES[family][0])], 1, 0.0, Steadiness())
+    assert steady
+    return row
 
 
 def test_a_lost_kernel_is_told_and_the_next_is_timed(isolated):
@@ -57,6 +60,14 @@ def test_a_lost_kernel_is_told_and_the_next_is_timed(isolated):
     with pytest.raises(KernelLost, match="did not answer within 2 s"):
         timed(isolated, "pool")
     assert time.perf_counter() - begun < 10 and timed(isolated, "conv_1x1").op_type == "Conv"
+
+
+def test_of_several_kernels_the_lost_one_is_known(isolated):
+    samples = [whole_of(SHAPES[family][0]) for family in ("elementwise", "conv_1x1", "softmax", "pool")]
+    with pytest.raises(KernelLost) as lost:
+        isolated.round(samples, 1, 0.0, Steadiness())
+    assert lost.value.index == 2
+    assert [row.op_type for row, _ in isolated.round(samples[:2], 1, 0.0, Steadiness())] == ["Relu", "Conv"]
 
 
 def test_a_profile_goes_on_without_the_kernels_that_were_lost(isolated, tmp_path):

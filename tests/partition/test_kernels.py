@@ -43,7 +43,7 @@ def few_samples(count: int):
     rng = np.random.default_rng(5)
     for family in ("conv_1x1", "conv_3x3", "conv_dense", "conv_depthwise", "conv_grouped", "gemm", "matmul", "pool"):
         for _ in range(count):
-            yield draw(family, rng, 30.0, 2.0)
+            yield draw(family, rng, (30.0, 2.0, 1 << 20))
 
 
 def kernel_of(node, region, unit: str, facts: Facts) -> str:
@@ -110,7 +110,7 @@ def test_a_batch_is_priced_like_each_piece_by_itself():
 def timed(count: int) -> list[Measurement]:
     """Rows of an imagined CPU and GPU whose kernels take what their work and bytes say, a little uneven."""
     rows = []
-    sampler = iter(Sampler(3, 100.0))
+    sampler = iter(Sampler())
     for _ in range(count):
         _, sample = next(sampler)
         work = op_for(sample.node).work(sample.node, sample.region)
@@ -181,7 +181,7 @@ def test_a_round_is_resumed_and_an_interrupted_one_is_fitted(tmp_path):
 
     def stop(done, total, what):
         calls.append(what)
-        if len(calls) == 110:
+        if len(calls) == 12:
             raise KeyboardInterrupt
 
     profile, rows = profile_devices(cpu, None, time_budget_s=30.0, table=path, resume=True, progress=stop)

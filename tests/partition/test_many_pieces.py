@@ -37,7 +37,7 @@ def check(node: Node) -> None:
 @pytest.mark.parametrize("family", sorted(SHAPES))
 def test_features_of_samples(family: str):
     for _ in range(6):
-        check(draw(family, RNG, 30.0, 2.0).node)
+        check(draw(family, RNG, (30.0, 2.0, 1 << 20)).node)
 
 
 def value(name: str, *shape: int, constant: bool = False) -> Value:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from coexec.api.refinement import between
+from coexec.api.between import between
 from coexec.cost.compose import CostModel
 from coexec.cost.corrections import Between
 from coexec.devices.registry import find_devices

@@ -1,0 +1,336 @@
+"""Kernels timed as a run has them: in company. A dozen take turns on one queue, each with its input just written by another.
+
+Repeated by itself, a kernel finds its weights, its output and its own code in the caches; in a network all but its input have been
+driven out by the operators in between. On an x86-64 server (2026-11) runs took 31 us longer for each MB of weights than bare loops,
+and 2 to 6 us for each piece on the CPU.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..devices.base import Device, Event, Kernel, TensorView
+from ..devices.timed import Read, Timer, timed
+from ..errors import DeviceError
+from ..graph.ir import Node, TensorType, Value
+from ..ops import op_for
+from ..regions import Region
+from .measure import Timing, random_array
+from .steady import Steadiness
+
+#: Kernels that take turns: their weights and outputs are what drives one another's out of the caches.
+COMPANY = 12
+#: Kernels between two readings of the reference, and how often those are run for one reading.
+STRETCH, REFERENCE_RUNS = 3, 4
+#: What a round took by the device's own clock must be at least and at most these shares of what it took by the wall's, give or take what
+#: starting and waiting cost; else the clock is not believed.
+BELIEVED, SLACK_NS, MOST_DOUBTS = (0.7, 1.02), 300_000, 5
+
+#: Bytes of a board's last cache, where the system does not tell, and at most.
+SMALL_CACHE, LARGE_CACHE = 4 << 20, 64 << 20
+
+_now = time.perf_counter_ns
+
+
+class NoClock(DeviceError):
+    """A device whose kernels cannot be timed one by one on a queue: its clock is missing, or cannot be believed."""
+
+
+class _Started(NamedTuple):
+    """A command of a round on a queue: a kernel's turn, a reference (its number), or, neither, a touch."""
+
+    event: Event
+    read: Read
+    turn: _Turn | None
+    reference: int
+
+
+@dataclass
+class _Turn:
+    """A kernel of a round: what writes its input, and the times of it in good moments and in all."""
+
+    kernel: Kernel
+    touches: list[Kernel | Callable[[], object]]
+    good_us: list[float] = field(default_factory=list)
+    all_us: list[float] = field(default_factory=list)
+    cost_us: float = 0.0
+
+
+class Round:
+    """Pieces compiled on one queue of a device, to be timed in turns. A context manager.
+
+    Entries that the device has no kernel for, or cannot build, are None in `turns`. `steady` is the processor's, kept from round to
+    round. trying: is told the index of each piece before it is compiled and first run, then -1. Raises NoClock where the device cannot
+    be timed like that.
+    """
+
+    def __init__(self, device: Device, pieces: Sequence[tuple[Node, Region]], threads: int = 1, steady: Steadiness | None = None,
+                 trying: Callable[[int], object] = lambda index: None):
+        self.device, self.steady, self._trying = device, steady or Steadiness(), trying
+        self.buffers: list = []
+        self.errors: dict[int, DeviceError] = {}
+        self.doubts, self._flipped = 0, False
+        self._cold = np.ones(cold_bytes() // 4, np.float32)
+        self.queue = device.queue(threads)
+        try:
+            nodes = [*reference_nodes(threads), *(node for node, _ in pieces)]
+            self.arena = device.allocate(max(sum(_nbytes(v) for v in (*n.inputs, *n.outputs) if v is not None and not v.is_constant) for n in nodes))
+            self.buffers.append(self.arena)
+            self.timer: Timer | None = timed(self.queue) if device.asynchronous else None
+            if device.asynchronous and (self.timer is None or not self.timer.own_clock):
+                raise NoClock("the device has no clock of its own to time kernels by", where=device.facts.name)
+            rng = np.random.default_rng(0)
+            self.references = [self._turn(node, Region.whole(node.output.shape), rng).kernel for node in reference_nodes(threads)
+                               if device.declines(node) is None]
+            self.turns = [self._made(i, node, region, rng) for i, (node, region) in enumerate(pieces)]
+            self._trying(-1)
+            self.queue.seal()
+        except BaseException:
+            self.close()
+            raise
+
+    def _made(self, index: int, node: Node, region: Region, rng: np.random.Generator) -> _Turn | None:
+        if self.device.declines(node) is not None:
+            return None
+        self._trying(index)
+        try:
+            made = self._turn(node, region, rng)
+            self.queue.seal()
+            made.kernel.start().wait()  # by itself: if it never ends, or ends the process, it is known which one it was
+            return made
+        except DeviceError as error:  # one kernel that a driver cannot build must not cost the others
+            self.errors[index] = error
+            return None
+
+    def _turn(self, node: Node, region: Region, rng: np.random.Generator) -> _Turn:
+        given = [v for v in node.inputs if v is not None and not v.is_constant]
+        places = self._places([_nbytes(v) for v in given], [_nbytes(v) for v in node.outputs if v is not None])
+        where = dict(zip(given, places[0]))
+        inputs = [v if v is None or v.is_constant else self._view(v, where[v]) for v in node.inputs]
+        outputs, at = [], iter(places[1])
+        for value in node.outputs:
+            outputs.append(None if value is None else self._view(value, next(at)))
+        kernel = self.queue.compile(node, region, inputs, outputs)
+        touches = [self._touch(view, read, rng) for view, read in zip(inputs, op_for(node).regions_read(node, region))
+                   if isinstance(view, TensorView) and read is not None and read.size]
+        return _Turn(kernel, touches[::-1])  # the first input is what the operator before has just made
+
+    def _places(self, inputs: Sequence[int], outputs: Sequence[int]) -> tuple[list[int], list[int]]:
+        """Where in the arena inputs and outputs lie, at its two ends in turns: one kernel's output is where the next one's input is."""
+        self._flipped = not self._flipped
+        placed = []
+        for sizes, at_top in ((inputs, self._flipped), (outputs, not self._flipped)):
+            ends = np.cumsum(sizes).tolist()
+            placed.append([self.arena.nbytes - end if at_top else end - size for size, end in zip(sizes, ends)])
+        return placed[0], placed[1]
+
+    def _view(self, value: Value, offset: int) -> TensorView:
+        return TensorView.contiguous(self.arena, value.dtype, Region.whole(value.shape), offset)
+
+    def _touch(self, view: TensorView, read: Region, rng: np.random.Generator) -> Kernel | Callable[[], object]:
+        """Writes what a kernel reads: on the processor that reads it next, where that can be done."""
+        made = self.device.allocate(max(1, view.region.size * view.dtype.itemsize))
+        self.buffers.append(made)
+        spare = TensorView.contiguous(made, view.dtype, view.region)
+        spare.array[...] = random_array(TensorType(view.dtype, view.shape), rng)
+        if not made.shared:
+            np.copyto(view.array, spare.array)
+            self.queue.upload(spare).wait()
+            self.queue.upload(view).wait()
+        source, target = (_alone(v.sub(read)) for v in (spare, view))
+        if self.timer is not None:
+            kind = TensorType(view.dtype, target.shape)
+            relu = Node("Relu", (Value("x", kind),), (Value("y", kind),), name="touch")
+            if view.dtype == np.float32 and self.device.declines(relu) is None:
+                return self.queue.compile(relu, target.region, [source], [target])
+            if not made.shared:
+                return _nothing
+        return partial(np.copyto, target.array, source.array)
+
+    def time(self, *, seconds_each: float = 0.006, least: int = 5, limit_s: float | None = None) -> list[Timing | None]:
+        """Microseconds of each entry, of good moments only: at least so long and so many times each, in `limit_s` at most.
+
+        Where no moment was good within the limit, `steady` of the Timing is False, and all its times count.
+        """
+        live = [t for t in self.turns if t is not None]
+        for turn in live:
+            turn.good_us, turn.all_us = [], []
+        limit = _now() + int(1e9 * (limit_s if limit_s is not None else 0.1 + 5 * seconds_each * len(live)))
+        self.queue.begin_run()
+        try:
+            play = self._play if self.timer is None else self._play_queue
+            for number in range(1_000):
+                wanted = [t for t in live if len(t.good_us) < least or sum(t.good_us) < seconds_each * 1e6 and len(t.good_us) < 40]
+                if number and (not wanted or _now() > limit):
+                    break
+                # All take part as long as few are done, for the company; long ones that are done make the others wait.
+                play(live if number < least else [t for t in live if t in wanted or t.cost_us < 2_000], count=number > 0)
+        finally:
+            self.queue.end_run()
+        return [None if t is None else _timing(t) for t in self.turns]
+
+    def _sweep(self) -> None:
+        """Reads so much that no weights are left in the caches: a network's are long gone when they are used again."""
+        self._cold.max()
+
+    def _play(self, turns: Sequence[_Turn], count: bool) -> None:
+        """One round of a device that returns when the work is done."""
+        self._sweep()
+        before = self._reference()
+        for at in range(0, len(turns), STRETCH):
+            stretch, times = turns[at:at + STRETCH], []
+            for turn in stretch:
+                for touch in turn.touches:
+                    touch()  # type: ignore[operator]
+                begun = _now()
+                turn.kernel.start()
+                times.append((_now() - begun) / 1e3)
+            after = self._reference()
+            _note(stretch, times, before and after, count)
+            before = after
+
+    def _reference(self) -> bool:
+        times = []
+        for kernel in self.references:
+            found = []
+            for _ in range(REFERENCE_RUNS):
+                begun = _now()
+                kernel.start()
+                found.append(_now() - begun)
+            times.append(float(min(found)))
+        return self.steady.read(times)
+
+    def _play_queue(self, turns: Sequence[_Turn], count: bool) -> None:
+        """One round of a device that works through a queue: all is started at once, and its own clock tells, beside the wall's."""
+        self._sweep()
+        tape: list[_Started] = []
+        begun = _now()
+
+        def start(kernel: Kernel, turn: _Turn | None = None, reference: int = -1) -> None:
+            event, read = self.timer.start(kernel)  # type: ignore[union-attr]
+            tape.append(_Started(event, read, turn, reference))
+
+        def read_reference() -> None:
+            for index, kernel in enumerate(self.references):
+                for _ in range(REFERENCE_RUNS):
+                    start(kernel, reference=index)
+
+        read_reference()
+        for at in range(0, len(turns), STRETCH):
+            for turn in turns[at:at + STRETCH]:
+                for touch in turn.touches:
+                    start(touch) if isinstance(touch, Kernel) else touch()
+                start(turn.kernel, turn)
+            read_reference()
+        sent = _now()
+        self.queue.flush()
+        tape[-1].event.wait()
+        done = _now()
+        self._told(tape, done - sent, done - begun, count)
+
+    def _told(self, tape: Sequence[_Started], least_ns: int, most_ns: int, count: bool) -> None:
+        """What the device's clock says of a round. A kernel lasts from its start to its end, and as long as it usually takes to go on to it.
+
+        By the wall, least_ns went by since all was sent, most_ns since the first was started. Raises NoClock where the clock cannot be
+        believed.
+        """
+        times = [started.read() for started in tape]
+        if not all(times):
+            raise NoClock("the device's clock says nothing", where=self.device.facts.name)
+        spans = [(found[0].start_ns, found[0].stop_ns) for found in times]
+        told = spans[-1][1] - spans[0][0]
+        if not BELIEVED[0] * least_ns - SLACK_NS <= told <= BELIEVED[1] * most_ns or any(b < a for (_, a), (b, _) in zip(spans, spans[1:])):
+            self.doubts += 1  # a thread that was woken late looks like that too, now and then
+            if self.doubts > MOST_DOUBTS:
+                raise NoClock("the device's clock disagrees with the wall's", where=self.device.facts.name,
+                              found=f"{told / 1e3:.0f} us", expected=f"{least_ns / 1e3:.0f} to {most_ns / 1e3:.0f} us")
+            return
+        self.doubts = max(0, self.doubts - 1)
+        gaps = [begun - ended for (_, ended), (begun, _) in zip(spans, spans[1:])]
+        usual_us = float(np.percentile(gaps, 25)) / 1e3 if gaps else 0.0
+        groups: list[list[tuple[_Turn, float]]] = [[]]
+        readings: list[list[float]] = []
+        was_reference = False
+        for started, (begun, ended) in zip(tape, spans):
+            if started.turn is not None:
+                groups[-1].append((started.turn, (ended - begun) / 1e3 + usual_us))
+            elif started.reference >= 0:
+                if not was_reference:
+                    readings.append([np.inf] * len(self.references))
+                    groups.append([])
+                readings[-1][started.reference] = min(readings[-1][started.reference], float(ended - begun))
+            was_reference = started.reference >= 0
+        good = [self.steady.read(r) for r in readings]
+        for group, before, after in zip(groups[1:], good, good[1:]):
+            _note([t for t, _ in group], [us for _, us in group], before and after, count)
+
+    def close(self) -> None:
+        """Frees everything."""
+        self.queue.close()
+        for buffer in self.buffers:
+            buffer.close()
+        self.buffers = []
+
+    def __enter__(self) -> Round:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _nbytes(value: Value) -> int:
+    """Of a value in the arena: whole cache lines."""
+    return -(-max(1, value.type.nbytes) // 64) * 64
+
+
+def _alone(view: TensorView) -> TensorView:
+    """The same window, as the whole of a value."""
+    return TensorView(view.buffer, view.dtype, Region.whole(view.shape), view.offset_bytes, view.strides)
+
+
+def _nothing() -> None:
+    """For inputs that only the host could write, into memory that is not the host's."""
+
+
+def cold_bytes() -> int:
+    """What must be read to drive everything else out of the caches: as much as the largest that the system tells of."""
+    found = [SMALL_CACHE]
+    for size in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
+        with suppress(OSError, ValueError):
+            found.append(int(size.read_text().strip().removesuffix("K")) << 10)
+    return min(max(found), LARGE_CACHE)
+
+
+def _note(turns: Sequence[_Turn], times: Sequence[float], good: bool, count: bool) -> None:
+    for turn, us in zip(turns, times):
+        turn.cost_us = us
+        if count:
+            turn.all_us.append(us)
+            if good:
+                turn.good_us.append(us)
+
+
+def _timing(turn: _Turn) -> Timing:
+    steady = len(turn.good_us) >= 2
+    low, quarter, median, high = np.percentile(turn.good_us if steady else turn.all_us, [10, 25, 50, 75])
+    return Timing(float(median), float(high - quarter), len(turn.good_us if steady else turn.all_us), float(low), steady)
+
+
+def reference_nodes(threads: int = 1) -> list[Node]:
+    """What tells a good moment: one that stores much, one that computes much; both small enough for a core's own caches.
+
+    Several threads get more to do, so that waking them does not count.
+    """
+    line = TensorType(np.dtype(np.float32), (1, 1, 1, (32 << 10) * (1 if threads == 1 else 4 * threads)))
+    square = TensorType(np.dtype(np.float32), (96 if threads == 1 else 288,) * 2)
+    return [Node("Relu", (Value("x", line),), (Value("y", line),), name="reference"),
+            Node("MatMul", (Value("a", square), Value("w", square, random_array(square, np.random.default_rng(1)))), (Value("y", square),),
+                 name="reference")]

@@ -1,0 +1,136 @@
+"""Kernels timed in company, and in good moments only."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from coexec.devices.base import Kernel
+from coexec.devices.null.device import NullDevice
+from coexec.devices.registry import find_devices
+from coexec.devices.timed import Stretch, Timer
+from coexec.errors import UsageError
+from coexec.profiling import rounds
+from coexec.profiling.measure import with_constants
+from coexec.profiling.rounds import NoClock, Round
+from coexec.profiling.run import profile_devices, read_steady, time_round
+from coexec.profiling.sampler import SHAPES, whole_of
+from coexec.profiling.steady import BLOCK, REMEMBERED_S, Steadiness, facts_of, good_moment
+from coexec.regions import Region
+
+
+def samples(*families):
+    found = [whole_of(SHAPES[family][0]) for family in families]
+    return [(with_constants(s.node, np.random.default_rng(0)), s.region) for s in found]
+
+
+def test_a_moment_is_good_while_the_reference_is_as_fast_as_it_ever_was():
+    now = [0.0]
+    steady = Steadiness(clock=lambda: now[0])
+    assert all(steady.read([1000.0 + i % 3, 50.0]) for i in range(3 * BLOCK))
+    assert not steady.read([1200.0, 50.0]) and not steady.read([1001.0, 60.0]) and steady.ratio == pytest.approx(1.2)
+    assert steady.share == pytest.approx(1 - 2 / (3 * BLOCK + 2))
+    assert [steady.read([1500.0, 50.0]) for _ in range(4 * BLOCK)] == [False] * 4 * BLOCK, "a long bad time is not taken for good"
+    now[0] += REMEMBERED_S + 1
+    for _ in range(2 * BLOCK):
+        now[0] += 1
+        steady.read([1500.0, 50.0])
+    assert steady.read([1510.0, 50.0]) and not steady.read([1700.0, 50.0]), "a board that stays slow is measured as it is"
+
+
+def test_good_moments_are_known_from_an_earlier_round():
+    steady = Steadiness([1000.0, 50.0])
+    assert not steady.read([1200.0, 50.0]) and steady.read([1010.0, 50.0]) and steady.good_ns == (1000.0, 50.0)
+    steady.known([900.0, 60.0])
+    assert steady.good_ns == (900.0, 50.0) and not steady.read([1000.0, 50.0])
+
+
+def test_kernels_in_company_take_as_long_as_the_device_says():
+    took = {"Conv": 3e-3, "Relu": 0.5e-3, "MatMul": 0.5e-3}
+    device = NullDevice("cpu", lambda node, region: took[node.op_type], declined={"Softmax"}, asynchronous=False)
+    tried = []
+    with Round(device, samples("conv_1x1", "softmax", "elementwise"), trying=tried.append) as company:
+        conv, softmax, relu = company.time(seconds_each=0.001)
+    assert softmax is None and conv.median_us == pytest.approx(3000, rel=0.2) and relu.median_us == pytest.approx(500, rel=0.3)
+    assert tried == [0, 2, -1], "each is tried by itself before"
+
+
+def test_inputs_are_written_before_each_turn():
+    """Others use the same memory: what a kernel reads must be what it was given, whatever they left there."""
+    for device in find_devices().values():
+        pieces = samples("elementwise", "conv_3x3", "matmul", "movement")
+        with Round(device, pieces) as company:
+            for turn, (node, region) in zip(company.turns, pieces):
+                company.arena.host[:] = 0xFF  # every float is no number
+                for touch in turn.touches:
+                    touch.start().wait() if isinstance(touch, Kernel) else touch()
+                turn.kernel.start().wait()
+                read = sum(v.type.nbytes for v in node.inputs if not v.is_constant)
+                assert 4 * np.isfinite(company.arena.host.view(np.float32)).sum() >= read + 4 * region.size, f"{node} on {device.name}"
+
+
+def test_timings_of_disturbed_moments_do_not_count(monkeypatch):
+    device = NullDevice("cpu", lambda node, region: 0.4e-3, asynchronous=False)
+    with Round(device, samples("elementwise", "conv_1x1")) as company:
+        monkeypatch.setattr(company, "_reference", lambda: False)
+        assert [t.steady for t in company.time(limit_s=0.1)] == [False, False]
+        monkeypatch.setattr(company, "_reference", lambda: True)
+        assert [t.steady for t in company.time(limit_s=0.5)] == [True, True]
+
+
+class Clock(Timer):
+    """A device's clock that runs `rate` times as fast as the wall's."""
+
+    own_clock = True
+
+    def __init__(self, queue, rate):
+        self.queue, self.rate = queue, rate
+
+    def start(self, kernel):
+        event = kernel.start()
+        stop = event.at
+        return event, lambda: [Stretch(int((stop - kernel.seconds) * 1e9 * self.rate), int(stop * 1e9 * self.rate))]
+
+    def move(self, view, to_host):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("rate,believed", [(1.0, True), (0.3, False), (2.0, False)])
+def test_a_devices_clock_is_believed_only_where_the_walls_agrees(monkeypatch, rate, believed):
+    device = NullDevice("gpu", lambda node, region: 1e-3)
+    monkeypatch.setattr(rounds, "timed", lambda queue: Clock(queue, rate))
+    if believed:
+        with Round(device, samples("elementwise", "conv_1x1")) as company:
+            assert [t.median_us for t in company.time(seconds_each=0.001)] == pytest.approx([1000, 1000], rel=0.1)
+    else:
+        with Round(device, samples("elementwise", "conv_1x1")) as company, pytest.raises(NoClock, match="disagrees with the wall's"):
+            company.time(seconds_each=0.1)
+
+
+def test_without_a_clock_kernels_are_timed_one_by_one():
+    device = NullDevice("gpu", lambda node, region: 1e-3)
+    with pytest.raises(NoClock, match="no clock of its own"):
+        Round(device, samples("elementwise"))
+    told = [whole_of(SHAPES["elementwise"][0])]
+    ((row, steady),) = time_round("gpu", device, told, 1, 0.0, Steadiness())
+    assert steady and row.latency_us == pytest.approx(1000, rel=0.2)
+
+
+def test_what_good_moments_are_like_is_kept_with_the_table_and_in_the_profile(tmp_path):
+    cpu = find_devices("none")["cpu"]
+    profile, _ = profile_devices(cpu, None, time_budget_s=1.0, table=tmp_path / "t.csv")
+    told = read_steady(tmp_path / "t.steady.json")
+    assert good_moment(profile.cpu) == pytest.approx(told["cpu"], rel=1e-3) and len(told["cpu"]) == 2
+    assert facts_of(Steadiness(told["cpu"])) == {k: v for k, v in profile.cpu.facts.items() if k.startswith("reference_")}
+    (tmp_path / "t.steady.json").write_text('{"cpu": ["fast"]}')
+    with pytest.raises(UsageError, match="not what reference kernels took"):
+        profile_devices(cpu, None, time_budget_s=0.5, table=tmp_path / "t.csv", resume=True)
+
+
+def test_pieces_read_only_their_own_part():
+    cpu = find_devices("none")["cpu"]
+    (node, region), = samples("conv_3x3")
+    upper = region.replace(2, (0, region[2].stop // 2))
+    with Round(cpu, [(node, upper), (node, Region.whole(node.output.shape))]) as company:
+        piece, whole = company.time()
+    assert piece.median_us < 0.8 * whole.median_us
