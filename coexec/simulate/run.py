@@ -46,12 +46,14 @@ class Program:
     @cached_property
     def crossed(self) -> Mapping[Start, int]:
         """Bytes that a piece is the first on its side to read of what another unit wrote."""
-        found, moved = {}, 0
+        found: dict[Start, int] = {}
+        moved: dict[str, int] = {}
         for step in self.guarded:
             if isinstance(step, Move):
-                moved += step.region.size * step.value.dtype.itemsize
+                side = HOST if step.to_host else step.device
+                moved[side] = moved.get(side, 0) + step.region.size * step.value.dtype.itemsize
             elif isinstance(step, Start):
-                found[step], moved = moved, 0
+                found[step] = moved.pop(step.device, 0)
         return found
 
     @cached_property

@@ -69,4 +69,4 @@ def test_a_fresh_row_is_the_one_on_the_page(rows, monkeypatch, tmp_path):
     monkeypatch.setattr(tool, "WHAT_IFS", {"as in the profiles": ()})
     fresh, = tool.study(tmp_path, {"snapdragon-855": load_profile(ROOT / "profiles" / "snapdragon-855.yaml")})
     kept, = [r for r in tool.plain(rows) if (r["board"], r["model"]) == ("snapdragon-855", "fast_style_transfer")]
-    assert {s: fresh[s] for s in tool.STRATEGIES} == pytest.approx({s: kept[s] for s in tool.STRATEGIES}, rel=0.03)
+    assert {s: fresh[s] for s in tool.STRATEGIES} == pytest.approx({s: kept[s] for s in tool.STRATEGIES}, rel=0.1)

@@ -35,15 +35,15 @@ def simulated(graph, profile, strategy="coexec", scenario=QUIET, counters=False,
 @pytest.mark.parametrize("strategy", ["cpu", "gpu", "fixed:gpu=0.5", "fixed:gpu=0.3,axis=height", "flops", "greedy", "coexec"])
 @pytest.mark.parametrize("graph", [classifier(), tangle()], ids=["classifier", "tangle"])
 def test_it_agrees_with_the_planners_clocks_where_nothing_else_happens(graph, strategy):
-    """Two descriptions of the same run, written apart. What only the simulator knows can make a run longer (memory used again) or a little shorter (pieces
-    enqueued one early, `runtime.hoist`).
+    """Two descriptions of the same run, written apart. What only the simulator knows makes a run a little shorter (pieces that are started
+    early) or longer (memory that is used again).
 
     Reading across sides costs nothing here: the planner charges it every time, the simulator once.
     """
     plain = board(crossing_gbs=1e9)
     plan, _, run = simulated(graph, dataclasses.replace(plain, cpu=dataclasses.replace(plain.cpu, crossing_gbs=1e9)), strategy)
-    assert run.latency_us >= 0.98 * plan.predicted_ms * 1e3 and run.latency_us <= 1.1 * plan.predicted_ms * 1e3
-    if "axis" not in strategy and graph.name == "classifier" or strategy == "cpu":
+    assert 0.95 < run.latency_us / (plan.predicted_ms * 1e3) < 1.1
+    if strategy in ("cpu", "gpu"):
         assert run.latency_us == pytest.approx(plan.predicted_ms * 1e3, rel=1e-3)
 
 
