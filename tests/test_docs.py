@@ -124,7 +124,9 @@ def test_a_command_of_the_docs_works(page, command, place, monkeypatch, capsys):
         words += ["--time-budget", "2s"]
     code = main([*words, "-q"])
     out, err = capsys.readouterr()
-    assert code == 0 and out and "error" not in err, f"{page}: {command}\n{err}"
+    # A profile of two seconds, made and checked while other tests run, may be found not to fit: that is an answer too.
+    answers = (0, 7) if words[:2] == ["profile", "check"] else (0,)
+    assert code in answers and out and "error" not in err, f"{page}: {command}\n{err}"
 
 
 @pytest.mark.parametrize("page, command", [(p, c) for p, c, run in commands() if not run and c.startswith("coexec ")])

@@ -145,7 +145,7 @@ def measured(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, A
     from coexec.api import random_feeds
     from coexec.report.timing import interleave
 
-    specs = {**({k: ABLATIONS[k] for k in options.strategies} if options.strategies else ABLATIONS), "coexec": "coexec", "cpu": "cpu", "gpu": "gpu"}
+    specs = {"coexec": "coexec", **({k: ABLATIONS[k] for k in options.strategies} if options.strategies else ABLATIONS), "cpu": "cpu", "gpu": "gpu"}
     rows = []
     for name, graph in models(options.models):
         feeds = random_feeds(graph)

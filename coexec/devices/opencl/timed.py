@@ -44,7 +44,7 @@ class ClTimer(Timer):
                 events.append(cl.enqueue_nd_range_kernel(queue, launched, global_size, local_size))
         except cl.Error as error:
             raise failed(f"kernel {kernel.implementation or '?'} cannot be started", error, kernel) from error
-        return (ClEvent(events[-1], kernel) if events else DONE), lambda: _stretch(events)
+        return (ClEvent(events[-1], kernel, kernel.poll_s) if events else DONE), lambda: _stretch(events)
 
     def move(self, view: TensorView, to_host: bool) -> tuple[Event, Read]:
         queue, events = self.queue.queue, []
@@ -52,12 +52,12 @@ class ClTimer(Timer):
             if view.buffer.copies and sum(1 for _ in rects(view)) > 1:  # only the last box's event comes back: a marker tells when the first began
                 marker = cl.enqueue_marker(queue)
                 last = view.buffer.move(queue, view, to_host)
-                return ClEvent(last, view), lambda: _stretch([last], begun_by=marker)
+                return ClEvent(last, view, self.queue.poll_s), lambda: _stretch([last], begun_by=marker)
             last = view.buffer.move(queue, view, to_host)
         except cl.Error as error:
             raise failed("a transfer cannot be started", error, self.queue) from error
         events += [last] if last is not None else []
-        return (ClEvent(last, view) if last is not None else DONE), lambda: _stretch(events)
+        return (ClEvent(last, view, self.queue.poll_s) if last is not None else DONE), lambda: _stretch(events)
 
     def probe(self) -> Probe | None:
         try:
