@@ -67,7 +67,8 @@ def simulate_strategies(graph: Graph, profile: DeviceProfile, strategies: Iterab
                         ) -> dict[str, Simulation]:
     """A plan of every strategy, simulated. Raises UsageError where a strategy cannot plan for that board."""
     cost = CostModel(profile)
-    return {s: simulate_plan(graph, plan_prepared(graph, profile=profile, strategy=s, wishes=Wishes(dict(force or {}))), profile, cost) for s in strategies}
+    wishes = Wishes(dict(force or {}))
+    return {s: simulate_plan(graph, plan_prepared(graph, profile=profile, strategy=s, wishes=wishes), profile, cost) for s in strategies}
 
 
 def possible(strategies: Iterable[str], profile: DeviceProfile) -> list[str]:

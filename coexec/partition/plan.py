@@ -69,9 +69,9 @@ class Plan:
     runs on the machine where it was checked, None where it was not. `counters`: CPU and GPU are kept in step by words in shared
     memory, where the device can, not by the driver's events. `band_bytes`: chains of CPU pieces with larger maps than this between them
     run band by band of rows, so that the maps stay in a cache of that size; 0: piece by piece.
-    `board`: the names of the units that it was
-    made for, where it was made from a profile. `wishes`: what it was asked for besides. `gap`: no plan of those that the strategy could choose from is better by more than this share
-    (0: it is the best of them; None: not known). `energy_mj` and `memory_bytes` are modelled, not measured.
+    `board`: the names of the units that it was made for, where it was made from a profile. `wishes`: what it was asked for besides. `gap`: no
+    plan of those that the strategy could choose from is better by more than this share (0: it is the best of them; None: not known).
+    `energy_mj` and `memory_bytes` are modelled, not measured.
     """
 
     model: str
