@@ -25,7 +25,7 @@ A message answers four questions on one line: where, what was found, what was ex
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 
 class CoexecError(Exception):
@@ -154,8 +154,13 @@ class KernelBuildError(DeviceError):
         super().__init__(f"{what} ({first})" if first else what, **facts)
 
 
+#: Names that a hint lists of those that are known.
+SUGGESTED = 24
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
-    """A hint for an unknown name: near matches first, else everything known."""
-    known = list(known)
+    """A hint for an unknown name: near matches first, else what is known, as far as a person reads on."""
+    known = sorted(known) if isinstance(known, Set) else list(known)
     near = difflib.get_close_matches(name, known, 3, 0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known)}"
+    more = f" and {len(known) - SUGGESTED} more" if len(known) > SUGGESTED + 1 else ""
+    return f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(known[:SUGGESTED] if more else known)}{more}"

@@ -71,7 +71,7 @@ class Within:
         if not self._cores:
             return
         now = os.sched_getaffinity(0)
-        rest = now & self._cores
+        rest = self._rest(now)
         if rest and rest != now:
             self._before = now
             os.sched_setaffinity(0, rest)
@@ -80,3 +80,6 @@ class Within:
         if self._before is not None:
             before, self._before = self._before, None
             os.sched_setaffinity(0, before)
+
+    def _rest(self, now: set[int]) -> set[int]:
+        return now & self._cores

@@ -17,10 +17,10 @@ from ..errors import UsageError, suggest
 from ..profiles import DeviceProfile, Latency, UnitProfile
 
 #: Fields of a unit that can be changed, and whether 0 is a value.
-FIELDS = {"peak_gflops": False, "bandwidth_gbs": False, "launch_us": True, "sync_us": True, "ready_us": True, "map_us": True,
+FIELDS = {"peak_gflops": False, "bandwidth_gbs": False, "launch_us": True, "begin_us": True, "sync_us": True, "ready_us": True, "map_us": True,
           "transfer_gbs": False, "crossing_gbs": False, "power_w": False, "idle_w": True, "busy.compute": False, "busy.memory": False}
 #: What a name without a unit means: the costs of the device beside the host.
-OF_THE_GPU = ("launch_us", "sync_us", "ready_us", "map_us", "transfer_gbs")
+OF_THE_GPU = ("launch_us", "begin_us", "sync_us", "ready_us", "map_us", "transfer_gbs")
 UNITS = ("cpu", "gpu")
 _VALUE = re.compile(r"(\d+(?:\.\d*)?(?:e[+-]?\d+)?)(x?)", re.IGNORECASE)
 #: More what-ifs than this are a slip of the hand.

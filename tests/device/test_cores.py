@@ -16,7 +16,7 @@ from coexec.devices.opencl.platform import list_devices
 CORES = sorted(os.sched_getaffinity(0))
 
 
-@pytest.mark.skipif(len(CORES) < 2, reason="one core cannot be divided")
+@pytest.mark.skipif(len(CORES) < 2, reason="a second core is missing: one cannot be divided")
 def test_the_host_leaves_the_cores_while_a_run_lasts():
     elsewhere = Elsewhere(frozenset({CORES[-1]}))
     elsewhere.enter()
@@ -39,8 +39,8 @@ def test_a_host_that_would_have_no_core_left_stays(reserved):
 
 
 def test_the_driver_s_threads_have_cores_of_their_own():
-    if not any("Portable Computing Language" in d["driver"] and not d["problem"] for d in list_devices()):
-        pytest.skip("PoCL is not installed (apt install pocl-opencl-icd)")
+    assert any("Portable Computing Language" in d["driver"] and not d["problem"] for d in list_devices()), \
+        "install pocl-opencl-icd (Debian and Ubuntu package it); tools/test.sh does"
     reserved = cores.reserve()
     if len(cores._workers) >= len(CORES):
         assert reserved == frozenset()

@@ -138,7 +138,7 @@ def test_programs_are_kept_on_disk_and_used(device: OpenCLDevice, tmp_path: Path
 @pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "other format", "not the driver's"])
 def test_a_damaged_cache_entry_is_built_again_and_overwritten(device: OpenCLDevice, tmp_path: Path, damage: str) -> None:
     if damage == "not the driver's" and "rusticl" in device.facts.driver:
-        pytest.skip("this driver ends the process where a binary with a sound checksum is not its own")
+        pytest.skip("a check of binaries is missing in rusticl: it ends the process where one is not its own, instead of refusing it")
     with settings.override(cache_dir=tmp_path):
         _build_afresh(device)
         (kept,) = (tmp_path / "opencl").iterdir()

@@ -20,7 +20,7 @@ from coexec.errors import DeviceError, UsageError
 from coexec.regions import Region
 from tests.test_smoke import tiny_model
 
-from .test_other_drivers import has_rusticl
+from .test_other_drivers import need_rusticl
 from .test_random_plans import holds_on_random_plans
 
 MAPPED = ("coarse-svm", "alloc-host", "use-host")
@@ -142,8 +142,8 @@ def subset(command: list[str], **environment: str) -> subprocess.CompletedProces
                           env={**os.environ, "POCL_MAX_PTHREAD_COUNT": "1", **environment})
 
 
-@pytest.mark.skipif(not has_rusticl(), reason="rusticl is not installed (mesa-opencl-icd; not packaged everywhere)")
 def test_every_way_on_rusticl(tmp_path):
+    need_rusticl()
     done = subset([], RUSTICL_ENABLE="llvmpipe", COEXEC_OPENCL="rusticl", COEXEC_CACHE_DIR=str(tmp_path))
     assert done.returncode == 0 and "copy: right" in done.stdout, done.stdout + done.stderr
 

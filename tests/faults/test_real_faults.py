@@ -142,6 +142,16 @@ def python(code: str, folder, *arguments: str, **environment: str) -> subprocess
                             text=True, env={**os.environ, "PYTHONPATH": os.getcwd(), **environment})
 
 
+def ends_well(done: subprocess.Popen) -> None:
+    """The process ends within a minute, and says that all was right."""
+    try:
+        _, err = done.communicate(timeout=60)
+    except subprocess.TimeoutExpired:
+        done.kill()
+        raise AssertionError("it hangs: " + done.communicate()[1][-2000:]) from None
+    assert done.returncode == 0, err[-2000:]
+
+
 FORKED = """
     import os, sys, numpy as np, coexec
     strategy, strict = sys.argv[1], sys.argv[2] == "strict"
@@ -267,10 +277,4 @@ INTERRUPTED = """
 
 @pytest.mark.parametrize("strategy", ["cpu", "fixed:gpu=0.5"])
 def test_ctrl_c_hundreds_of_times_leaves_a_session_that_works(tmp_path, strategy):
-    done = python(INTERRUPTED, tmp_path, strategy, COEXEC_THREADS="2")
-    try:
-        out, err = done.communicate(timeout=60)
-    except subprocess.TimeoutExpired:
-        done.kill()
-        raise AssertionError("it hangs: " + done.communicate()[1][-2000:]) from None
-    assert done.returncode == 0, err[-2000:]
+    ends_well(python(INTERRUPTED, tmp_path, strategy, COEXEC_THREADS="2"))

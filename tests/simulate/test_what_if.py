@@ -16,6 +16,7 @@ from tests.partition.boards import board, classifier
 
 def test_changes_are_read_as_they_are_written():
     assert parse_change("gpu.peak_gflops=2x") == Change("gpu", "peak_gflops", 2.0, True)
+    assert parse_change("begin_us=0") == Change("gpu", "begin_us", 0.0)
     assert parse_change("sync_us=100") == Change("gpu", "sync_us", 100.0) and str(parse_change("sync_us=1e2")) == "gpu.sync_us=100"
     assert parse_change("transfer_gbs=none").value is None and parse_change("cpu.busy.memory=1.5").field == "busy.memory"
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import TypeVar
 
-from ..cores import take
+from ..cores import Within, take
 
 Result = TypeVar("Result")
 _workers: list[int] = []
@@ -44,26 +44,11 @@ def reserve() -> frozenset[int]:
     return frozenset(given)
 
 
-class Elsewhere:
-    """The calling thread's affinity less those cores, and back again."""
+class Elsewhere(Within):
+    """The calling thread off those cores for a while, and where it was before; where it was all along if it would have none left."""
 
-    def __init__(self, cores: frozenset[int]):
-        self._cores = cores
-        self._before: set[int] | None = None
-
-    def enter(self) -> None:
-        if not self._cores:
-            return
-        now = os.sched_getaffinity(0)
-        rest = now - self._cores
-        if rest and rest != now:
-            self._before = now
-            os.sched_setaffinity(0, rest)
-
-    def leave(self) -> None:
-        if self._before is not None:
-            before, self._before = self._before, None
-            os.sched_setaffinity(0, before)
+    def _rest(self, now: set[int]) -> set[int]:
+        return now - self._cores
 
 
 def _threads() -> set[int]:
