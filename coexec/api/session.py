@@ -30,7 +30,7 @@ from ..partition.wishes import Wishes
 from ..profiles import DeviceProfile
 from ..runtime.check import NodeError, run_checked
 from ..runtime.executor import PreparedRun
-from ..runtime.feeds import check_feeds
+from ..runtime.feeds import Familiar, check_feeds
 from ..runtime.memory import MemoryPlan, touched_bytes
 from ..runtime.recovery import (
     Fault,
@@ -178,6 +178,11 @@ class InferenceSession:
         self._trace = self._begin_trace()
         with phase(self._trace, "import"):
             self._model = load(source)
+        self._output_names = [v.name for v in self._model.outputs]
+        #: Read once: what a run asks for, it would ask for again in every run.
+        self._checked, self._limit_s = self.options.check or settings.get("check"), settings.get("timeout")
+        self._familiar = Familiar()
+        self._runs_familiar: PreparedRun | None = None
         self._given_plan = Plan.load(plan) if plan is not None and not isinstance(plan, Plan) else plan
         self._partitioner = None if self._given_plan is not None else parse_strategy(strategy)
         self._profile = resolve_profile(device_profile)
@@ -218,7 +223,7 @@ class InferenceSession:
                               f"strategy '{self.strategy}', which predicts nothing")):
             if wrong:
                 raise UsageError("the plan of this session cannot follow the machine", found=found, hint="leave out one of them")
-        return not (self.options.check or settings.get("check"))
+        return not self._checked
 
     def _begin_trace(self) -> Trace | None:
         wanted = self.options.enable_profiling
@@ -335,18 +340,22 @@ class InferenceSession:
 
     def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None) -> list[Any]:
         """The outputs, all or those named, for a dict of arrays. Raises InputError, UsageError, DeviceError, NumericMismatch."""
-        names = [v.name for v in self._model.outputs] if output_names is None else list(output_names)
+        names = self._output_names if output_names is None else list(output_names)
         for name in names:
-            if all(name != v.name for v in self._model.outputs):
-                raise UsageError(f"the model has no output '{name}'", hint=suggest(name, [v.name for v in self._model.outputs]))
-        feeds = check_feeds(self._model.inputs, input_feed)
+            if name not in self._output_names:
+                raise UsageError(f"the model has no output '{name}'", hint=suggest(name, self._output_names))
         with self._lock:
             if self._closed:
                 raise UsageError("the session is closed", hint="make a new one")
             self._leave_behind()
             if self._forked or self._health.retry_due:
                 self._begin_anew()
-            prepared = self._for(feeds)
+            prepared, feeds = self._current, input_feed
+            if prepared is None or prepared is not self._runs_familiar or not self._familiar.knows(input_feed):
+                feeds = check_feeds(self._model.inputs, input_feed)
+                prepared = self._for(feeds)
+                self._familiar.learn(feeds)
+                self._runs_familiar = None if self._deciding else prepared
             results = self._run_safely(prepared, feeds) if self._followers is None else self._run_following(prepared, feeds)
         return [results[n] for n in names]
 
@@ -377,9 +386,9 @@ class InferenceSession:
 
     def _probe(self, follower: Follower, prepared: PreparedRun, feeds: Mapping[str, Any]) -> None:
         """Times one operator on a unit that was slow. A device that fails meanwhile is as bad as one that fails in a run."""
-        work, limit_s = partial(follower.probe, feeds), settings.get("timeout")
+        work, limit_s = partial(follower.probe, feeds), self._limit_s
         try:
-            self._watched(work, limit_s) if limit_s else work()
+            self._watched(prepared, work, limit_s) if limit_s else work()
         except (TimedOut, *failures(self.devices.values())) as error:
             follower.stop()
             if isinstance(error, TimedOut):
@@ -419,14 +428,14 @@ class InferenceSession:
 
     def _run_safely(self, prepared: PreparedRun, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """A run that ends with the right answer whatever its devices do, or, under `strict`, with the documented error."""
-        checked, limit_s = self.options.check or settings.get("check"), settings.get("timeout")
-        if not far_devices(prepared.plan):
+        checked, limit_s = self._checked, self._limit_s
+        if not prepared.is_far:
             return self._run_once(prepared, feeds, checked)
         try:
             if checked or not limit_s:  # the reference takes as long as it takes
                 results = self._run_once(prepared, feeds, checked)
             else:
-                results = self._watched(partial(self._run_once, prepared, feeds, False), timeout_s(prepared, limit_s))
+                results = self._watched(prepared, partial(self._run_once, prepared, feeds, False), timeout_s(prepared, limit_s))
         except TimedOut:
             error = DeviceHang("the device did not answer in time", found=f"no answer after {timeout_s(prepared, limit_s):g} s",
                                hint="COEXEC_TIMEOUT sets how long to wait")
@@ -437,10 +446,18 @@ class InferenceSession:
             return self._judge_nan(prepared, feeds, results)
         return results
 
-    def _watched(self, work: Callable[[], Any], limit_s: float) -> Any:
-        if self._runner is None or self._runner.lost:
-            self._runner = Runner()
-        return self._runner.call(work, limit_s)
+    def _watched(self, prepared: PreparedRun, work: Callable[[], Any], limit_s: float) -> Any:
+        """work() by the runner. Both threads keep to the run's cores meanwhile: the hand-over costs a third of one between two cores."""
+        places = prepared.places
+        try:
+            for place in places:
+                place.enter()
+            if self._runner is None or self._runner.lost:
+                self._runner = Runner()  # its thread is born on those cores, and stays there
+            return self._runner.call(work, limit_s)
+        finally:
+            for place in reversed(places):
+                place.leave()
 
     def _leave_behind(self) -> None:
         """Gives up what a run may still use that hangs, or that Ctrl-C left before its end was known."""
@@ -484,7 +501,7 @@ class InferenceSession:
             return found
         where = "in no node in particular: it did not happen again"
         try:
-            self._watched(partial(run_checked, prepared, feeds), timeout_s(prepared, max(60.0, settings.get("timeout"))))
+            self._watched(prepared, partial(run_checked, prepared, feeds), timeout_s(prepared, max(60.0, self._limit_s)))
         except NumericMismatch as mismatch:
             where = mismatch.where
         except (TimedOut, *failures(self.devices.values())) as error:
@@ -661,7 +678,7 @@ class InferenceSession:
     def close(self) -> None:
         """Frees kernels and memory; a closed session cannot run. A trace that was not written yet is written, as `end_profiling` does."""
         with self._lock:
-            self._closed = True
+            self._closed, self._runs_familiar = True, None
             if self._trace is not None:
                 try:
                     log.info("wrote the trace to %s", self.end_profiling())

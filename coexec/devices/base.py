@@ -16,6 +16,7 @@ import numpy as np
 from ..graph.ir import Graph, Node, Value
 from ..partition.plan import Plan
 from ..regions import Region
+from .cores import Within
 
 
 class Buffer(ABC):
@@ -179,6 +180,10 @@ class Queue(ABC):
 
     def end_run(self) -> None:
         """Ends what `begin_run` began, however the run ended."""
+
+    def place(self) -> Within:
+        """Where the host's thread of a run belongs, for a thread that hands runs over to another: `begin_run` sees to its own."""
+        return Within(())
 
     def expect_reference(self) -> None:
         """Called before the first run where the host also computes nodes by their reference, beside this queue's kernels."""

@@ -64,11 +64,11 @@ class Within:
     """The calling thread on those cores for a while, and where it was before; nowhere else where it may use none of them."""
 
     def __init__(self, cores: Iterable[int]):
-        self._cores = frozenset(cores)
+        self.cores = frozenset(cores)
         self._before: set[int] | None = None
 
     def enter(self) -> None:
-        if not self._cores:
+        if not self.cores:
             return
         now = os.sched_getaffinity(0)
         rest = self._rest(now)
@@ -82,4 +82,4 @@ class Within:
             os.sched_setaffinity(0, before)
 
     def _rest(self, now: set[int]) -> set[int]:
-        return now & self._cores
+        return now & self.cores

@@ -69,6 +69,7 @@ class PreparedRun:
 
     def _prepare(self) -> None:
         self.plan = plan = replace(self.plan, partitions=keep_halos(self.graph, [self.plan[n.name] for n in self.graph.nodes]))
+        self.is_far = bool(set(plan.devices) - {HOST})
         trace = self.trace
         with phase(trace, "schedule"):
             self.asynchronous = frozenset(name for name, device in self.devices.items() if device.asynchronous and name in plan.devices)
@@ -91,6 +92,8 @@ class PreparedRun:
         self.queues = {d.name: d.queue(self.threads) for d in {id(d): d for d in (*used, self.devices[HOST])}.values()}
         asked = {} if trace is None else {name: timed(queue) for name, queue in self.queues.items()}
         self.timers: dict[str, Timer] = {name: timer for name, timer in asked.items() if timer is not None}
+        #: Where the thread belongs that hands this run over to another; empty where no device cares.
+        self.places = [place for queue in self.queues.values() if (place := queue.place()).cores]
         self.objects: dict[Value, Any] = {}
         self.events: list[Event | None] = [None] * (1 + sum(isinstance(s, Start) and s.index >= 0 for s in self.steps))
         self.kernels: dict[Start, Kernel] = {}
@@ -258,8 +261,9 @@ class PreparedRun:
                 np.copyto(target, feeds[value.name])
 
     def _results(self) -> dict[str, Any]:
-        results = {v.name: np.array(a) if a is not None else self.objects[v] for v, a in self.outputs}
-        self.objects.clear()
+        results = {v.name: a.copy() if a is not None else self.objects[v] for v, a in self.outputs}
+        if self.objects:
+            self.objects.clear()
         return results
 
     def _drain(self) -> None:

@@ -29,6 +29,32 @@ def check_feeds(inputs: Sequence[Value], feeds: Mapping[str, Any]) -> dict[str, 
     return {v.name: _one(v, feeds[v.name], sizes) for v in inputs}
 
 
+class Familiar:
+    """Feeds as they passed the checks last, by name, element type and shape: such pass again.
+
+    After a run the caches hold that run's data; the whole checks then cost what a small kernel does.
+    """
+
+    def __init__(self) -> None:
+        self._known: tuple[tuple[str, np.dtype, tuple[int, ...]], ...] = ()
+
+    def learn(self, feeds: Mapping[str, Any]) -> None:
+        """Feeds that passed. Those that the checks may convert (lists, strings, optional values) are never familiar."""
+        plain = all(type(a) is np.ndarray and a.dtype != object for a in feeds.values())
+        self._known = tuple((name, a.dtype, a.shape) for name, a in feeds.items()) if plain else ()
+
+    def knows(self, feeds: Any) -> bool:
+        """True where `feeds` is a dict of arrays like those learnt."""
+        known = self._known
+        if type(feeds) is not dict or len(feeds) != len(known):
+            return False
+        for name, dtype, shape in known:
+            array = feeds.get(name)
+            if type(array) is not np.ndarray or array.dtype is not dtype or array.shape != shape:
+                return False
+        return bool(known)
+
+
 def _one(value: Value, feed: Any, sizes: dict[str, int]) -> Any:
     declared = value.type
     if declared.dtype is None:

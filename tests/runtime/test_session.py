@@ -6,6 +6,7 @@ from onnx import TensorProto, helper
 
 import coexec
 from coexec.errors import InputError, ModelError, PlanMismatch, UsageError
+from coexec.runtime.feeds import Familiar
 
 
 def relu(shape, kind=TensorProto.FLOAT):
@@ -124,3 +125,25 @@ def test_inputs_that_decide_shapes_are_bound_by_value():
             found = session.run(None, {"x": data, "s": np.array(shape)})[0]
             np.testing.assert_array_equal(found, np.maximum(data.reshape(shape), 0))
         assert session.plan["a"].note.startswith("fallback")
+
+
+def test_feeds_like_the_last_ones_pass_unchecked_and_no_others():
+    familiar = Familiar()
+    x = np.zeros((2, 3), np.float32)
+    assert not familiar.knows({"x": x}) and not familiar.knows({})
+    familiar.learn({"x": x})
+    assert familiar.knows({"x": np.ones((2, 3), np.float32)})
+    for other in ({"x": x.astype(">f4")}, {"x": x.astype(np.float64)}, {"x": x[:1]}, {"y": x}, {"x": x, "y": x}, {"x": x.tolist()}, {}, None, [x]):
+        assert not familiar.knows(other)
+    familiar.learn({"x": x, "words": np.array(["a"], object)})
+    assert not familiar.knows({"x": x, "words": np.array(["a"], object)}), "the checks convert these"
+
+
+def test_familiar_feeds_run_the_plan_of_their_own_shape():
+    """Between two runs of one shape a checked run of another makes its own plan the current one."""
+    short, long = (np.full((n, 8), n, np.float32) for n in (2, 5))
+    with coexec.InferenceSession(relu(["N", 8]), strategy="cpu") as session:
+        for feed in (short, short, long, short):
+            assert np.array_equal(session.run(None, {"x": feed})[0], feed)
+        session.run_checked({"x": long})
+        assert np.array_equal(session.run(None, {"x": short})[0], short)

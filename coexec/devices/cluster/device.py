@@ -16,6 +16,7 @@ from ...errors import DeviceError
 from ...graph.ir import Node
 from ...regions import Region
 from ..base import Device, Event, Kernel, Operand, Queue, TensorView
+from ..cores import Within
 from ..cpu.device import CpuDevice, CpuKernel
 
 
@@ -71,6 +72,9 @@ class ClusterQueue(Queue):
 
     def seal(self) -> None:
         self._and_wait(self._inner.seal)  # by its own thread: the team that is made here inherits its cores
+
+    def place(self) -> Within:
+        return self._inner.place()
 
     def begin_run(self) -> None:
         self._inner.begin_run()

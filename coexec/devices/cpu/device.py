@@ -132,6 +132,9 @@ class CpuQueue(Queue):
         if self._holds.pop():
             blas.release()
 
+    def place(self) -> Within:
+        return Within(self._within.cores)
+
     @property
     def holds_blas(self) -> bool:
         """True within a run that holds BLAS to one thread."""

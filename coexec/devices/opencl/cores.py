@@ -48,7 +48,7 @@ class Elsewhere(Within):
     """The calling thread off those cores for a while, and where it was before; where it was all along if it would have none left."""
 
     def _rest(self, now: set[int]) -> set[int]:
-        return now - self._cores
+        return now - self.cores
 
 
 def _threads() -> set[int]:

@@ -147,6 +147,9 @@ class OpenCLQueue(Queue):
         for kernel, index in scratch.users:
             kernel.set_arg(index, scratch.handle)
 
+    def place(self) -> cores.Elsewhere:
+        return cores.Elsewhere(self._elsewhere.cores)
+
     def begin_run(self) -> None:
         self._elsewhere.enter()
 
