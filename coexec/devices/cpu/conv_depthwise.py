@@ -1,7 +1,7 @@
 """Depthwise convolution, the tail fused in: common kernels straight from the input, any other from padded planes.
 
 3x3 and 5x5 kernels of stride 1 and 2 run down a strip of columns: each input row is read once and added to every output row it
-reaches, so a strip keeps as many running sums as outputs overlap. For the others each channel is copied once into a padded plane, so
+reaches, so a strip keeps as many running sums as outputs overlap; rows outside add nothing. For the others each channel is copied once into a padded plane, so
 that no vector ever meets an edge. Either way an output is one chain over the kernel's elements in order.
 """
 
@@ -16,10 +16,14 @@ from .activations import activate
 from .build import Piece, Program
 from .jit import flat, inlined, kernel, strides
 from .panels import NO_FLOATS, round_up
-from .simd import LANES, clamp, fma, load, load_inside, load_strided, splat, store, store_first
+from .simd import LANES, after, ask_for, before, clamp, fma, load, load_inside, load_strided, splat, store, store_first
 
 if TYPE_CHECKING:
     from .conv import Convolution
+
+#: Planes of so many elements do not stay in the first-level cache; strips down them ask for the next plane on their way, because
+#: the hardware does not foresee a walk across rows.
+FAR = 8192
 
 
 def depthwise(piece: Piece, case: Convolution) -> Program | None:
@@ -134,43 +138,54 @@ def finish_vector(y, at, value, res, res_at, res_row, left, low, high):
 
 
 @inlined
-def row3(x, at, row, h, column, w, stride, edge):
-    """Three neighbouring taps of a row: LANES elements `stride` apart from `column`, column + 1, column + 2; 0 outside the plane."""
-    zero = splat(np.float32(0))
-    if row < 0 or row >= h:
-        return zero, zero, zero
+def row3(x, at, column, w, edge):
+    """Three neighbouring taps of a row: LANES elements from `column`, column + 1, column + 2; 0 outside the row."""
     at += column
-    if stride == 1:
-        if edge:
-            return (load_inside(x, at, 1, -column, w - column), load_inside(x, at + 1, 1, -column - 1, w - column - 1),
-                    load_inside(x, at + 2, 1, -column - 2, w - column - 2))
-        return load(x, at), load(x, at + 1), load(x, at + 2)
+    if edge:
+        return (load_inside(x, at, 1, -column, w - column), load_inside(x, at + 1, 1, -column - 1, w - column - 1),
+                load_inside(x, at + 2, 1, -column - 2, w - column - 2))
+    return load(x, at), load(x, at + 1), load(x, at + 2)
+
+
+@inlined
+def row5(x, at, column, w, edge):
+    """Five neighbouring taps of a row, as row3 has three."""
+    v0, v1, v2 = row3(x, at, column, w, edge)
+    at += column + 3
+    if edge:
+        return v0, v1, v2, load_inside(x, at, 1, -column - 3, w - column - 3), load_inside(x, at + 1, 1, -column - 4, w - column - 4)
+    return v0, v1, v2, load(x, at), load(x, at + 1)
+
+
+@inlined
+def pairs3(x, at, column, w, edge):
+    """As row3, elements 2 apart. Whole vectors are loaded from the middle tap on, where they tend to begin with a cache line."""
+    at += column
     if edge:
         return (load_inside(x, at, 2, -column, w - column), load_inside(x, at + 1, 2, -column - 1, w - column - 1),
                 load_inside(x, at + 2, 2, -column - 2, w - column - 2))
-    return load_strided(x, at, 2, 0), load_strided(x, at, 2, 1), load_strided(x, at + 2, 2, 0)
+    second, third = load_strided(x, at + 1, 2, 0), load_strided(x, at + 1, 2, 1)
+    return after(x[at] if column >= 0 else np.float32(0), third), second, third
 
 
 @inlined
-def row2(x, at, row, h, column, w, stride, edge):
-    """Two neighbouring taps of a row, as row3 has three."""
-    zero = splat(np.float32(0))
-    if row < 0 or row >= h:
-        return zero, zero
+def pairs5(x, at, column, w, edge):
+    """Five neighbouring taps, as pairs3 has three."""
+    nothing = np.float32(0)
     at += column
-    if stride == 1:
-        if edge:
-            return load_inside(x, at, 1, -column, w - column), load_inside(x, at + 1, 1, -column - 1, w - column - 1)
-        return load(x, at), load(x, at + 1)
     if edge:
-        return load_inside(x, at, 2, -column, w - column), load_inside(x, at + 1, 2, -column - 1, w - column - 1)
-    return load_strided(x, at, 2, 0), load_strided(x, at, 2, 1)
+        return (load_inside(x, at, 2, -column, w - column), load_inside(x, at + 1, 2, -column - 1, w - column - 1),
+                load_inside(x, at + 2, 2, -column - 2, w - column - 2), load_inside(x, at + 3, 2, -column - 3, w - column - 3),
+                load_inside(x, at + 4, 2, -column - 4, w - column - 4))
+    third, fourth = load_strided(x, at + 2, 2, 0), load_strided(x, at + 2, 2, 1)
+    return (after(x[at] if column >= 0 else nothing, third), after(x[at + 1] if column >= -1 else nothing, fourth), third, fourth,
+            before(third, x[at + 2 + 2 * LANES] if column + 2 + 2 * LANES < w else nothing))
 
 
 @inlined
-def add3(total, v0, v1, v2, f, at):
+def add3(total, v0, v1, v2, f0, f1, f2):
     """The sum and one row of a 3x3 kernel."""
-    return fma(v2, f[at + 2], fma(v1, f[at + 1], fma(v0, f[at], total)))
+    return fma(v2, f2, fma(v1, f1, fma(v0, f0, total)))
 
 
 @inlined
@@ -184,7 +199,7 @@ def conv_depthwise_strips(x, f, bias, y, res, g, kind, alpha, beta, low, high):
     n, oc, multiplier, h, w, stride, top, left, oh, ow, size = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9], g[10]
     x_batch, x_channel, x_row, y_batch, y_channel, y_row = g[11], g[12], g[13], g[14], g[15], g[16]
     r_batch, r_channel, r_row = g[17], g[18], g[19]
-    zero = splat(np.float32(0))
+    zero, is_far = splat(np.float32(0)), h * w >= FAR
     for image in range(n * oc):
         batch, channel = image // oc, image % oc
         x_plane = batch * x_batch + channel // multiplier * x_channel
@@ -195,54 +210,77 @@ def conv_depthwise_strips(x, f, bias, y, res, g, kind, alpha, beta, low, high):
         for j in range(0, ow, LANES):
             start = ow - LANES if j + LANES > ow and ow >= LANES else j  # overlapping beats a partial vector
             c = start * stride - left
-            edge = c < 0 or c + stride * LANES + size > w
+            middle = c + size // 2  # with stride 2 whole vectors are loaded from here on, which most often lies inside where c does not
+            edge = c < 0 or c + stride * LANES + size > w if stride == 1 else middle < 0 or middle + 2 * LANES > w
             to, ra, rest = y_plane + start, r_plane + start, ow - start
             s0, s1, s2, s3 = zero, zero, zero, zero
-            if size == 3 and stride == 1:
-                for o in range(-2, oh):
-                    row = o + 2 - top
-                    v0, v1, v2 = row3(x, x_plane + row * x_row, row, h, c, w, 1, edge)
-                    done = add3(s1, v0, v1, v2, f, t + 6)
-                    s1 = add3(s0, v0, v1, v2, f, t + 3)
-                    s0 = add3(zero, v0, v1, v2, f, t)
-                    if o >= 0:
-                        finish_vector(y, to + o * y_row, done + b, res, ra + o * r_row, r_row, rest, low, high)
-            elif size == 3:
-                for o in range(-1, oh):
-                    row = 2 * o + 1 - top
-                    v0, v1, v2 = row3(x, x_plane + row * x_row, row, h, c, w, 2, edge)
-                    s0 = add3(s0, v0, v1, v2, f, t + 3)
-                    row += 1
-                    v0, v1, v2 = row3(x, x_plane + row * x_row, row, h, c, w, 2, edge)
-                    done = add3(s0, v0, v1, v2, f, t + 6)
-                    s0 = add3(zero, v0, v1, v2, f, t)
-                    if o >= 0:
-                        finish_vector(y, to + o * y_row, done + b, res, ra + o * r_row, r_row, rest, low, high)
+            if size == 3:  # it stays in registers: a store to y could change f, for all that the compiler knows
+                f0, f1, f2 = splat(f[t]), splat(f[t + 1]), splat(f[t + 2])
+                f3, f4, f5 = splat(f[t + 3]), splat(f[t + 4]), splat(f[t + 5])
+                f6, f7, f8 = splat(f[t + 6]), splat(f[t + 7]), splat(f[t + 8])
+                if stride == 1:
+                    for o in range(min(0, max(-2, top - 2)), oh):
+                        row = o + 2 - top
+                        done, s1, s0 = s1, s0, zero
+                        if row >= 0 and row < h:
+                            at = x_plane + row * x_row
+                            if is_far:
+                                ask_for(x, at + x_channel + c)
+                            v0, v1, v2 = row3(x, at, c, w, edge)
+                            done = add3(done, v0, v1, v2, f6, f7, f8)
+                            s1 = add3(s1, v0, v1, v2, f3, f4, f5)
+                            s0 = add3(zero, v0, v1, v2, f0, f1, f2)
+                        if o >= 0:
+                            finish_vector(y, to + o * y_row, done + b, res, ra + o * r_row, r_row, rest, low, high)
+                else:
+                    for o in range(min(0, max(-1, (top - 1) // 2)), oh):
+                        row = 2 * o + 1 - top
+                        if row >= 0 and row < h:
+                            at = x_plane + row * x_row
+                            if is_far:
+                                ask_for(x, at + x_channel + middle)
+                                ask_for(x, at + x_channel + middle + LANES)
+                            v0, v1, v2 = pairs3(x, at, c, w, edge)
+                            s0 = add3(s0, v0, v1, v2, f3, f4, f5)
+                        row += 1
+                        done, s0 = s0, zero
+                        if row >= 0 and row < h:
+                            at = x_plane + row * x_row
+                            if is_far:
+                                ask_for(x, at + x_channel + middle)
+                                ask_for(x, at + x_channel + middle + LANES)
+                            v0, v1, v2 = pairs3(x, at, c, w, edge)
+                            done = add3(done, v0, v1, v2, f6, f7, f8)
+                            s0 = add3(zero, v0, v1, v2, f0, f1, f2)
+                        if o >= 0:
+                            finish_vector(y, to + o * y_row, done + b, res, ra + o * r_row, r_row, rest, low, high)
             elif stride == 1:
-                for o in range(-4, oh):
+                for o in range(min(0, max(-4, top - 4)), oh):
                     row = o + 4 - top
-                    v0, v1, v2 = row3(x, x_plane + row * x_row, row, h, c, w, 1, edge)
-                    v3, v4 = row2(x, x_plane + row * x_row, row, h, c + 3, w, 1, edge)
-                    done = add5(s3, v0, v1, v2, v3, v4, f, t + 20)
-                    s3 = add5(s2, v0, v1, v2, v3, v4, f, t + 15)
-                    s2 = add5(s1, v0, v1, v2, v3, v4, f, t + 10)
-                    s1 = add5(s0, v0, v1, v2, v3, v4, f, t + 5)
-                    s0 = add5(zero, v0, v1, v2, v3, v4, f, t)
+                    done, s3, s2, s1, s0 = s3, s2, s1, s0, zero
+                    if row >= 0 and row < h:
+                        v0, v1, v2, v3, v4 = row5(x, x_plane + row * x_row, c, w, edge)
+                        done = add5(done, v0, v1, v2, v3, v4, f, t + 20)
+                        s3 = add5(s3, v0, v1, v2, v3, v4, f, t + 15)
+                        s2 = add5(s2, v0, v1, v2, v3, v4, f, t + 10)
+                        s1 = add5(s1, v0, v1, v2, v3, v4, f, t + 5)
+                        s0 = add5(zero, v0, v1, v2, v3, v4, f, t)
                     if o >= 0:
                         finish_vector(y, to + o * y_row, done + b, res, ra + o * r_row, r_row, rest, low, high)
             else:
-                for o in range(-2, oh):
+                for o in range(min(0, max(-2, (top - 3) // 2)), oh):
                     row = 2 * o + 3 - top
-                    v0, v1, v2 = row3(x, x_plane + row * x_row, row, h, c, w, 2, edge)
-                    v3, v4 = row2(x, x_plane + row * x_row, row, h, c + 3, w, 2, edge)
-                    s1 = add5(s1, v0, v1, v2, v3, v4, f, t + 15)
-                    s0 = add5(s0, v0, v1, v2, v3, v4, f, t + 5)
+                    if row >= 0 and row < h:
+                        v0, v1, v2, v3, v4 = pairs5(x, x_plane + row * x_row, c, w, edge)
+                        s1 = add5(s1, v0, v1, v2, v3, v4, f, t + 15)
+                        s0 = add5(s0, v0, v1, v2, v3, v4, f, t + 5)
                     row += 1
-                    v0, v1, v2 = row3(x, x_plane + row * x_row, row, h, c, w, 2, edge)
-                    v3, v4 = row2(x, x_plane + row * x_row, row, h, c + 3, w, 2, edge)
-                    done = add5(s1, v0, v1, v2, v3, v4, f, t + 20)
-                    s1 = add5(s0, v0, v1, v2, v3, v4, f, t + 10)
-                    s0 = add5(zero, v0, v1, v2, v3, v4, f, t)
+                    done, s1, s0 = s1, s0, zero
+                    if row >= 0 and row < h:
+                        v0, v1, v2, v3, v4 = pairs5(x, x_plane + row * x_row, c, w, edge)
+                        done = add5(done, v0, v1, v2, v3, v4, f, t + 20)
+                        s1 = add5(s1, v0, v1, v2, v3, v4, f, t + 10)
+                        s0 = add5(zero, v0, v1, v2, v3, v4, f, t)
                     if o >= 0:
                         finish_vector(y, to + o * y_row, done + b, res, ra + o * r_row, r_row, rest, low, high)
         if kind != 0 and y_row == ow:

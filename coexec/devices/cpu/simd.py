@@ -187,6 +187,27 @@ def load_strided(typingctx, array, index, step, phase):
     return vector(array, types.int64, step, phase), codegen
 
 
+def _moved(builder, value, scalar, picks):
+    other = _splat(builder, scalar)
+    return builder.shuffle_vector(value, other, ir.Constant(ir.VectorType(_I32, LANES), picks))
+
+
+@intrinsic
+def after(typingctx, scalar, value):
+    """A vector's lanes one further up, the scalar in the first."""
+    def codegen(context, builder, signature, args):
+        return _moved(builder, args[1], args[0], [LANES, *range(LANES - 1)])
+    return vector(types.float32, vector), codegen
+
+
+@intrinsic
+def before(typingctx, value, scalar):
+    """A vector's lanes one further down, the scalar in the last."""
+    def codegen(context, builder, signature, args):
+        return _moved(builder, args[0], args[1], list(range(1, LANES + 1)))
+    return vector(vector, types.float32), codegen
+
+
 def _interleaved(builder, parts):
     while len(parts) > 1:  # halves first: (a, b, c, d) -> (ac, bd) -> abcd, element by element
         half = len(parts) // 2
