@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...errors import UsageError
-from ..plan import Partition, on_one_device
-from .base import Partitioner, Situation, register
+from ..plan import Partition, Plan, on_one_device
+from .base import Partitioner, Situation, finish, register
 from .fixed import check_axis
 from .frontier import Found, Objective, Search
 from .offers import Limits, Offers
@@ -52,14 +52,28 @@ class Coexec(Partitioner):
     def arrange(self, situation: Situation) -> list[Partition]:
         return self.bounded(situation)[0]
 
+    def judged(self, situation: Situation, made: Plan) -> Plan:
+        """That plan, or a single device's where the very steps of their runs, not only the search's two clocks, say that this is faster."""
+        made, wishes = super().judged(situation, made), situation.wishes
+        if situation.judge is None or wishes.objective != "latency" or wishes.memory_bytes is not None:
+            return made
+        us = None
+        for alone in _single(situation, [situation.settled(n) for n in situation.graph.nodes]):
+            if same(alone, made.partitions):
+                continue
+            us = situation.judge(made) if us is None else us
+            if situation.cost.least_us(situation.graph, alone) < us:
+                other = super().judged(situation, finish(situation, alone, self.spec))
+                if situation.judge(other) < us:
+                    made, us = other, situation.judge(other)
+        return made
+
     def bounded(self, situation: Situation) -> tuple[list[Partition], float | None]:
         graph, wishes = situation.graph, situation.wishes
         settled = [situation.settled(n) for n in graph.nodes]
-        plans = [[s or on_one_device(n, "cpu") for n, s in zip(graph.nodes, settled)]]
+        plans = _single(situation, settled)
         bound: float | None = None
         if not all(settled):
-            if wishes.max_gpu_share >= 1:
-                plans.append([s or on_one_device(n, "gpu") for n, s in zip(graph.nodes, settled)])
             found = self.search(situation, settled)
             plans.append([w.partition for w in found.ways])
             bound = found.bound
@@ -117,6 +131,17 @@ class Coexec(Partitioner):
                 low = price
             price = 8 * price if high is None else (low + high) / 2
         return kept or found
+
+
+def _single(situation: Situation, settled: Sequence[Partition | None]) -> list[list[Partition]]:
+    """Everything on the CPU that may be there, and everything on the GPU, unless that is not wished."""
+    nodes, allowed = situation.graph.nodes, ("cpu",) if situation.wishes.max_gpu_share < 1 or all(settled) else ("cpu", "gpu")
+    return [[s or on_one_device(n, device) for n, s in zip(nodes, settled)] for device in allowed]
+
+
+def same(first: Sequence[Partition], second: Sequence[Partition]) -> bool:
+    """Whether both place every node alike."""
+    return all((a.bounds, a.devices, a.axis, a.halo) == (b.bounds, b.devices, b.axis, b.halo) for a, b in zip(first, second))
 
 
 def _that_fit(situation: Situation, plans: list[list[Partition]]) -> list[list[Partition]]:
