@@ -278,6 +278,13 @@ def _checked(data: Any, where: str, key: str, wanted: Mapping[str, type]) -> dic
 
 def pieces(node: Node, partition: Partition) -> list[tuple[str, Region]]:
     """The (device, region of the first output) of every piece that is not empty. Raises IllegalCut for an illegal one."""
+    key, kept = ("pieces", partition.op_type, partition.axis, partition.bounds, partition.devices, partition.halo), node.kept
+    if key not in kept:  # planner, cost model, schedule and simulation ask for the same ones again and again
+        kept[key] = _pieces(node, partition)
+    return list(kept[key])
+
+
+def _pieces(node: Node, partition: Partition) -> list[tuple[str, Region]]:
     where = f"{node.op_type} '{node.name}'"
     if partition.op_type != node.op_type:
         raise PlanMismatch("the plan speaks of another operator", where=where, found=partition.op_type, expected=node.op_type)

@@ -19,7 +19,7 @@ from ...ops import op_for
 from ...ops.base import SplitAxis
 from ...ops.fallback import is_fallback
 from ...profiles import DeviceProfile
-from ..chains import chains
+from ..chains import access, chains
 from ..halos import keep_halos
 from ..joins import joined
 from ..plan import Partition, Plan, cut, on_one_device
@@ -67,6 +67,17 @@ class Situation:
         if key not in self._totals:
             self._totals[key] = self.cost.total_us(self.graph, key)
         return self._totals[key]
+
+    @cached_property
+    def _leasts(self) -> dict[tuple[Partition, ...], float]:
+        return {}
+
+    def least_us(self, partitions: Sequence[Partition]) -> float:
+        """What no run of that plan takes less than; kept."""
+        key = tuple(partitions)
+        if key not in self._leasts:
+            self._leasts[key] = self.cost.least_us(self.graph, key)
+        return self._leasts[key]
 
     def value(self, partitions: Sequence[Partition]) -> float:
         """What the objective counts: microseconds, or microjoules."""
@@ -121,6 +132,11 @@ class Situation:
         if op_for(node).is_view:
             return f"{node.qualified_type} is a view here, which is no work"
         return "its inputs are written in place, which is no work" if node in self.joined else ""
+
+    @cached_property
+    def all_settled(self) -> list[Partition | None]:
+        """`settled` of every node, in the graph's order."""
+        return [self.settled(n) for n in self.graph.nodes]
 
     def settled(self, node: Node) -> Partition | None:
         """The only partition that this node can have, or None where a strategy may choose."""
@@ -246,7 +262,7 @@ def finish(situation: Situation, partitions: Sequence[Partition], spec: str, bou
             us, estimated = (0.0, False) if node in situation.joined else situation.cost.node(node, partition, alone)
             priced.append(replace(partition, predicted_us=round(us, 3), estimated=estimated))
         partitions = priced
-    return Plan(graph.name, graph.digest, spec, tuple(partitions), profile.name if profile else "", chains(graph, partitions),
+    return Plan(graph.name, graph.digest, spec, tuple(partitions), profile.name if profile else "", chains(graph, partitions, situation.cost.access if profile is not None else access),
                 {v.name: v.shape for v in graph.inputs if v.type.is_static}, wishes=wishes, **known)
 
 

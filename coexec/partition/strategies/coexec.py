@@ -58,11 +58,11 @@ class Coexec(Partitioner):
         if situation.judge is None or wishes.objective != "latency" or wishes.memory_bytes is not None:
             return made
         us = None
-        for alone in _single(situation, [situation.settled(n) for n in situation.graph.nodes]):
+        for alone in _single(situation, situation.all_settled):
             if same(alone, made.partitions):
                 continue
             us = situation.judge(made) if us is None else us
-            if situation.cost.least_us(situation.graph, alone) < us:
+            if situation.least_us(alone) < us:
                 other = super().judged(situation, finish(situation, alone, self.spec))
                 if situation.judge(other) < us:
                     made, us = other, situation.judge(other)
@@ -70,13 +70,16 @@ class Coexec(Partitioner):
 
     def bounded(self, situation: Situation) -> tuple[list[Partition], float | None]:
         graph, wishes = situation.graph, situation.wishes
-        settled = [situation.settled(n) for n in graph.nodes]
+        settled = situation.all_settled
         plans = _single(situation, settled)
         bound: float | None = None
         if not all(settled):
             found = self.search(situation, settled)
-            plans.append([w.partition for w in found.ways])
+            mine = [w.partition for w in found.ways]
             bound = found.bound
+            if wishes.objective == "latency" and wishes.memory_bytes is None:  # else each counts, however long it takes
+                plans = [p for p in plans if situation.least_us(p) < situation.total_us(mine)]
+            plans.append(mine)
         if wishes.memory_bytes is not None:
             plans = _that_fit(situation, plans)
         best = min(plans, key=situation.value)

@@ -148,7 +148,7 @@ class Search:
             stage.gpu_us = stage.gpu_us + self.cost.crossing_us("gpu", stage.given)
 
     def _row(self, node: Node, region: Region | None) -> tuple[list, list]:
-        """Boxes that a piece reads of each input, and writes of each output; None: no piece. Kept for nodes that are alike."""
+        """Boxes that a piece reads of each input that is no constant, and writes of each output; None: no piece. Kept for nodes that are alike."""
         key = self.cost.like(node), region
         found = self._rows.get(key)
         if found is None:
@@ -160,7 +160,8 @@ class Search:
                                  for values in (node.inputs, node.outputs))
             else:
                 read, written = op.regions_read(node, region), op.output_regions(node, region)
-            found = self._rows[key] = [_box(*v) for v in zip(node.inputs, read)], [_box(*v) for v in zip(node.outputs, written)]
+            moving = [None if v is None or v.is_constant else v for v in node.inputs]
+            found = self._rows[key] = [v and _box(v, r) for v, r in zip(moving, read)], [_box(*v) for v in zip(node.outputs, written)]
         return found
 
     def _sources(self, value: Value, gpu: Boxes, cpu: Boxes) -> list[tuple[Value, Boxes, Boxes]]:
