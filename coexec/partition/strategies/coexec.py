@@ -17,6 +17,9 @@ from .offers import Limits, Offers
 FIRST, WIDER = 8, 8
 #: No search is begun that may look at more beginnings than this, unless the graph has few nodes: 60,000 take about 50 ms on a server's core.
 EFFORT, SMALL, EFFORT_OF_SMALL = 60_000, 12, 6_000_000
+#: A plan with a wait less is preferred where it is predicted to take no more than this share of a run longer: both sides are a little
+#: uneven from run to run, and at each wait the later one counts. On thirteen networks that many cost nothing (docs/planner.md).
+FEWER_WAITS = 0.0005
 #: Prices of memory that are tried, and beginnings followed in each of those searches.
 PRICES, LEAN = 12, 32
 
@@ -28,6 +31,7 @@ class Coexec(Partitioner):
     both read of one another included (`frontier`). Where the CPU or the GPU alone is predicted to be faster, that is the plan.
 
     width: beginnings of plans followed at once; 0: as many as planning may take time for. steps: cut at n/steps of an axis only.
+    fewer_waits: a wait less may cost this share of a run, as the better single device takes it.
     The others leave something out, to see what it is good for: axis: cut this one only, where a node has it; chains=false: every operator
     by itself, no cuts that suit their neighbours', nothing computed twice; branches=false: as if no branch ran beside another;
     contention=false: as if no unit slowed the other down.
@@ -37,6 +41,7 @@ class Coexec(Partitioner):
     needs_profile = True
     width: int = 0
     steps: int = 0
+    fewer_waits: float = FEWER_WAITS
     axis: str = ""
     chains: bool = True
     branches: bool = True
@@ -47,6 +52,8 @@ class Coexec(Partitioner):
             raise UsageError("option 'width' of strategy 'coexec' is wrong", found=self.width, expected="a whole number from 0 to 1000000")
         if not (self.steps == 0 or 2 <= self.steps <= 1000):
             raise UsageError("option 'steps' of strategy 'coexec' is wrong", found=self.steps, expected="0, or a whole number from 2 to 1000")
+        if not 0 <= self.fewer_waits <= 1:
+            raise UsageError("option 'fewer_waits' of strategy 'coexec' is wrong", found=self.fewer_waits, expected="a share of a run, from 0 to 1")
         check_axis(self.axis, self.name)
 
     def arrange(self, situation: Situation) -> list[Partition]:
@@ -76,7 +83,7 @@ class Coexec(Partitioner):
         if not all(settled):
             found = self.search(situation, settled)
             mine = [w.partition for w in found.ways]
-            bound = found.bound
+            bound = max(0.0, found.bound - self.wait_us(situation) * len(graph.nodes))  # no plan has more waits than nodes
             if wishes.objective == "latency" and wishes.memory_bytes is None:  # else each counts, however long it takes
                 plans = [p for p in plans if situation.least_us(p) < situation.total_us(mine)]
             plans.append(mine)
@@ -87,15 +94,20 @@ class Coexec(Partitioner):
         provable = bound is not None and situation.cost.shared and self.contention and self.branches and wishes.memory_bytes is None
         return best, min(bound, situation.value(best)) if provable else None
 
+    def wait_us(self, situation: Situation) -> float:
+        """What a wait counts in the search beside what it takes."""
+        return self.fewer_waits * min(map(situation.least_us, _single(situation, situation.all_settled))) if self.fewer_waits else 0.0
+
     def search(self, situation: Situation, settled: Sequence[Partition | None]) -> Found:
         """The best plan that may use the GPU beside the CPU, and how good any such plan could be."""
         graph, wishes = situation.graph, situation.wishes
         cost = situation.cost if self.contention else situation.without_contention
         offers = Offers(cost, graph, settled, Limits(self.steps, self.axis, self.chains, wishes.max_gpu_share))
-        objective = Objective()
+        wait_us = self.wait_us(situation)
+        objective = Objective(wait=wait_us)
         if wishes.objective == "energy":
             power = cost.power
-            objective = Objective(power.idle_w, power.cpu_w, power.gpu_w)
+            objective = Objective(power.idle_w, power.cpu_w, power.gpu_w, wait_us * power.idle_w)
         best = self._best(Search(cost, graph, offers.ways, self.branches, objective), len(graph.nodes))
         if wishes.memory_bytes is not None:
             best = self._within(situation, offers, objective, best)
