@@ -17,9 +17,9 @@ from .offers import Limits, Offers
 FIRST, WIDER = 8, 8
 #: No search is begun that may look at more beginnings than this, unless the graph has few nodes: 60,000 take about 50 ms on a server's core.
 EFFORT, SMALL, EFFORT_OF_SMALL = 60_000, 12, 6_000_000
-#: A plan with a wait less is preferred where it is predicted to take no more than this share of a run longer: both sides are a little
-#: uneven from run to run, and at each wait the later one counts. On thirteen networks that many cost nothing (docs/planner.md).
-FEWER_WAITS = 0.0005
+#: A plan with a wait less is preferred where it is predicted to take no longer than by this share of an average operator: both sides are a
+#: little uneven from run to run, and at each wait the later one counts. On thirteen networks so much costs nothing (docs/planner.md).
+FEWER_WAITS = 0.03
 #: Prices of memory that are tried, and beginnings followed in each of those searches.
 PRICES, LEAN = 12, 32
 
@@ -31,7 +31,7 @@ class Coexec(Partitioner):
     both read of one another included (`frontier`). Where the CPU or the GPU alone is predicted to be faster, that is the plan.
 
     width: beginnings of plans followed at once; 0: as many as planning may take time for. steps: cut at n/steps of an axis only.
-    fewer_waits: a wait less may cost this share of a run, as the better single device takes it.
+    fewer_waits: a wait less may cost this share of an average operator, as the better single device takes it.
     The others leave something out, to see what it is good for: axis: cut this one only, where a node has it; chains=false: every operator
     by itself, no cuts that suit their neighbours', nothing computed twice; branches=false: as if no branch ran beside another;
     contention=false: as if no unit slowed the other down.
@@ -53,7 +53,7 @@ class Coexec(Partitioner):
         if not (self.steps == 0 or 2 <= self.steps <= 1000):
             raise UsageError("option 'steps' of strategy 'coexec' is wrong", found=self.steps, expected="0, or a whole number from 2 to 1000")
         if not 0 <= self.fewer_waits <= 1:
-            raise UsageError("option 'fewer_waits' of strategy 'coexec' is wrong", found=self.fewer_waits, expected="a share of a run, from 0 to 1")
+            raise UsageError("option 'fewer_waits' of strategy 'coexec' is wrong", found=self.fewer_waits, expected="a share of an operator's time, from 0 to 1")
         check_axis(self.axis, self.name)
 
     def arrange(self, situation: Situation) -> list[Partition]:
@@ -96,7 +96,10 @@ class Coexec(Partitioner):
 
     def wait_us(self, situation: Situation) -> float:
         """What a wait counts in the search beside what it takes."""
-        return self.fewer_waits * min(map(situation.least_us, _single(situation, situation.all_settled))) if self.fewer_waits else 0.0
+        if not self.fewer_waits:
+            return 0.0
+        run_us = min(map(situation.least_us, _single(situation, situation.all_settled)))
+        return self.fewer_waits * run_us / max(1, len(situation.graph.nodes))
 
     def search(self, situation: Situation, settled: Sequence[Partition | None]) -> Found:
         """The best plan that may use the GPU beside the CPU, and how good any such plan could be."""
