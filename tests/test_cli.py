@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -751,6 +752,15 @@ def test_rounds_take_turns():
     calls = []
     times = timing.interleave({n: lambda n=n: calls.append(n) for n in "abc"}, 1, 3)
     assert "".join(calls) == "abc" + "abc" + "bca" + "cab" and {n: len(t) for n, t in times.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+@pytest.mark.parametrize("count", range(2, 12))
+def test_nobody_always_runs_after_the_same_other(count):
+    taken = timing.orders(count)
+    places = Counter((at, who) for row in taken for at, who in enumerate(row))
+    after = Counter(pair for row in taken for pair in zip(row, row[1:]))
+    assert len(places) == count * count and len(set(places.values())) == 1
+    assert len(after) == count * (count - 1) and len(set(after.values())) == 1
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 50])

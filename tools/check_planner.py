@@ -3,10 +3,11 @@
     python tools/check_planner.py --profile board.yaml                       everything that needs no device
     python tools/check_planner.py --profile board.yaml --only regret,waits   a part of it
     python tools/check_planner.py --only measured                            end to end on this machine, in turns (minutes)
+    python tools/check_planner.py --only measured --models vgg16 --json F    a model at a time: F keeps those of before, the tables show all
 
 Parts: regret (random graphs with forks and joins, ratios in tenths), milp (chains, SciPy's HiGHS), time (planning, the thirteen models and
-made chains up to 2,000 nodes), waits (of a run, with and without chains), ablation (predicted), measured (the same, run). The page of the
-results is docs/planner.md.
+made chains up to 2,000 nodes), waits (of a run, with and without chains), ablation (predicted), measured (the same, run), oracle (each
+operator by itself in every sensible cut, as `coexec bench --oracle`). The page of the results is docs/planner.md.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from coexec.profiles import DeviceProfile, load_profile
 from coexec.runtime.schedule import Wait, schedule
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("regret", "milp", "time", "waits", "ablation", "measured")
+PARTS = ("regret", "milp", "time", "waits", "ablation", "measured", "oracle")
 #: What is left out, by the strategy's own options.
 ABLATIONS = {"coexec": "coexec", "axis height only": "coexec:axis=height", "axis channel only": "coexec:axis=channel",
              "no chains": "coexec:chains=false",
@@ -91,12 +92,13 @@ def chain_graph(nodes: int) -> Graph:
     return net.graph(x)
 
 
-def milliseconds(work: Callable[[], Any], times: int) -> tuple[float, float, Any]:
-    """The median, the least, and what came out."""
+def milliseconds(prepare: Callable[[], Any], work: Callable[[Any], Any], times: int) -> tuple[float, float, Any]:
+    """The median, the least, and what came out of working on what was prepared anew each time."""
     taken = []
     for _ in range(times):
+        fresh = prepare()
         began = time.perf_counter()
-        found = work()
+        found = work(fresh)
         taken.append((time.perf_counter() - began) * 1e3)
     return statistics.median(taken), min(taken), found
 
@@ -105,12 +107,11 @@ def planning_time(options: argparse.Namespace, profile: DeviceProfile) -> dict[s
     """Planning alone, the model prepared already; nothing is kept from one time to the next."""
     strategy, rows = parse_strategy("coexec"), []
     for name, graph in models(options.models):
-        median, least, plan = milliseconds(lambda g=graph: strategy.plan(g, profile), 5)
-        rows.append({"graph": name, "nodes": len(graph.nodes), "ms": median, "least_ms": least, "gap": plan.gap})
+        median, least, plan = milliseconds(lambda n=name: dict(models([n]))[n], lambda g: strategy.plan(g, profile), 5)
+        rows.append({"model": name, "nodes": len(graph.nodes), "ms": median, "least_ms": least, "gap": plan.gap})
     for nodes in (75, 150, 300, 500, 1000, 2000):
-        graph = chain_graph(nodes)
-        median, least, plan = milliseconds(lambda g=graph: strategy.plan(g, profile), 3)
-        rows.append({"graph": "made chain", "nodes": len(graph.nodes), "ms": median, "least_ms": least, "gap": plan.gap})
+        median, least, plan = milliseconds(lambda n=nodes: chain_graph(n), lambda g: strategy.plan(g, profile), 3)
+        rows.append({"model": f"made chain of {nodes}", "nodes": len(plan.partitions), "ms": median, "least_ms": least, "gap": plan.gap})
     return {"rows": rows}
 
 
@@ -125,7 +126,7 @@ def waits(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any]
         each = sum("gpu" in p.devices for p in plans["coexec"].partitions)
         rows.append({"model": name, "waits": counts[0], "each_by_itself": each, "chains_false": counts[1],
                      "ms": [plan.predicted_ms for plan in plans.values()]})
-    return {"rows": rows, "halved": sum(2 * r["waits"] <= r["each_by_itself"] for r in rows)}
+    return {"rows": rows}
 
 
 def ablation(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any]:
@@ -134,33 +135,52 @@ def ablation(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, A
     for name, graph in models(options.models):
         times = {label: parse_strategy(spec).plan(graph, profile).predicted_ms for label, spec in {**ABLATIONS, "cpu": "cpu", "gpu": "gpu"}.items()}
         rows.append({"model": name, **times})
-    return {"rows": rows, "over_coexec": {label: geomean([r[label] / r["coexec"] for r in rows]) for label in rows[0] if label not in ("model",)}}
+    return {"rows": rows}
 
 
 def measured(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any]:
-    """Medians of runs, every strategy in turn."""
+    """Medians of runs, every strategy in turn. `cpu 1T`: the CPU alone with as many cores as it has beside the GPU; `cpu` with all of them."""
     from contextlib import ExitStack
 
-    from coexec import InferenceSession
+    from coexec import InferenceSession, SessionOptions
     from coexec.api import random_feeds
     from coexec.report.timing import interleave
 
-    specs = {"coexec": "coexec", **({k: ABLATIONS[k] for k in options.strategies} if options.strategies else ABLATIONS), "cpu": "cpu", "gpu": "gpu"}
+    specs = {"coexec": "coexec", **({k: ABLATIONS[k] for k in options.strategies} if options.strategies else ABLATIONS), "cpu": "cpu", "gpu": "gpu",
+             "cpu 1T": "cpu"}
     rows = []
     for name, graph in models(options.models):
         feeds = random_feeds(graph)
         with ExitStack() as stack:
-            sessions = {label: stack.enter_context(InferenceSession(graph, device_profile=profile, strategy=spec)) for label, spec in specs.items()}
+            sessions = {label: stack.enter_context(InferenceSession(
+                graph, SessionOptions(intra_op_num_threads=1 if label == "cpu 1T" else 0, verify=options.verify and label == "coexec"),
+                device_profile=profile, strategy=spec)) for label, spec in specs.items()}
             times = interleave({label: lambda s=s, feeds=feeds: s.run(None, feeds) for label, s in sessions.items()}, 3, options.rounds)
             predicted = {label: s.plan.predicted_ms for label, s in sessions.items()}
         rows.append({"model": name, **{label: statistics.median(t) for label, t in times.items()}, "predicted_coexec": predicted["coexec"]})
         print(f"{name}: " + ", ".join(f"{k} {v:.2f}" for k, v in rows[-1].items() if k != "model"), file=sys.stderr, flush=True)
-    return {"rows": rows, "rounds": options.rounds, "over_coexec": {label: geomean([r[label] / r["coexec"] for r in rows]) for label in specs},
-            "worst_over_coexec": {label: min(r[label] / r["coexec"] for r in rows) for label in specs},
-            "speedup_over_best_single": geomean([min(r["cpu"], r["gpu"]) / r["coexec"] for r in rows])}
+    return {"rows": rows, "rounds": options.rounds}
 
 
-WORK = {"regret": regret, "milp": milp, "time": planning_time, "waits": waits, "ablation": ablation, "measured": measured}
+def oracle(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any]:
+    """Operators that can be cut and take more than five times the wait: the plan's cut beside the best of those measured."""
+    from coexec.devices.registry import find_devices, session_threads
+    from coexec.report.oracle import oracle as measure_all
+
+    devices, rows = find_devices(), []
+    threads = {unit: session_threads(devices, 1 if unit == "cpu" else 0) for unit in ("cpu", "gpu")}
+    for name, graph in models(options.models):
+        found = measure_all(graph, parse_strategy("coexec").plan(graph, profile), devices, threads, 0.01)["ops"]
+        large = [r for r in found if min(r["cpu_us"], r["gpu_us"]) > 5 * profile.gpu.sync_us]
+        single = [min(r["cpu_us"], r["gpu_us"]) for r in large]
+        rows.append({"model": name, "operators": len(found), "large": len(large),
+                     "best": geomean([s / r["oracle_us"] for s, r in zip(single, large)]),
+                     "chosen": geomean([s / r["chosen_us"] for s, r in zip(single, large)]),
+                     "balance": geomean([1 / (1 / r["cpu_us"] + 1 / r["gpu_us"]) / r["chosen_us"] for r in large]), "ops": found})
+    return {"rows": rows}
+
+
+WORK = {"regret": regret, "milp": milp, "time": planning_time, "waits": waits, "ablation": ablation, "measured": measured, "oracle": oracle}
 
 
 def tables(found: dict[str, Any]) -> Iterator[str]:
@@ -173,18 +193,33 @@ def tables(found: dict[str, Any]) -> Iterator[str]:
         yield f"{found['milp']['chains']} random chains: largest difference {found['milp']['largest_difference']:.1e} ({found['milp']['solver']})."
     if "time" in found:
         yield from _table(("graph", "nodes", "median ms", "least ms", "gap"),
-                          [(r["graph"], r["nodes"], f"{r['ms']:.0f}", f"{r['least_ms']:.0f}", _percent(r["gap"])) for r in found["time"]["rows"]])
+                          [(r["model"], r["nodes"], f"{r['ms']:.0f}", f"{r['least_ms']:.0f}", _percent(r["gap"])) for r in found["time"]["rows"]])
     if "waits" in found:
         yield from _table(("model", "waits", "each operator by itself", "planned with chains=false"),
                           [(r["model"], r["waits"], r["each_by_itself"], r["chains_false"]) for r in found["waits"]["rows"]])
-        yield f"At most half of those of each operator by itself on {found['waits']['halved']} of {len(found['waits']['rows'])}."
+        halved = sum(2 * r["waits"] <= r["each_by_itself"] for r in found["waits"]["rows"])
+        yield f"At most half of those of each operator by itself on {halved} of {len(found['waits']['rows'])}."
     for part, what in (("ablation", "predicted"), ("measured", "measured")):
         if part in found:
-            labels = list(found[part]["over_coexec"])
+            rows = found[part]["rows"]
+            labels = [label for label in rows[0] if label not in ("model", "predicted_coexec")]
             yield from _table(("model", *(f"{label}, ms {what}" if label == "coexec" else label for label in labels)),
                               [(r["model"], f"{r['coexec']:.2f}", *(f"{r[label] / r['coexec']:.2f}" for label in labels if label != "coexec"))
-                               for r in found[part]["rows"]]
-                              + [("geometric mean", "", *(f"{found[part]['over_coexec'][label]:.3f}" for label in labels if label != "coexec"))])
+                               for r in rows]
+                              + [("geometric mean", "", *(f"{geomean([r[label] / r['coexec'] for r in rows]):.3f}" for label in labels
+                                                          if label != "coexec"))])
+    if "measured" in found:
+        gains = {r["model"]: min(r["cpu 1T"], r["gpu"]) / r["coexec"] for r in found["measured"]["rows"]}
+        worst = min(gains, key=gains.__getitem__)
+        yield (f"Over the best single device with a core to itself: {geomean(list(gains.values())):.2f}x in the geometric mean, least "
+               f"{gains[worst]:.2f}x ({worst}).")
+    if "oracle" in found:
+        rows = found["oracle"]["rows"]
+        yield from _table(("model", "operators", "large", "best gain", "chosen gain", "of the best", "balance"),
+                          [(r["model"], r["operators"], r["large"], f"{r['best']:.3f}", f"{r['chosen']:.3f}", f"{100 * r['chosen'] / r['best']:.1f} %",
+                            f"{r['balance']:.3f}") for r in rows]
+                          + [("geometric mean", "", "", f"{geomean([r['best'] for r in rows]):.3f}", f"{geomean([r['chosen'] for r in rows]):.3f}",
+                              f"{100 * geomean([r['chosen'] / r['best'] for r in rows]):.1f} %", f"{geomean([r['balance'] for r in rows]):.3f}")])
 
 
 def _percent(gap: float | None) -> str:
@@ -203,23 +238,30 @@ def _table(head: tuple, rows: list[tuple]) -> Iterator[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--profile", metavar="P.yaml", help="default: this machine's")
-    parser.add_argument("--only", metavar="PART,...", type=lambda t: t.split(","), default=[p for p in PARTS if p != "measured"])
+    parser.add_argument("--only", metavar="PART,...", type=lambda t: t.split(","), default=[p for p in PARTS if p not in ("measured", "oracle")])
     parser.add_argument("--models", metavar="NAME,...", type=lambda t: t.split(","), default=[])
     parser.add_argument("--graphs", type=int, default=400, help="random graphs (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--rounds", type=int, default=15, help="of `measured` (default: %(default)s)")
     parser.add_argument("--strategies", metavar="NAME,...", type=lambda t: t.split(","), default=[], help="of `measured`, besides coexec, cpu, gpu")
-    parser.add_argument("--json", metavar="F.json", help="write everything there")
+    parser.add_argument("--verify", action="store_true", help="of `measured`: the plan of coexec is checked and corrected by measurement first")
+    parser.add_argument("--json", metavar="F.json", help="write everything there, and keep the rows of other models that are there already")
     options = parser.parse_args()
     if unknown := set(options.only) - set(PARTS):
         parser.error(f"unknown parts {', '.join(sorted(unknown))}; known: {', '.join(PARTS)}")
     profile = load_profile(options.profile) if options.profile else cached_profile() if set(options.only) - {"regret", "milp"} else None
-    found = {}
+    file = Path(options.json) if options.json else None
+    known = json.loads(file.read_text()) if file is not None and file.exists() else {}
     for part in options.only:
-        found[part] = WORK[part](options, profile)
-        print("\n".join(tables({part: found[part]})), flush=True)
-    if options.json:
-        Path(options.json).write_text(json.dumps({"profile": getattr(profile, "name", None), **found}, indent=1))
+        made = WORK[part](options, profile)
+        if "rows" in made:
+            now = {r["model"] for r in made["rows"]}
+            before = known.get(part, {}).get("rows", [])
+            made["rows"] = sorted([r for r in before if r["model"] not in now] + made["rows"], key=lambda r: (r["nodes"] if "nodes" in r else 0, r["model"]))
+        known[part] = made
+        print("\n".join(tables({part: made})), flush=True)
+    if file is not None:
+        file.write_text(json.dumps({**known, "profile": getattr(profile, "name", None)}, indent=1))
     return 0
 
 

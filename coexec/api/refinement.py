@@ -82,7 +82,7 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
     running, corrections, costs = prepare(latest), Corrections(), CostModel(profile)
 
     def how(plan: Plan) -> tuple:
-        return plan.partitions, plan.counters, plan.band_bytes
+        return plan.partitions, plan.counters, plan.band_bytes, plan.early_reuse
 
     def challenge(name: str, plan: Plan) -> None:
         nonlocal best, running

@@ -12,10 +12,10 @@ from ..cost.corrections import Corrections
 from ..graph.ir import Graph
 from ..partition.plan import Plan
 from ..partition.strategies.base import parse_strategy
-from ..partition.strategies.clusters import Clusters
 from ..partition.wishes import Wishes
 from ..profiles import DeviceProfile
 from ..runtime.schedule import Start
+from ..simulate.judge import played
 from ..simulate.run import Program, Simulated, simulate
 from ..simulate.scenario import QUIET, Scenario
 from ..simulate.times import Predicted
@@ -43,24 +43,7 @@ class Simulation:
 
 def simulate_plan(graph: Graph, made: Plan, profile: DeviceProfile, cost: CostModel | None = None) -> Simulation:
     """A run of that plan on the profile's board. `graph` is one that `bind` prepared."""
-    cost = cost or CostModel(profile)
-    program = Program(graph, made, cost.shared)
-    return Simulation(made, program, simulate(program, Predicted(cost, graph, made)))
-
-
-def _judging(graph: Graph, profile: DeviceProfile) -> Callable[[Plan], float]:
-    """How long plans of that graph take on that board, in microseconds; each is simulated once."""
-    cost, known = CostModel(profile), {}
-
-    def judge(made: Plan) -> float:
-        if made.partitions not in known:
-            known[made.partitions] = simulate_plan(graph, made, profile, cost).run.latency_us
-        return known[made.partitions]
-
-    return judge
-
-
-Clusters.judging = staticmethod(_judging)
+    return Simulation(made, *played(graph, made, cost or CostModel(profile)))
 
 
 def simulate_strategies(graph: Graph, profile: DeviceProfile, strategies: Iterable[str], force: Mapping[str, str] | None = None

@@ -267,6 +267,21 @@ class CostModel:
         """The predicted time of a whole run."""
         return self.played(graph, partitions).end(graph)
 
+    def least_us(self, graph: Graph, partitions: Sequence[Partition]) -> float:
+        """What no run takes less than: the work of its busier side by itself, and the copies of what comes in and goes out."""
+        parts, work = [pieces(n, p) for n, p in zip(graph.nodes, partitions)], {}  # type: ignore[var-annotated]
+        unit, idle = self.host_unit(not any(d != HOST for ps in parts for d, _ in ps)), joined(graph)
+        told = [(n, unit if d == HOST else d, r) for n, ps in zip(graph.nodes, parts) if n not in idle for d, r in ps]
+        self.prepare([(n, u, [r]) for n, u, r in told])
+        for node, where, region in told:
+            work[where] = work.get(where, 0.0) + self.kernel(node, region, where).us
+        return max(work.values(), default=0.0) + self.copies_us(graph, unit)
+
+    def copies_us(self, graph: Graph, unit: str) -> float:
+        """The host's copies of a run's inputs and outputs, each read once and written once."""
+        copied = sum(v.type.nbytes for v in (*graph.inputs, *graph.outputs) if v.type.is_static)
+        return 2 * copied / (self.units[unit].bandwidth_gbs * 1e3)
+
     def energy_uj(self, graph: Graph, partitions: Sequence[Partition]) -> float:
         """Microjoules of a whole run by the profile's power model. Raises UsageError where the profile has none."""
         run, power = self.played(graph, partitions), self.power
@@ -400,8 +415,7 @@ class Run:
     def end(self, graph: Graph) -> float:
         """When the graph's outputs are on the host: copies of what comes in and goes out included."""
         _, nbytes = self.flow.copy().finish(graph.outputs)
-        copied = sum(v.type.nbytes for v in (*graph.inputs, *graph.outputs) if v.type.is_static)
-        return self.finish + self.cost.move_us(nbytes, 1 if nbytes else 0) + 2 * copied / (self.cost.units[self.unit].bandwidth_gbs * 1e3)
+        return self.finish + self.cost.move_us(nbytes, 1 if nbytes else 0) + self.cost.copies_us(graph, self.unit)
 
 
 def _for(node: Node, other: Node, told: Access) -> Access:

@@ -6,7 +6,7 @@ another. A wait lies before a CPU piece that reads what a GPU piece wrote and no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -193,12 +193,12 @@ def _meet(one: Region, other: Region) -> bool:
     return True
 
 
-def chains(graph: Graph, partitions: Sequence[Partition]) -> tuple[tuple[str, ...], ...]:
-    """The names of the nodes between two waits, in order: every node is in exactly one chain."""
+def chains(graph: Graph, partitions: Sequence[Partition], reach: Callable[[Node, Region], Access] = access) -> tuple[tuple[str, ...], ...]:
+    """The names of the nodes between two waits, in order: every node is in exactly one chain. `reach`: tells accesses, where some are known."""
     flow, found = Flow(joined=joined(graph)), [[]]  # type: ignore[var-annotated]
     for node, partition in zip(graph.nodes, partitions):
         parts = pieces(node, partition)
-        visit = flow.visit(node, parts, [access(node, r) for _, r in parts])
+        visit = flow.visit(node, parts, [reach(node, r) for _, r in parts])
         if visit.waits_for and found[-1]:
             found.append([])
         found[-1].append(node.name)

@@ -68,7 +68,8 @@ class Plan:
     `chains` are runs of nodes between two waits. `shapes` are the input shapes it was made for. `measured_ms` is the lower quartile of
     runs on the machine where it was checked, None where it was not. `counters`: CPU and GPU are kept in step by words in shared
     memory, where the device can, not by the driver's events. `band_bytes`: chains of CPU pieces with larger maps than this between them
-    run band by band of rows, so that the maps stay in a cache of that size; 0: piece by piece.
+    run band by band of rows, so that the maps stay in a cache of that size; 0: piece by piece. `early_reuse`: memory is used again before
+    anybody waited for the GPU's piece that was at it, which costs a wait now and then; without it a run takes more memory.
     `board`: the names of the units that it was made for, where it was made from a profile. `wishes`: what it was asked for besides. `gap`: no
     plan of those that the strategy could choose from is better by more than this share (0: it is the best of them; None: not known).
     `energy_mj` and `memory_bytes` are modelled, not measured.
@@ -86,6 +87,7 @@ class Plan:
     measured_ms: float | None = None
     counters: bool = False
     band_bytes: int = 0
+    early_reuse: bool = True
     board: Mapping[str, str] = field(default_factory=dict)
     wishes: Wishes = field(default_factory=Wishes)
     gap: float | None = None
@@ -127,6 +129,7 @@ class Plan:
             "measured_ms": self.measured_ms,
             "counters": self.counters,
             "band_bytes": self.band_bytes,
+            "early_reuse": self.early_reuse,
             "board": dict(self.board),
             "objective": self.objective,
             "wishes": self.wishes.to_dict(),
@@ -201,7 +204,7 @@ class Plan:
             tuple(tuple(map(str, c)) for c in chains if isinstance(c, list)),
             {str(k): tuple(v) for k, v in shapes.items() if isinstance(v, list)}, _number(top.get("predicted_ms")), _number(top.get("planning_ms")),
             _number(top.get("measured_ms")), top.get("counters") is True,
-            band_bytes,
+            band_bytes, top.get("early_reuse") is not False,
             board={str(k): str(v) for k, v in board.items()}, wishes=wishes, gap=_number(top.get("gap")),
             energy_mj=_number(top.get("energy_mj")), memory_bytes=None if (nbytes := _number(top.get("memory_bytes"))) is None else int(nbytes),
         )
@@ -275,6 +278,13 @@ def _checked(data: Any, where: str, key: str, wanted: Mapping[str, type]) -> dic
 
 def pieces(node: Node, partition: Partition) -> list[tuple[str, Region]]:
     """The (device, region of the first output) of every piece that is not empty. Raises IllegalCut for an illegal one."""
+    key, kept = ("pieces", partition.op_type, partition.axis, partition.bounds, partition.devices, partition.halo), node.kept
+    if key not in kept:  # planner, cost model, schedule and simulation ask for the same ones again and again
+        kept[key] = _pieces(node, partition)
+    return list(kept[key])
+
+
+def _pieces(node: Node, partition: Partition) -> list[tuple[str, Region]]:
     where = f"{node.op_type} '{node.name}'"
     if partition.op_type != node.op_type:
         raise PlanMismatch("the plan speaks of another operator", where=where, found=partition.op_type, expected=node.op_type)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import statistics
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -12,12 +15,14 @@ from ..devices.base import Device
 from ..graph.ir import Graph, Node
 from ..ops import op_for
 from ..partition.plan import Partition, Plan, cut
-from ..profiling.measure import measure
 from ..runtime.executor import PreparedRun
 from .evaluation import candidates
+from .timing import orders
 
 #: Shares of the output tried on the GPU, besides all and nothing.
 SHARES = tuple(i / 10 for i in range(1, 10))
+#: How often each is run, whatever it takes, and at most.
+LEAST_TURNS, MOST_TURNS = 5, 200
 
 
 def oracle(
@@ -30,8 +35,9 @@ def oracle(
 ) -> dict[str, Any]:
     """`ops`, `oracle_speedup_geomean` and `chosen_speedup_geomean`, over operators that both devices run and that can be cut.
 
-    threads: of the CPU by itself (`cpu`) and beside the GPU (`gpu`). Times include starting, sharing and waiting. Operators of the same
-    shape are measured once.
+    threads: of the CPU by itself (`cpu`) and beside the GPU (`gpu`). Times include starting, sharing and waiting. Which cut is the best is
+    found by measuring all of them; what is told of it, of the chosen one and of each device alone is measured once more, in turns: the least
+    of many noisy times is too good to be true.
     """
     nodes = [n for n in candidates(graph) if op_for(n).split_axes(n) and devices["gpu"].declines(n) is None]
     rows = []
@@ -53,31 +59,29 @@ def geomean(values: Sequence[float]) -> float | None:
 
 
 def _row(node: Node, chosen: Partition, devices: Mapping[str, Device], threads: Mapping[str, int], seconds: float) -> dict[str, Any]:
-    found: dict[tuple, float] = {}
-
-    def time(partition: Partition) -> float:
-        # A single piece covers the output along whichever axis it is named after.
-        key = partition.devices if len(set(partition.devices)) == 1 else (partition.axis, partition.bounds, partition.devices)
-        if key not in found:
-            found[key] = _time(node, partition, devices, threads, seconds)
-        return found[key]
-
     axis = op_for(node).split_axes(node)[0]
-    alone = {unit: time(cut(node, axis, (0, axis.extent), (unit,))) for unit in ("cpu", "gpu")}
-    chosen_us = time(chosen)
-    tried = [(time(p), p) for p in _cuts(node)]
-    best = min([*tried, *((us, unit) for unit, us in alone.items()), (chosen_us, chosen)], key=lambda t: t[0])
+    alone = [cut(node, axis, (0, axis.extent), (unit,)) for unit in ("cpu", "gpu")]
+    ways = {_key(p): p for p in (*alone, *_cuts(node), chosen)}
+    screened = {key: _time(node, [p], devices, threads, seconds)[0] for key, p in ways.items()}
+    best = ways[min(screened, key=screened.__getitem__)]
+    finalists = {_key(p): p for p in (*alone, best, chosen)}
+    us = dict(zip(finalists, _time(node, list(finalists.values()), devices, threads, seconds)))
     return {
         "name": node.name,
         "op_type": node.op_type,
-        "cpu_us": alone["cpu"],
-        "gpu_us": alone["gpu"],
-        "oracle_us": best[0],
-        "chosen_us": chosen_us,
+        "cpu_us": us[_key(alone[0])],
+        "gpu_us": us[_key(alone[1])],
+        "oracle_us": min(us.values()),
+        "chosen_us": us[_key(chosen)],
         "predicted_us": chosen.predicted_us,
-        "oracle": str(best[1]),
+        "oracle": str(min(finalists.values(), key=lambda p: us[_key(p)])),
         "chosen": str(chosen),
     }
+
+
+def _key(partition: Partition) -> tuple:
+    """The same for partitions that run alike: a single piece covers the output along whichever axis it is named after."""
+    return partition.devices if len(set(partition.devices)) == 1 else (partition.axis, partition.bounds, partition.devices, partition.halo)
 
 
 def _cuts(node: Node) -> Iterator[Partition]:
@@ -88,29 +92,41 @@ def _cuts(node: Node) -> Iterator[Partition]:
             yield cut(node, axis, (0, bound, axis.extent), ("gpu", "cpu"))
 
 
-def _time(node: Node, partition: Partition, devices: Mapping[str, Device], threads: Mapping[str, int], seconds: float) -> float:
-    """Microseconds of a run of that operator alone, without copying feeds in and results out."""
+def _time(node: Node, partitions: Sequence[Partition], devices: Mapping[str, Device], threads: Mapping[str, int], seconds: float) -> list[float]:
+    """Microseconds of a run of that operator alone under each of the partitions, taken in turns, without copying feeds in and results out."""
     inputs = tuple(dict.fromkeys(v for v in node.inputs if v is not None and not v.is_constant))
     graph = Graph(node.name, inputs, tuple(v for v in node.outputs if v is not None), (node,))
-    plan = Plan(node.name, graph.digest, "oracle", (partition,))
-    prepared = PreparedRun(graph, plan, devices, threads["gpu" if "gpu" in partition.devices else "cpu"])
+    with ExitStack() as stack:
+        runs = []
+        for partition in partitions:
+            plan = Plan(node.name, graph.digest, "oracle", (partition,))
+            prepared = PreparedRun(graph, plan, devices, threads["gpu" if "gpu" in partition.devices else "cpu"])
+            stack.callback(prepared.close)
+            prepared.run({v.name: _feed(v) for v in inputs})
+            runs.append(prepared)
+        times: list[list[float]] = [[] for _ in runs]
+        turns, begun = orders(len(runs)), time.perf_counter()
+        for turn in range(MOST_TURNS):
+            for at in turns[turn % len(turns)]:
+                times[at].append(_once(runs[at]))
+            if turn + 1 >= LEAST_TURNS and time.perf_counter() - begun > seconds * len(runs):
+                break
+    return [statistics.median(t) * 1e6 for t in times]
+
+
+def _once(prepared: PreparedRun) -> float:
+    """Seconds of a run."""
+    queues = tuple(prepared.queues.values())
+    for queue in queues:
+        queue.begin_run()
     try:
-        prepared.run({v.name: _feed(v) for v in inputs})
-        queues = tuple(prepared.queues.values())
-
-        def once() -> None:
-            for action in prepared.hot:
-                action()
-
-        for queue in queues:
-            queue.begin_run()
-        try:
-            return measure(once, min_seconds=seconds).median_us
-        finally:
-            for queue in queues:
-                queue.end_run()
+        started = time.perf_counter()
+        for action in prepared.hot:
+            action()
+        return time.perf_counter() - started
     finally:
-        prepared.close()
+        for queue in queues:
+            queue.end_run()
 
 
 def _feed(value: Any) -> np.ndarray:

@@ -74,7 +74,7 @@ class PreparedRun:
         with phase(trace, "schedule"):
             self.asynchronous = frozenset(name for name, device in self.devices.items() if device.asynchronous and name in plan.devices)
             steps = ordered(self.graph, plan, self.asynchronous)
-            self.memory: MemoryPlan = plan_memory(self.graph, steps)
+            self.memory: MemoryPlan = plan_memory(self.graph, steps, plan.early_reuse)
             self.steps: list[Step] = guard(steps, self.memory)
         limit = settings.get("memory_limit")
         if limit and self.memory.nbytes > limit:

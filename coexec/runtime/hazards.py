@@ -7,12 +7,12 @@ other queues, are held back here, by a wait that usually finds the piece done lo
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from ..graph.ir import Value
 from .memory import MemoryPlan
-from .schedule import HOST, Alias, Dynamic, Flush, Join, Move, Start, Step, Wait
+from .schedule import Alias, Flush, Join, Move, Start, Step, Wait, written
 
 
 def guard(steps: Sequence[Step], memory: MemoryPlan) -> list[Step]:
@@ -31,7 +31,7 @@ def guard(steps: Sequence[Step], memory: MemoryPlan) -> list[Step]:
         pending.setdefault(device, []).extend((index, *span(v)) for v in values if v in memory.offsets)
 
     for step in steps:
-        for writer, value in _written(step):
+        for writer, value in written(step):
             if value not in memory.offsets:
                 continue
             start, stop, whose = span(value)
@@ -58,19 +58,6 @@ def guard(steps: Sequence[Step], memory: MemoryPlan) -> list[Step]:
                 flushed = True
         out.append(step)
     return out
-
-
-def _written(step: Step) -> Iterator[tuple[str, Value]]:
-    """Who writes what; nobody writes an output that a node leaves out."""
-    match step:
-        case Start(node=node, device=device):
-            yield from ((device, v) for v in node.outputs if v is not None)
-        case Dynamic(node=node):
-            yield from ((HOST, v) for v in node.outputs if v is not None)
-        case Alias(node=node) if node.inputs[0].is_constant:
-            yield HOST, node.output
-        case Move(value=value, to_host=True):
-            yield HOST, value
 
 
 def owners(steps: Sequence[Step]) -> dict[Value, Value]:

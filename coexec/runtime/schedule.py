@@ -7,7 +7,7 @@ so a cut that needs only its own side's rows waits for nobody.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from ..graph.ir import Graph, Node, Value
@@ -88,6 +88,19 @@ class Move:
 
 
 Step = Start | Alias | Join | Dynamic | Wait | Flush | Move
+
+
+def written(step: Step) -> Iterator[tuple[str, Value]]:
+    """Who writes what; nobody writes an output that a node leaves out."""
+    match step:
+        case Start(node=node, device=device):
+            yield from ((device, v) for v in node.outputs if v is not None)
+        case Dynamic(node=node):
+            yield from ((HOST, v) for v in node.outputs if v is not None)
+        case Alias(node=node) if node.inputs[0].is_constant:
+            yield HOST, node.output
+        case Move(value=value, to_host=True):
+            yield HOST, value
 
 
 @dataclass

@@ -37,7 +37,7 @@ class Program:
         self.plan = plan = replace(plan, partitions=keep_halos(graph, [plan[n.name] for n in graph.nodes]))
         self.devices = tuple(sorted(plan.devices - {HOST}))
         steps = ordered(graph, plan, frozenset(self.devices))
-        self.memory: MemoryPlan = plan_memory(graph, steps)
+        self.memory: MemoryPlan = plan_memory(graph, steps, plan.early_reuse)
         self.guarded: list[Step] = guard(steps, self.memory)
         self.shared = shared
         self.is_woven = plan.counters and shared and len(self.devices) == 1 and HOST in plan.devices

@@ -26,7 +26,9 @@ def test_waits_and_ablations(options):
     found = {"waits": check_planner.waits(options, board()), "ablation": check_planner.ablation(options, board())}
     (row,) = found["waits"]["rows"]
     assert 0 < row["waits"] <= row["each_by_itself"]
-    assert all(ratio >= 1 - 1e-9 for ratio in found["ablation"]["over_coexec"].values()), "leaving something out gains nothing here"
+    (times,) = found["ablation"]["rows"]
+    least = times["coexec"] * 0.99  # so much it may give for fewer waits
+    assert all(us >= least for label, us in times.items() if label != "model"), "leaving something out gains nothing here"
     text = "\n".join(check_planner.tables(found))
     assert "| classifier |" in text and "| geometric mean |" in text
 

@@ -19,12 +19,16 @@ from ...ops import op_for
 from ...ops.base import SplitAxis
 from ...ops.fallback import is_fallback
 from ...profiles import DeviceProfile
-from ..chains import chains
+from ..chains import access, chains
 from ..halos import keep_halos
 from ..joins import joined
 from ..plan import Partition, Plan, cut, on_one_device
 from ..wishes import NONE, OBJECTIVES, Wishes
 
+#: How long plans of one graph take on one board, in microseconds.
+Judge = Callable[[Plan], float]
+#: What a run loses for memory that is used again early must be more than this share of it: a small arena stays in the caches.
+REUSED = 0.01
 #: Why the GPU cannot run a node, or None where it can.
 Supports = Callable[[Node], "str | None"]
 
@@ -64,9 +68,25 @@ class Situation:
             self._totals[key] = self.cost.total_us(self.graph, key)
         return self._totals[key]
 
+    @cached_property
+    def _leasts(self) -> dict[tuple[Partition, ...], float]:
+        return {}
+
+    def least_us(self, partitions: Sequence[Partition]) -> float:
+        """What no run of that plan takes less than; kept."""
+        key = tuple(partitions)
+        if key not in self._leasts:
+            self._leasts[key] = self.cost.least_us(self.graph, key)
+        return self._leasts[key]
+
     def value(self, partitions: Sequence[Partition]) -> float:
         """What the objective counts: microseconds, or microjoules."""
         return self.cost.energy_uj(self.graph, partitions) if self.wishes.objective == "energy" else self.total_us(partitions)
+
+    @cached_property
+    def judge(self) -> Judge | None:
+        """How long plans take by the steps of their runs; None where nobody can tell."""
+        return Partitioner.judging(self.graph, self.cost) if Partitioner.judging is not None and self.profile is not None else None
 
     @cached_property
     def without_contention(self) -> CostModel:
@@ -113,6 +133,11 @@ class Situation:
             return f"{node.qualified_type} is a view here, which is no work"
         return "its inputs are written in place, which is no work" if node in self.joined else ""
 
+    @cached_property
+    def all_settled(self) -> list[Partition | None]:
+        """`settled` of every node, in the graph's order."""
+        return [self.settled(n) for n in self.graph.nodes]
+
     def settled(self, node: Node) -> Partition | None:
         """The only partition that this node can have, or None where a strategy may choose."""
         on_cpu = Partition(node.name, node.op_type, None, (), ("cpu",))
@@ -139,6 +164,8 @@ class Partitioner:
     needs_profile: ClassVar[bool] = False
     #: What it may be told to be best in. A strategy that weighs nothing is the same under every objective.
     objectives: ClassVar[tuple[str, ...]] = OBJECTIVES
+    #: Makes the judge of a graph's plans on a board, which plays the very steps of a run. Set by `api`: what simulates is above what plans.
+    judging: ClassVar[Callable[[Graph, CostModel], Judge] | None] = None
 
     @property
     def needs_gpu(self) -> bool:
@@ -176,12 +203,21 @@ class Partitioner:
             chosen, bound = self.bounded(situation)
         if wishes.max_gpu_share < 1:
             chosen = [_limited(n, p, wishes.max_gpu_share) for n, p in zip(graph.nodes, chosen)]
-        made = finish(situation, chosen, self.spec, bound)
+        made = self.judged(situation, finish(situation, chosen, self.spec, bound))
         if wishes.memory_bytes is not None and made.memory_bytes is not None and made.memory_bytes > wishes.memory_bytes:
             raise UsageError(f"the plan of strategy '{self.name}' needs more memory than the limit", where=graph.name,
                              found=f"{made.memory_bytes} bytes (weights as packed, and activations; modelled)",
                              expected=f"at most {wishes.memory_bytes}", hint="strategy coexec looks for plans that fit")
         return made
+
+    def judged(self, situation: Situation, made: Plan) -> Plan:
+        """The plan as it is to be run: where waits are so dear that memory had better not be used again before they are over, it says so."""
+        if situation.judge is None or made.predicted_ms is None or len(made.devices) < 2:
+            return made
+        if situation.judge(made) <= (1 + REUSED) * 1e3 * made.predicted_ms:
+            return made
+        waiting = replace(made, early_reuse=False)
+        return waiting if situation.judge(made) > (1 + REUSED) * situation.judge(waiting) else made
 
     def bounded(self, situation: Situation) -> tuple[list[Partition], float | None]:
         """`arrange`, and what no plan of those that the strategy looked at can be better than, in terms of the objective; None: not known."""
@@ -226,7 +262,7 @@ def finish(situation: Situation, partitions: Sequence[Partition], spec: str, bou
             us, estimated = (0.0, False) if node in situation.joined else situation.cost.node(node, partition, alone)
             priced.append(replace(partition, predicted_us=round(us, 3), estimated=estimated))
         partitions = priced
-    return Plan(graph.name, graph.digest, spec, tuple(partitions), profile.name if profile else "", chains(graph, partitions),
+    return Plan(graph.name, graph.digest, spec, tuple(partitions), profile.name if profile else "", chains(graph, partitions, situation.cost.access if profile is not None else access),
                 {v.name: v.shape for v in graph.inputs if v.type.is_static}, wishes=wishes, **known)
 
 

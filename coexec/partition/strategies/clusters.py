@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 from ...cost.compose import CostModel
 from ...cost.corrections import Corrections
@@ -17,12 +16,10 @@ from ...profiles import DeviceProfile, Latency, UnitProfile
 from ...regions import Region
 from ..plan import Partition, Plan, cut, pieces
 from ..wishes import Wishes
-from .base import FORCED_NOTE, Partitioner, Supports, register
+from .base import FORCED_NOTE, Judge, Partitioner, Supports, register
 from .coexec import Coexec
 
 LITTLE = "little"
-#: How long a plan takes in microseconds, for plans of one graph on one board.
-Judge = Callable[[Plan], float]
 #: So many plans are judged at most while pieces are taken from and given to the second cluster.
 JUDGED = 160
 #: A change must make the plan faster by this share.
@@ -41,8 +38,6 @@ class Clusters(Partitioner):
 
     name = "clusters"
     needs_profile = True
-    #: Makes the judge of a graph's plans on a board. Set by `api`: what simulates is above what plans.
-    judging: ClassVar[Callable[[Graph, DeviceProfile], Judge] | None] = None
 
     def plan(self, graph: Graph, profile: DeviceProfile | None = None, supports: Supports | None = None, *, wishes: Wishes = NO_WISHES,
              corrections: Corrections | None = None) -> Plan:
@@ -50,7 +45,8 @@ class Clusters(Partitioner):
             raise UsageError(f"strategy '{self.name}' needs a device profile, and `coexec.api`, which judges its plans", hint="use `coexec.plan`")
         if profile.little is None:
             return replace(Coexec().plan(graph, profile, supports, wishes=wishes, corrections=corrections), strategy=self.spec)
-        judge, cost = type(self).judging(graph, profile), CostModel(profile)
+        cost = CostModel(profile)
+        judge = self.judging(graph, cost)
         pairs = [self._named(Coexec().plan(graph, board, accepts, wishes=wishes, corrections=corrections), names, profile)
                  for board, names, accepts in _pairs(graph, profile, supports)]
         shared = [Coexec().plan(graph, _merged(profile), supports, wishes=wishes), *(p for p in pairs if LITTLE not in p.devices)]

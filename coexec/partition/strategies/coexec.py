@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ...errors import UsageError
-from ..plan import Partition, on_one_device
-from .base import Partitioner, Situation, register
+from ..plan import Partition, Plan, on_one_device
+from .base import Partitioner, Situation, finish, register
 from .fixed import check_axis
 from .frontier import Found, Objective, Search
 from .offers import Limits, Offers
@@ -17,6 +17,9 @@ from .offers import Limits, Offers
 FIRST, WIDER = 8, 8
 #: No search is begun that may look at more beginnings than this, unless the graph has few nodes: 60,000 take about 50 ms on a server's core.
 EFFORT, SMALL, EFFORT_OF_SMALL = 60_000, 12, 6_000_000
+#: A plan with a wait less is preferred where it is predicted to take no longer than by this share of an average operator: both sides are a
+#: little uneven from run to run, and at each wait the later one counts. On thirteen networks so much costs nothing (docs/planner.md).
+FEWER_WAITS = 0.03
 #: Prices of memory that are tried, and beginnings followed in each of those searches.
 PRICES, LEAN = 12, 32
 
@@ -28,6 +31,7 @@ class Coexec(Partitioner):
     both read of one another included (`frontier`). Where the CPU or the GPU alone is predicted to be faster, that is the plan.
 
     width: beginnings of plans followed at once; 0: as many as planning may take time for. steps: cut at n/steps of an axis only.
+    fewer_waits: a wait less may cost this share of an average operator, as the better single device takes it.
     The others leave something out, to see what it is good for: axis: cut this one only, where a node has it; chains=false: every operator
     by itself, no cuts that suit their neighbours', nothing computed twice; branches=false: as if no branch ran beside another;
     contention=false: as if no unit slowed the other down.
@@ -37,6 +41,7 @@ class Coexec(Partitioner):
     needs_profile = True
     width: int = 0
     steps: int = 0
+    fewer_waits: float = FEWER_WAITS
     axis: str = ""
     chains: bool = True
     branches: bool = True
@@ -47,22 +52,41 @@ class Coexec(Partitioner):
             raise UsageError("option 'width' of strategy 'coexec' is wrong", found=self.width, expected="a whole number from 0 to 1000000")
         if not (self.steps == 0 or 2 <= self.steps <= 1000):
             raise UsageError("option 'steps' of strategy 'coexec' is wrong", found=self.steps, expected="0, or a whole number from 2 to 1000")
+        if not 0 <= self.fewer_waits <= 1:
+            raise UsageError("option 'fewer_waits' of strategy 'coexec' is wrong", found=self.fewer_waits, expected="a share of an operator's time, from 0 to 1")
         check_axis(self.axis, self.name)
 
     def arrange(self, situation: Situation) -> list[Partition]:
         return self.bounded(situation)[0]
 
+    def judged(self, situation: Situation, made: Plan) -> Plan:
+        """That plan, or a single device's where the very steps of their runs, not only the search's two clocks, say that this is faster."""
+        made, wishes = super().judged(situation, made), situation.wishes
+        if situation.judge is None or wishes.objective != "latency" or wishes.memory_bytes is not None:
+            return made
+        us = None
+        for alone in _single(situation, situation.all_settled):
+            if same(alone, made.partitions):
+                continue
+            us = situation.judge(made) if us is None else us
+            if situation.least_us(alone) < us:
+                other = super().judged(situation, finish(situation, alone, self.spec))
+                if situation.judge(other) < us:
+                    made, us = other, situation.judge(other)
+        return made
+
     def bounded(self, situation: Situation) -> tuple[list[Partition], float | None]:
         graph, wishes = situation.graph, situation.wishes
-        settled = [situation.settled(n) for n in graph.nodes]
-        plans = [[s or on_one_device(n, "cpu") for n, s in zip(graph.nodes, settled)]]
+        settled = situation.all_settled
+        plans = _single(situation, settled)
         bound: float | None = None
         if not all(settled):
-            if wishes.max_gpu_share >= 1:
-                plans.append([s or on_one_device(n, "gpu") for n, s in zip(graph.nodes, settled)])
             found = self.search(situation, settled)
-            plans.append([w.partition for w in found.ways])
-            bound = found.bound
+            mine = [w.partition for w in found.ways]
+            bound = max(0.0, found.bound - self.wait_us(situation) * len(graph.nodes))  # no plan has more waits than nodes
+            if wishes.objective == "latency" and wishes.memory_bytes is None:  # else each counts, however long it takes
+                plans = [p for p in plans if situation.least_us(p) < situation.total_us(mine)]
+            plans.append(mine)
         if wishes.memory_bytes is not None:
             plans = _that_fit(situation, plans)
         best = min(plans, key=situation.value)
@@ -70,15 +94,23 @@ class Coexec(Partitioner):
         provable = bound is not None and situation.cost.shared and self.contention and self.branches and wishes.memory_bytes is None
         return best, min(bound, situation.value(best)) if provable else None
 
+    def wait_us(self, situation: Situation) -> float:
+        """What a wait counts in the search beside what it takes."""
+        if not self.fewer_waits:
+            return 0.0
+        run_us = min(map(situation.least_us, _single(situation, situation.all_settled)))
+        return self.fewer_waits * run_us / max(1, len(situation.graph.nodes))
+
     def search(self, situation: Situation, settled: Sequence[Partition | None]) -> Found:
         """The best plan that may use the GPU beside the CPU, and how good any such plan could be."""
         graph, wishes = situation.graph, situation.wishes
         cost = situation.cost if self.contention else situation.without_contention
         offers = Offers(cost, graph, settled, Limits(self.steps, self.axis, self.chains, wishes.max_gpu_share))
-        objective = Objective()
+        wait_us = self.wait_us(situation)
+        objective = Objective(wait=wait_us)
         if wishes.objective == "energy":
             power = cost.power
-            objective = Objective(power.idle_w, power.cpu_w, power.gpu_w)
+            objective = Objective(power.idle_w, power.cpu_w, power.gpu_w, wait_us * power.idle_w)
         best = self._best(Search(cost, graph, offers.ways, self.branches, objective), len(graph.nodes))
         if wishes.memory_bytes is not None:
             best = self._within(situation, offers, objective, best)
@@ -117,6 +149,17 @@ class Coexec(Partitioner):
                 low = price
             price = 8 * price if high is None else (low + high) / 2
         return kept or found
+
+
+def _single(situation: Situation, settled: Sequence[Partition | None]) -> list[list[Partition]]:
+    """Everything on the CPU that may be there, and everything on the GPU, unless that is not wished."""
+    nodes, allowed = situation.graph.nodes, ("cpu",) if situation.wishes.max_gpu_share < 1 or all(settled) else ("cpu", "gpu")
+    return [[s or on_one_device(n, device) for n, s in zip(nodes, settled)] for device in allowed]
+
+
+def same(first: Sequence[Partition], second: Sequence[Partition]) -> bool:
+    """Whether both place every node alike."""
+    return all((a.bounds, a.devices, a.axis, a.halo) == (b.bounds, b.devices, b.axis, b.halo) for a, b in zip(first, second))
 
 
 def _that_fit(situation: Situation, plans: list[list[Partition]]) -> list[list[Partition]]:

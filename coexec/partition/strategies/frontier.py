@@ -76,13 +76,14 @@ class Found(NamedTuple):
 
 
 class Objective(NamedTuple):
-    """What a plan's value is: microseconds until the end, and microseconds that the CPU and the GPU work, each times a weight; and for
-    every way of every node something of its own (None: nothing).
+    """What a plan's value is: microseconds until the end, and microseconds that the CPU and the GPU work, each times a weight; so much for
+    every wait; and for every way of every node something of its own (None: nothing).
     """
 
     end: float = 1.0
     cpu: float = 0.0
     gpu: float = 0.0
+    wait: float = 0.0
     own: Callable[[Node, Way], float] | None = None
 
 
@@ -148,7 +149,7 @@ class Search:
             stage.gpu_us = stage.gpu_us + self.cost.crossing_us("gpu", stage.given)
 
     def _row(self, node: Node, region: Region | None) -> tuple[list, list]:
-        """Boxes that a piece reads of each input, and writes of each output; None: no piece. Kept for nodes that are alike."""
+        """Boxes that a piece reads of each input that is no constant, and writes of each output; None: no piece. Kept for nodes that are alike."""
         key = self.cost.like(node), region
         found = self._rows.get(key)
         if found is None:
@@ -160,7 +161,8 @@ class Search:
                                  for values in (node.inputs, node.outputs))
             else:
                 read, written = op.regions_read(node, region), op.output_regions(node, region)
-            found = self._rows[key] = [_box(*v) for v in zip(node.inputs, read)], [_box(*v) for v in zip(node.outputs, written)]
+            moving = [None if v is None or v.is_constant else v for v in node.inputs]
+            found = self._rows[key] = [v and _box(v, r) for v, r in zip(moving, read)], [_box(*v) for v in zip(node.outputs, written)]
         return found
 
     def _sources(self, value: Value, gpu: Boxes, cpu: Boxes) -> list[tuple[Value, Boxes, Boxes]]:
@@ -224,8 +226,9 @@ class Search:
                 steps.append((np.arange(len(host)), np.zeros(len(host), int)))
                 continue
             if stage.view:
-                host, waited, moved = self._view(stage, position, host, waited, columns, writes)
-                spent = spent + goal.cpu * moved
+                host, known_to, moved = self._view(stage, position, host, waited, columns, writes)
+                spent = spent + goal.cpu * moved + goal.wait * (known_to > waited)
+                waited = known_to
                 steps.append((np.arange(len(host)), np.zeros(len(host), int)))
                 continue
             if stage.beside:
@@ -299,6 +302,8 @@ class Search:
         host = np.where(need >= 0, np.maximum(host + self.ready_us, done + self.sync_us), host) + after
         host = np.where(impossible, NEVER, host)
         spent = np.broadcast_to(spent[:, None] + stage.own, shape)
+        if self.objective.wait:
+            spent = spent + self.objective.wait * (need >= 0)
         if self.objective.cpu or self.objective.gpu:
             spent = spent + self.objective.cpu * (launch_us + after) + self.objective.gpu * np.where(stage.has_gpu, gpu_us, 0.0)
         return host, gpu, np.maximum(waited[:, None], need), np.where(stage.has_gpu, position, last[:, None]), spent

@@ -16,7 +16,9 @@ from ...regions import Region
 from ..plan import Partition, on_one_device, pieces
 
 #: At most so many cuts of an axis are priced, and so many of them offered for being the best by themselves.
-PRICED, OFFERED = 28, 2
+PRICED, OFFERED = 32, 2
+#: Channels that kernels make at once, on one device or another: cuts lie between such blocks, the smallest of which there are not too many.
+BLOCKS = (4, 8, 16, 32)
 #: At most so many cuts of an axis in all: beyond the best ones those that suit the inputs' cuts.
 CUTS = 5
 #: Axes that are tried: of the many of a large tensor, the first are those that kernels like.
@@ -292,8 +294,8 @@ def places(axis: SplitAxis) -> list[int]:
     """Cuts of an axis that are worth pricing: legal ones, of channels such that blocks of channels stay whole, not too many."""
     step = axis.multiple
     if axis.name in ("channel", "columns"):
-        for block in (8, 16, 32):
-            if axis.multiple < block and axis.extent >= 8 * block:
+        for block in BLOCKS:
+            if axis.multiple < block and axis.extent >= 8 * block and axis.extent > (PRICED + 1) * step:
                 step = -(-block // axis.multiple) * axis.multiple
     count = -(-axis.extent // step) - 1
     if count <= PRICED:
