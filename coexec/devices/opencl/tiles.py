@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from math import ceil
 
 from ..base import DeviceFacts
+from .program import Forms
 
 
 @dataclass(frozen=True)
@@ -73,9 +76,15 @@ class Tiles:
     def _step(rows: int, vectors: int) -> float:
         return max(rows * vectors, 8) / 2 + rows / 10 + vectors * vectors / 16 + 0.5
 
-    def panel_defines(self, rows: int, vectors: int) -> dict[str, int]:
-        """What gemm_tile.clh is built with."""
-        return {"MR": rows, "NV": vectors, "VW": self.width, "AHEAD": self.ahead, **self.fma_define()}
+    def panel_defines(self) -> dict[str, int]:
+        """What gemm_tile.clh is built with, whatever the register tile."""
+        return {"VW": self.width, "AHEAD": self.ahead, **self.fma_define()}
+
+    def panel_forms(self, file: str, rows: int, vectors: int, most_vectors: int = 4, **more: Sequence[int]) -> Forms:
+        """That file with every register tile it may be built with; `more` are defines with all values they take, the first one wanted."""
+        tiles = [{"MR": r, "NV": v} for r, v in self.tile_shapes() if v <= most_vectors]
+        rest = [dict(zip(more, values)) for values in product(*more.values())]
+        return Forms(("gemm_tile.clh", file), {"MR": rows, "NV": vectors, **rest[0]}, [{**t, **r} for t in tiles for r in rest])
 
     def block_defines(self) -> dict[str, int]:
         """What tiled.cl is built with."""
