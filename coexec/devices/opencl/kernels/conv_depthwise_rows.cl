@@ -18,6 +18,7 @@
 #define BIAS_OF(c) 0
 #endif
 
+#define REPLACE(v, A) v = A(VEC, v);
 #define LANES CAT(int, VW)
 #define SUMS ((KH + SH - 1) / SH)
 #if VW == 16
@@ -100,7 +101,7 @@ __kernel void FORM(conv_depthwise_rows)(__global const T *restrict x, int x_off,
         const int from = c * rs.s1 + o * rs.s3 + left;
         v += from + VW <= r_held ? VLOAD(0, r + from) : load_some(r + from, count);
 #endif
-        ACTIVATE_LATE(, VEC, v)
+        CHOOSE(REPLACE, v)
         __global T *to = y + c * ys.s1 + o * ys.s3 + left;
         // A vector may run over into what this work-item writes next.
         const int room = run_channels ? ((end - c) * out.s1 - o) * OW : run ? (bottom - o) * OW : OW;

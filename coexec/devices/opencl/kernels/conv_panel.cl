@@ -15,6 +15,13 @@
 #define BIAS_OF(i) 0
 #endif
 
+#define REPLACE(v, A) v = A(VEC, v);
+#define STORE_TILE(V, A)                                                                               \
+  FOR_TILE(V) {                                                                                        \
+    const VEC v = acc[i][j] + BIAS_OF(i);                                                              \
+    VSTORE(A(VEC, v), j, y + (m + i) * ys.s1 + first);                                                 \
+  }
+
 #define TILE(V) {                                                                                      \
   VEC acc[MR][V];                                                                                      \
   if (c0 == 0) { TILE_CLEAR(acc, V) }                                                                  \
@@ -22,19 +29,18 @@
   TILE_RUN(acc, V, weights, 1, width, panel, NR, steps, AHEAD)                                                \
   if (c0 + channels < in_channels) { FOR_TILE(V) VSTORE(acc[i][j], j, sums + (m + i) * NR); }          \
   else if (run && lanes == V * VW && m + MR <= out_channels) {                                         \
-    FOR_TILE(V) acc[i][j] += BIAS_OF(i);                                                               \
     if (added) { FOR_TILE(V) acc[i][j] += RESIDUAL_VECTOR(i, j); }                                     \
-    ACTIVATE_LATE(FOR_TILE(V), VEC, acc[i][j])                                                         \
-    FOR_TILE(V) VSTORE(acc[i][j], j, y + (m + i) * ys.s1 + first);                                     \
+    CHOOSE(STORE_TILE, V)                                                                              \
   } else {                                                                                             \
     T edge[MR * V * VW];                                                                               \
     FOR_TILE(V) VSTORE(acc[i][j], i * V + j, edge);                                                    \
     PLAIN_LOOP for (int i = 0; i < MR && m + i < out_channels; i++)                                               \
       PLAIN_LOOP for (int j = 0; j < V; j++) {                                                                    \
-        VEC v = VLOAD(i * V + j, edge) + BIAS_OF(i);                                                   \
+        VEC v = VLOAD(i * V + j, edge);                                                                \
         if (run && (j + 1) * VW <= lanes) {                                                            \
           if (added) v += RESIDUAL_VECTOR(i, j);                                                       \
-          ACTIVATE_LATE(, VEC, v)                                                                      \
+          v += BIAS_OF(i);                                                                             \
+          CHOOSE(REPLACE, v)                                                                           \
           VSTORE(v, j, y + (m + i) * ys.s1 + first);                                                   \
         } else STORE_LANES                                                                             \
       }                                                                                                \
@@ -52,7 +58,8 @@
     }                                                                                                  \
     v += VLOAD(0, lane);                                                                               \
   }                                                                                                    \
-  ACTIVATE_LATE(, VEC, v)                                                                              \
+  v += BIAS_OF(i);                                                                                     \
+  CHOOSE(REPLACE, v)                                                                                   \
   VSTORE(v, 0, lane);                                                                                  \
   __global T *to = y + (m + i) * ys.s1;                                                                \
   if (run) PLAIN_LOOP for (int l = 0; l < some; l++) to[first + j * VW + l] = lane[l];                            \

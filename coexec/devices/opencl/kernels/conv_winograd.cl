@@ -33,6 +33,9 @@
   o[2] = (m1 + m2) + 4 * (m3 + m4);                  \
   o[3] = (m1 - m2) + 8 * (m3 - m4) + m5;
 
+#define REPLACE(o, A) _Pragma("unroll") for (int k = 0; k < 4; k++) o[k] = A(VEC, o[k]);
+#define REPLACE_ONE(v, A) v = A(T, v);
+
 #define PRODUCTS(V) {                                                                       \
   VEC acc[MR][V];                                                                           \
   TILE_CLEAR(acc, V)                                                                        \
@@ -155,7 +158,7 @@ __kernel void FORM(conv_winograd)(__global const T *restrict x, int x_off, int8 
           TRANSFORM_OUT(half_way[n][0], half_way[n][1], half_way[n][2], half_way[n][3], half_way[n][4], half_way[n][5], o)
           T lane[4][VW];
           _Pragma("unroll") for (int k = 0; k < 4; k++) o[k] += shift;
-          if (!added) { ACTIVATE_LATE(_Pragma("unroll") for (int k = 0; k < 4; k++), VEC, o[k]) }
+          if (!added) { CHOOSE(REPLACE, o) }
           _Pragma("unroll") for (int k = 0; k < 4; k++) VSTORE(o[k], 0, lane[k]);
           _Pragma("unroll") for (int q = 0; q < VW / 4; q++) {
             const CAT(T, 4) a = vload4(q, lane[0]), b = vload4(q, lane[1]), c = vload4(q, lane[2]), d = vload4(q, lane[3]);
@@ -175,7 +178,7 @@ __kernel void FORM(conv_winograd)(__global const T *restrict x, int x_off, int8 
             __global const T *more = r + (m + i) * rs.s1 + (o * 4 + n) * rs.s3 + from_column;
             PLAIN_LOOP for (; k < count; k++) {
               T v = from[k] + more[k];
-              ACTIVATE_LATE(, T, v)
+              CHOOSE(REPLACE_ONE, v)
               to[k] = v;
             }
           }

@@ -8,6 +8,8 @@
 #else
 #define PANEL_SPACE __local
 #endif
+#define REPLACE(v, A) v = A(VEC, v);
+#define REPLACE_ONE(v, A) v = A(T, v);
 
 __attribute__((reqd_work_group_size(1, 1, 1)))
 __kernel void FORM(gemm_panel)(__global const T *restrict a, int a_off, int a_row, int a_depth, __global const T *restrict b, int b_off,
@@ -61,7 +63,7 @@ __kernel void FORM(gemm_panel)(__global const T *restrict a, int a_off, int a_ro
           v += beta * (bias_column == 1 ? VLOAD(j, bias + (m + i) * bias_row) : (VEC)(bias[(m + i) * bias_row]));
 #endif
           if (added) v += VLOAD(j, r + (m + i) * r_row);
-          ACTIVATE_LATE(, VEC, v)
+          CHOOSE(REPLACE, v)
           VSTORE(v, j, y + (m + i) * y_row);
           continue;
         }
@@ -73,7 +75,7 @@ __kernel void FORM(gemm_panel)(__global const T *restrict a, int a_off, int a_ro
           one += beta * bias[(m + i) * bias_row + (at + l) * bias_column];
 #endif
           if (added) one += r[(m + i) * r_row + at + l];
-          ACTIVATE_LATE(, T, one)
+          CHOOSE(REPLACE_ONE, one)
           y[(m + i) * y_row + at + l] = one;
         }
       }
