@@ -213,9 +213,12 @@ def build_panel(c: Compile, s: Shape, tiles: Tiles, key: tuple = (), arrange: Ca
         w = c.shared(1, ("rows", *key, s.groups, cut.rows), lambda w: host.rows(arrange(w).reshape(s.groups, s.out_channels, -1), cut.rows))
     defines, tail = _late_operands(c, s)
     c.implementation = f"f32_conv_panel_{cut.rows}x{cut.columns}"
-    c.launch(["vectors.clh", "strip.clh"], "conv_panel", {**defines, **tiles.panel_defines()}, (-(-s.pixels // cut.columns), s.y.shape[0] * s.groups), (1, 1), s.x, strides(s.x), w, s.y, strides(s.y),
+    defines, tile = {**defines, **tiles.panel_defines(cut.rows, cut.vectors)}, {"MR": cut.rows, "NV": cut.vectors}
+    often = [] if "ACT_ALPHA" in defines else [{"MR": r, "NV": v} for r, v in tiles.usual_shapes(host.common_rows())]
+    c.launch(["vectors.clh", "strip.clh"], "conv_panel", {k: v for k, v in defines.items() if k not in tile},
+             (-(-s.pixels // cut.columns), s.y.shape[0] * s.groups), (1, 1), s.x, strides(s.x), w, s.y, strides(s.y),
              *i32(s.groups, s.in_channels, s.out_channels), *s.args(), *i32(cut.unit, *widths), *map(cl.LocalMemory, cut.locals), *tail,
-             forms=tiles.panel_forms("conv_panel.cl", cut.rows, cut.vectors))
+             forms=Forms(["gemm_tile.clh", "conv_panel.cl"], tile, often))
 
 
 def build_tiled(c: Compile, s: Shape, tiles: Tiles) -> None:
@@ -288,23 +291,20 @@ def build_winograd(c: Compile, s: Shape, tiles: Tiles) -> None:
     cut = Winograd.of(s, tiles)
     w = c.shared(1, ("winograd", 4, s.groups, cut.rows), lambda w: host.filters(w.reshape(*w.shape[:2], 3, 3), _FILTER, cut.rows, s.groups))
     defines, tail = _late_operands(c, s)
-    defines |= tiles.panel_defines()
+    defines |= tiles.panel_defines(cut.rows, cut.vectors)
     inside, outside, *_, pad = s.args()
     stacks = s.y.shape[0] * s.groups
     shape = [s.x, strides(s.x), w, s.y, strides(s.y), *i32(s.groups, s.in_channels, s.out_channels), inside, outside, pad]
     memory = [cl.LocalMemory(n) for n in cut.locals]
-
-    def forms(*stages: int) -> Forms:
-        return tiles.panel_forms("conv_winograd.cl", cut.rows, cut.vectors, 3, STAGE=stages)
-
+    files = ["vectors.clh", "gemm_tile.clh", "conv_winograd.cl"]
     c.implementation = f"f32_conv_winograd_4x4_{cut.rows}x{cut.columns}" + "_staged" * cut.staged
     if not cut.staged:
-        c.launch("vectors.clh", "conv_winograd", defines, (cut.panels, stacks), (1, 1), *shape, cl.LocalMemory(cut.freq), *memory, *tail,
-                 forms=forms(0))
+        c.launch(files, "conv_winograd", {**defines, "STAGE": 0}, (cut.panels, stacks), (1, 1), *shape, cl.LocalMemory(cut.freq), *memory,
+                 *tail)
         return
     freq = c.scratch((stacks, cut.panels, cut.freq // 4))
-    for stages, items in (((1, 2), cut.panels), ((2, 1), -(-s.out_channels // cut.rows))):
-        c.launch("vectors.clh", "conv_winograd", defines, (items, stacks), (1, 1), *shape, freq, *memory, *tail, forms=forms(*stages))
+    for stage, items in ((1, cut.panels), (2, -(-s.out_channels // cut.rows))):
+        c.launch(files, "conv_winograd", {**defines, "STAGE": stage}, (items, stacks), (1, 1), *shape, freq, *memory, *tail)
 
 
 def build_depthwise(c: Compile, s: Shape, tiles: Tiles) -> None:

@@ -134,7 +134,7 @@ def _panel(c: Compile, p: Product, tiles: Tiles, defines: dict[str, Any]) -> Non
     columns = vectors * tiles.width
     middle, tail = _common(replace(p, r=p.r or p.y), defines, c)
     late, chosen = late_tail(c)
-    defines = {**late, **({"BIAS": 1} if p.bias is not None else {}), **tiles.panel_defines()}
+    defines = {**late, **({"BIAS": 1} if p.bias is not None else {}), **tiles.panel_defines(rows, vectors)}
     if packs:
         b = c.packed(1, ("columns", p.transposed_b, columns), lambda b: pack_columns(b.T if p.transposed_b else b, columns))
         right, local = [b, *i32(0, 0)], []
@@ -143,8 +143,8 @@ def _panel(c: Compile, p: Product, tiles: Tiles, defines: dict[str, Any]) -> Non
         right, local = p.b.args(), [cl.LocalMemory(4 * p.depth * columns)]
     c.implementation = f"f32_{c.node.op_type.lower()}_panel_{rows}x{columns}"
     # One panel of columns runs over all rows; where there are many products, each brings its own.
-    c.launch("vectors.clh", "gemm_panel", defines, (-(-p.columns // columns), p.count), (1, 1), *p.a.args(), *right, *p.y.args(), *middle,
-             *i32(p.rows, p.columns), *local, *tail, np.int32(p.r is not None), *chosen, forms=tiles.panel_forms("gemm_panel.cl", rows, vectors))
+    c.launch(["vectors.clh", "gemm_tile.clh", "gemm_panel.cl"], "gemm_panel", defines, (-(-p.columns // columns), p.count), (1, 1),
+             *p.a.args(), *right, *p.y.args(), *middle, *i32(p.rows, p.columns), *local, *tail, np.int32(p.r is not None), *chosen)
 
 
 _METHODS = {"direct": _direct, "tiled": _tiled, "panel": _panel}

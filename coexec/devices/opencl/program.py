@@ -59,8 +59,8 @@ def _float(value: float, suffix: str) -> str:
 class Forms(NamedTuple):
     """Files that a program holds several times, once for each of `all`, sets of defines under the same names; `mine` is the one wanted.
 
-    A kernel there is called FORM(name), which is the name and a form's numbers: conv_panel_8x3. Drivers keep a lot for every program
-    (PoCL 2 MB), and little for one more kernel in it.
+    A kernel there is called FORM(name), which is the name and a form's numbers: conv_depthwise_rows_3x3x1x1. Drivers keep a lot for every
+    program (PoCL 3.1 a megabyte or two), and less for one more kernel in it where that is small; but all are compiled for the first that is used.
     """
 
     files: Sequence[str]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import product
+from dataclasses import dataclass, replace
 from math import ceil
 
 from ..base import DeviceFacts
-from .program import Forms
+
+
+#: Register tiles of fewer sums are for narrow operators alone.
+LEAST_SUMS = 12
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,12 @@ class Tiles:
             shapes += [(r, vectors) for r in dict.fromkeys((fits[-1], *([4, 1] if vectors == 4 else [])) if fits else ()) if r in fits]
         return tuple(shapes)
 
+    def usual_shapes(self, rows: int) -> tuple[tuple[int, int], ...]:
+        """The register tiles of most pieces, those of `rows` rows among them."""
+        free = replace(self, rows=0, vectors=0)
+        shapes = dict.fromkeys((*free.tile_shapes(), *replace(free, rows=rows).tile_shapes()))
+        return tuple((r, v) for r, v in shapes if r * v >= LEAST_SUMS)
+
     def tile_for(self, rows: int, columns: int, most_vectors: int = 4) -> tuple[int, int]:
         """(rows, vectors) of the register tile that takes the fewest cycles on a matrix of that size.
 
@@ -76,15 +83,9 @@ class Tiles:
     def _step(rows: int, vectors: int) -> float:
         return max(rows * vectors, 8) / 2 + rows / 10 + vectors * vectors / 16 + 0.5
 
-    def panel_defines(self) -> dict[str, int]:
-        """What gemm_tile.clh is built with, whatever the register tile."""
-        return {"VW": self.width, "AHEAD": self.ahead, **self.fma_define()}
-
-    def panel_forms(self, file: str, rows: int, vectors: int, most_vectors: int = 4, **more: Sequence[int]) -> Forms:
-        """That file with every register tile it may be built with; `more` are defines with all values they take, the first one wanted."""
-        tiles = [{"MR": r, "NV": v} for r, v in self.tile_shapes() if v <= most_vectors]
-        rest = [dict(zip(more, values)) for values in product(*more.values())]
-        return Forms(("gemm_tile.clh", file), {"MR": rows, "NV": vectors, **rest[0]}, [{**t, **r} for t in tiles for r in rest])
+    def panel_defines(self, rows: int, vectors: int) -> dict[str, int]:
+        """What gemm_tile.clh is built with."""
+        return {"MR": rows, "NV": vectors, "VW": self.width, "AHEAD": self.ahead, **self.fma_define()}
 
     def block_defines(self) -> dict[str, int]:
         """What tiled.cl is built with."""

@@ -44,7 +44,7 @@
 }
 
 __attribute__((reqd_work_group_size(1, 1, 1)))
-__kernel void FORM(conv_winograd)(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off,
+__kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off,
                             __global T *restrict y, int y_off, int8 ys,
                             int groups, int in_channels, int out_channels, int8 in, int8 out, int8 pad,
 #if STAGE == 0

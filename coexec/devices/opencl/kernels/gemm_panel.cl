@@ -12,7 +12,7 @@
 #define REPLACE_ONE(v, A) v = A(T, v);
 
 __attribute__((reqd_work_group_size(1, 1, 1)))
-__kernel void FORM(gemm_panel)(__global const T *restrict a, int a_off, int a_row, int a_depth, __global const T *restrict b, int b_off,
+__kernel void gemm_panel(__global const T *restrict a, int a_off, int a_row, int a_depth, __global const T *restrict b, int b_off,
                          int b_depth, int b_column,
                          __global T *restrict y, int y_off, int y_row, int y_column, __global const int *restrict stacks, int stacks_off,
                          int depth, ACC alpha, int rows, int columns
