@@ -7,7 +7,6 @@ from math import ceil
 
 from ..base import DeviceFacts
 
-
 #: Register tiles of fewer sums are for narrow operators alone.
 LEAST_SUMS = 12
 
