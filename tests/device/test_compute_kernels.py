@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from coexec.devices.opencl import conv as conv_family
+from coexec.devices.opencl import program
 from coexec.devices.opencl.tiles import Tiles, tiles_for
 from coexec.graph.ir import Activation, Node, TensorType, Value
 from coexec.regions import Region
@@ -144,6 +145,30 @@ def test_every_activation_behind_a_conv(device, kind):
     found = run_on_device(device, node, arrays)[0]
     expected = compute_whole(node, arrays)[0]
     assert np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
+
+
+LATE = {
+    "panel": ("Conv", [(1, 20, 9, 11), (18, 20, 1, 1)], {"kernel_shape": [1, 1]}),
+    "winograd": ("Conv", [(1, 16, 11, 13), (18, 16, 3, 3)], {"kernel_shape": [3, 3], "pads": [1] * 4}),
+    "depthwise": ("Conv", [(1, 6, 11, 21), (6, 1, 3, 3)], {"kernel_shape": [3, 3], "pads": [1] * 4, "group": 6}),
+    "gemm": ("Gemm", [(7, 33), (33, 37)], {}),
+}
+
+
+@pytest.mark.parametrize("method", LATE)
+def test_cheap_activations_and_residuals_share_a_program(device, method):
+    op_type, (x, w), attributes = LATE[method]
+    node, arrays = build(op_type, [floats(*x), weights(*w)], attributes, method="" if method in ("gemm", "depthwise") else method)
+    many = []
+    for activation in (None, Activation("Relu"), Activation("Clip", -0.5, 0.75), Activation("HardSwish"), Activation("HardSigmoid", 0.2, 0.4)):
+        for one, given in ((replace(node, activation=activation), arrays), fused(node, arrays, activation)):
+            assert_on_device(device, one, given, CLOSE_WINOGRAD, limit=1)
+            program.forget()
+            run_on_device(device, one, given)
+            if method != "depthwise" or not one.residual:  # seldom there: compiled in
+                many.append(set(program._programs))
+    if tiles_for(device.facts).panels:
+        assert all(programs == many[0] for programs in many)
 
 
 @pytest.mark.parametrize("x, w, attributes", [

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ... import settings
 from ...errors import DeviceError, UsageError
 from ...graph.ir import Node, Value
 from ...ops import op_for
@@ -100,7 +101,7 @@ class CpuQueue(Queue):
 
     def seal(self) -> None:
         """Fills packed weights, allocates scratch memory for the neediest kernel of each thread, and binds what was compiled since."""
-        self._packs.finish(self.threads)
+        self._packs.finish(packing_threads())
         grown = False
         for i in range(self.threads):
             needed = max((k.programs[i].scratch_bytes for k in self._kernels if i < len(k.programs)), default=0)
@@ -208,6 +209,11 @@ def _aligned(nbytes: int) -> np.ndarray:
 def usable_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def packing_threads() -> int:
+    """Threads that rearrange weights: nothing runs yet on the cores that are kept for a GPU, or that the session leaves to others."""
+    return settings.get("threads") or usable_cores()
 
 
 @lru_cache(maxsize=1)

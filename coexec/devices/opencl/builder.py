@@ -320,13 +320,15 @@ class Compile:
 
     # Launching
 
-    def kernel(self, files: Sequence[str], name: str, defines: Mapping[str, Any], options: Sequence[str] = ()) -> cl.Kernel:
+    def kernel(self, files: Sequence[str], name: str, defines: Mapping[str, Any], options: Sequence[str] = (),
+               forms: program.Forms | None = None) -> cl.Kernel:
         """A kernel object of its own of that program. Raises KernelBuildError with the compiler's log."""
-        return program.kernel(program.build(self.queue.context, program.compose(files, defines), options), name)
+        built = program.build(self.queue.context, program.compose(files, defines, forms), options)
+        return program.kernel(built, name if forms is None else name + forms.suffix(forms.mine))
 
     def launch(self, files: Sequence[str] | str, name: str, defines: Mapping[str, Any], global_size: Sequence[int],
-               local_size: Sequence[int] | None, *args: Any, options: Sequence[str] = ()) -> None:
-        """Adds one enqueue of kernel `name` from `files` of kernels/, compiled with the defines.
+               local_size: Sequence[int] | None, *args: Any, options: Sequence[str] = (), forms: program.Forms | None = None) -> None:
+        """Adds one enqueue of kernel `name` from `files` of kernels/, compiled with the defines; `forms` are files with several forms of it.
 
         `global_size` is rounded up to a multiple of `local_size` (kernels guard); a size of 0 adds nothing. Arguments: a ClOperand
         (expands to pointer, int offset), NumPy scalars or int8(...), a cl.LocalMemory. None adds no argument.
@@ -334,7 +336,7 @@ class Compile:
         """
         if not all(global_size):
             return
-        kernel = self.kernel([files] if isinstance(files, str) else files, name, defines, options)
+        kernel = self.kernel([files] if isinstance(files, str) else files, name, defines, options, forms)
         if local_size is not None:
             global_size = tuple(-(-g // n) * n for g, n in zip(global_size, local_size))
         given = [value for arg in args if arg is not None for value in self._expand(name, arg)]

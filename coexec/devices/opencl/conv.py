@@ -13,8 +13,9 @@ import pyopencl as cl
 from ...ops.conv import conv_input, conv_params
 from . import host
 from .builder import ClOperand, Compile, builds, int8, short
+from .program import Forms
 from .strips import Strip, share
-from .tail import bias_args, five, i32, three, type_defines
+from .tail import bias_args, five, i32, late_tail, three, type_defines
 from .tiles import Tiles
 
 
@@ -142,6 +143,14 @@ def _operands(c: Compile, s: Shape) -> tuple[dict[str, Any], list[Any]]:
     return defines, [*bias_args(bias), *([s.r, strides(s.r)] if s.r is not None else [])]
 
 
+def _late_operands(c: Compile, s: Shape) -> tuple[dict[str, Any], list[Any]]:
+    """As `_operands`, for kernels that look when they run whether there is a residual, and which activation."""
+    bias = c.input(2) if c.has(2) else None
+    defines, late = late_tail(c)
+    r = s.y if s.r is None else s.r
+    return {**defines, **({"BIAS": 1} if bias is not None else {})}, [*bias_args(bias), r, strides(r), np.int32(s.r is not None), *late]
+
+
 def strides(window: ClOperand) -> np.ndarray:
     """A window's strides as an int8 argument."""
     return int8(window.strides)
@@ -202,11 +211,14 @@ def build_panel(c: Compile, s: Shape, tiles: Tiles, key: tuple = (), arrange: Ca
         widths, w = host.strip_widths(s.out_channels), c.shared(1, ("strips",), host.strips)
     else:
         w = c.shared(1, ("rows", *key, s.groups, cut.rows), lambda w: host.rows(arrange(w).reshape(s.groups, s.out_channels, -1), cut.rows))
-    defines, tail = _operands(c, s)
+    defines, tail = _late_operands(c, s)
     c.implementation = f"f32_conv_panel_{cut.rows}x{cut.columns}"
-    c.launch(["vectors.clh", "gemm_tile.clh", "strip.clh", "conv_panel.cl"], "conv_panel", {**defines, **tiles.panel_defines(cut.rows, cut.vectors)},
+    defines, tile = {**defines, **tiles.panel_defines(cut.rows, cut.vectors)}, {"MR": cut.rows, "NV": cut.vectors}
+    often = [] if "ACT_ALPHA" in defines else [{"MR": r, "NV": v} for r, v in tiles.usual_shapes(host.common_rows())]
+    c.launch(["vectors.clh", "strip.clh"], "conv_panel", {k: v for k, v in defines.items() if k not in tile},
              (-(-s.pixels // cut.columns), s.y.shape[0] * s.groups), (1, 1), s.x, strides(s.x), w, s.y, strides(s.y),
-             *i32(s.groups, s.in_channels, s.out_channels), *s.args(), *i32(cut.unit, *widths), *map(cl.LocalMemory, cut.locals), *tail)
+             *i32(s.groups, s.in_channels, s.out_channels), *s.args(), *i32(cut.unit, *widths), *map(cl.LocalMemory, cut.locals), *tail,
+             forms=Forms(["gemm_tile.clh", "conv_panel.cl"], tile, often))
 
 
 def build_tiled(c: Compile, s: Shape, tiles: Tiles) -> None:
@@ -278,7 +290,7 @@ MIN_WINOGRAD_CHANNELS = 16
 def build_winograd(c: Compile, s: Shape, tiles: Tiles) -> None:
     cut = Winograd.of(s, tiles)
     w = c.shared(1, ("winograd", 4, s.groups, cut.rows), lambda w: host.filters(w.reshape(*w.shape[:2], 3, 3), _FILTER, cut.rows, s.groups))
-    defines, tail = _operands(c, s)
+    defines, tail = _late_operands(c, s)
     defines |= tiles.panel_defines(cut.rows, cut.vectors)
     inside, outside, *_, pad = s.args()
     stacks = s.y.shape[0] * s.groups
@@ -298,7 +310,8 @@ def build_winograd(c: Compile, s: Shape, tiles: Tiles) -> None:
 def build_depthwise(c: Compile, s: Shape, tiles: Tiles) -> None:
     w = c.packed(1, "plain", lambda w: w)
     defines, tail = _operands(c, s)
-    defines |= {"KH": s.kernel[1], "KW": s.kernel[2]}
+    size = {"KH": s.kernel[1], "KW": s.kernel[2]}
+    defines |= size
     batch, channels, _, height, width = s.y.shape
     if not tiles.panels:
         c.implementation = f"f32_conv_depthwise_items_{tiles.item_width}"
@@ -311,9 +324,11 @@ def build_depthwise(c: Compile, s: Shape, tiles: Tiles) -> None:
         rows, many = share(batch, channels, height, width, tiles)
         c.implementation = f"f32_conv_depthwise_rows_{s.kernel[1]}x{s.kernel[2]}"
         inside, outside, *_, pad = s.args()
-        c.launch(["vectors.clh", "conv_depthwise_rows.cl"], "conv_depthwise_rows", {**defines, "SH": s.strides[1], "SW": s.strides[2], "VW": wide},
-                 (-(-height // rows), -(-channels // many), batch), (1, 1, 1), s.x, strides(s.x), w, s.y, strides(s.y), inside, outside, pad,
-                 *i32(rows, many, channels), *tail)
+        late, chosen = late_tail(c)
+        defines = {**late, **{name: 1 for name in ("BIAS", "RESIDUAL") if name in defines}, "VW": wide}
+        both = Forms(["conv_depthwise_rows.cl"], {**size, "SH": s.strides[1], "SW": s.strides[2]}, [{**size, "SH": n, "SW": n} for n in (1, 2)])
+        c.launch("vectors.clh", "conv_depthwise_rows", defines, (-(-height // rows), -(-channels // many), batch), (1, 1, 1), s.x, strides(s.x), w,
+                 s.y, strides(s.y), inside, outside, pad, *i32(rows, many, channels), *tail, *chosen, forms=both)
         return
     strip = Strip.of(s.y.shape, s.kernel, s.strides, s.dilations, tiles)
     c.implementation = f"f32_conv_depthwise_strip_{s.kernel[1]}x{s.kernel[2]}"

@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ... import settings
-
 if TYPE_CHECKING:
     from ..cpu.packing import Packing
     from ..cpu.shared import Packed
@@ -92,6 +90,6 @@ def _filled(packing: Packing) -> np.ndarray:
 
 
 def _threads() -> int:
-    from ..cpu.device import usable_cores
+    from ..cpu.device import packing_threads
 
-    return settings.get("threads") or usable_cores()
+    return packing_threads()

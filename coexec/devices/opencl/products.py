@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pyopencl as cl
 
 from . import host
 from .builder import ClOperand, Compile, short
-from .tail import i32, number, type_defines
+from .tail import i32, late_tail, number, type_defines
 from .tiles import Tiles
 
 
@@ -132,8 +132,9 @@ def _panel(c: Compile, p: Product, tiles: Tiles, defines: dict[str, Any]) -> Non
     if p.rows <= 2 and packs:  # bound by reading B: more sums at once hide the latency of the additions
         rows, vectors = 1, max(vectors, min(8 // p.rows, -(-p.columns // tiles.width)))
     columns = vectors * tiles.width
-    middle, tail = _common(p, defines, c)
-    defines = {**defines, **tiles.panel_defines(rows, vectors)}
+    middle, tail = _common(replace(p, r=p.r or p.y), defines, c)
+    late, chosen = late_tail(c)
+    defines = {**late, **({"BIAS": 1} if p.bias is not None else {}), **tiles.panel_defines(rows, vectors)}
     if packs:
         b = c.packed(1, ("columns", p.transposed_b, columns), lambda b: pack_columns(b.T if p.transposed_b else b, columns))
         right, local = [b, *i32(0, 0)], []
@@ -143,7 +144,7 @@ def _panel(c: Compile, p: Product, tiles: Tiles, defines: dict[str, Any]) -> Non
     c.implementation = f"f32_{c.node.op_type.lower()}_panel_{rows}x{columns}"
     # One panel of columns runs over all rows; where there are many products, each brings its own.
     c.launch(["vectors.clh", "gemm_tile.clh", "gemm_panel.cl"], "gemm_panel", defines, (-(-p.columns // columns), p.count), (1, 1),
-             *p.a.args(), *right, *p.y.args(), *middle, *i32(p.rows, p.columns), *local, *tail)
+             *p.a.args(), *right, *p.y.args(), *middle, *i32(p.rows, p.columns), *local, *tail, np.int32(p.r is not None), *chosen)
 
 
 _METHODS = {"direct": _direct, "tiled": _tiled, "panel": _panel}

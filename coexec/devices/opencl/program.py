@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -15,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyopencl as cl
@@ -55,10 +56,36 @@ def _float(value: float, suffix: str) -> str:
     return f"({value!r}{suffix})" if value < 0 else f"{value!r}{suffix}"
 
 
-def compose(files: Sequence[str], defines: Mapping[str, Any]) -> str:
-    """Source text: the defines (names may be function-like, values None for none), the common header, then the files in order."""
-    lines = [f"#define {name} {'' if value is None else literal(value)}".rstrip() for name, value in sorted(defines.items())]
-    return "\n".join([*lines, source("common.clh"), *map(source, files)]) + "\n"
+class Forms(NamedTuple):
+    """Files that a program holds several times, once for each of `all`, sets of defines under the same names; `mine` is the one wanted.
+
+    A kernel there is called FORM(name), which is the name and a form's numbers: conv_depthwise_rows_3x3x1x1. Drivers keep a lot for every
+    program (PoCL 3.1 a megabyte or two), and less for one more kernel in it where that is small; but all are compiled for the first that is used.
+    """
+
+    files: Sequence[str]
+    mine: Mapping[str, int]
+    all: Sequence[Mapping[str, int]]
+
+    def suffix(self, form: Mapping[str, int]) -> str:
+        """What FORM puts behind a name."""
+        return "_" + "x".join(str(form[name]) for name in sorted(form))
+
+
+def _define(defines: Mapping[str, Any]) -> list[str]:
+    return [f"#define {name} {'' if value is None else literal(value)}".rstrip() for name, value in sorted(defines.items())]
+
+
+def compose(files: Sequence[str], defines: Mapping[str, Any], forms: Forms | None = None) -> str:
+    """Source text: the defines (names may be function-like, values None for none), the common header, the files in order, then all forms."""
+    parts = [*_define(defines), source("common.clh"), *map(source, files)]
+    if forms is not None:
+        body = "".join(map(source, forms.files))
+        for form in forms.all if forms.mine in forms.all else (*forms.all, forms.mine):
+            named = {**form, "FORM_NAME": forms.suffix(form)}
+            gone = sorted({*named, *re.findall(r"^#define (\w+)", body, re.MULTILINE)})
+            parts += [*_define(named), body, *(f"#undef {name}" for name in gone)]
+    return "\n".join(parts) + "\n"
 
 
 def build(context: cl.Context, text: str, options: Sequence[str] = ()) -> cl.Program:

@@ -19,6 +19,21 @@ def type_defines(c: Compile) -> dict[str, Any]:
     return {"T": kind, "ACC": SUMS.get(c.node.output.dtype.name, kind), **c.tail_defines()}
 
 
+#: Activations that a kernel chooses when it runs (CHOOSE of common.clh), by their number; the others are compiled in.
+_LATE = {"Relu": 1, "Clip": 2, "HardSwish": 3, "HardSigmoid": 4}
+
+
+def late_tail(c: Compile) -> tuple[dict[str, Any], list[Any]]:
+    """The defines of `type_defines` less what is chosen at run time, and the kernel arguments act and by that choose it."""
+    activation, defines = c.node.activation, type_defines(c)
+    defines.pop("RESIDUAL", None)
+    act = 0 if activation is None else _LATE.get(activation.kind, 0)
+    if not act:
+        return defines, [np.int32(0), np.zeros(2, np.float32)]
+    by = np.array([defines["ACT_ALPHA"], defines["ACT_BETA"]], np.float32)
+    return {k: v for k, v in defines.items() if not k.startswith("ACT_")}, [np.int32(act), by]
+
+
 def five(window: ClOperand, rank: int | None = None) -> ClOperand:
     """A window (batch, channel, 1 to 3 spatial axes) seen with three spatial axes: missing ones come first, with extent 1."""
     missing = 5 - len(window.shape)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 
 from ..base import DeviceFacts
+
+#: Register tiles of fewer sums are for narrow operators alone.
+LEAST_SUMS = 12
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,12 @@ class Tiles:
             fits = [r for r in (1, 4, 6, 8, 12) if r * vectors + vectors + 1 <= self.registers]
             shapes += [(r, vectors) for r in dict.fromkeys((fits[-1], *([4, 1] if vectors == 4 else [])) if fits else ()) if r in fits]
         return tuple(shapes)
+
+    def usual_shapes(self, rows: int) -> tuple[tuple[int, int], ...]:
+        """The register tiles of most pieces, those of `rows` rows among them."""
+        free = replace(self, rows=0, vectors=0)
+        shapes = dict.fromkeys((*free.tile_shapes(), *replace(free, rows=rows).tile_shapes()))
+        return tuple((r, v) for r, v in shapes if r * v >= LEAST_SUMS)
 
     def tile_for(self, rows: int, columns: int, most_vectors: int = 4) -> tuple[int, int]:
         """(rows, vectors) of the register tile that takes the fewest cycles on a matrix of that size.

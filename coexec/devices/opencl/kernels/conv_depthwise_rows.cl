@@ -18,6 +18,7 @@
 #define BIAS_OF(c) 0
 #endif
 
+#define REPLACE(v, A) v = A(VEC, v);
 #define LANES CAT(int, VW)
 #define SUMS ((KH + SH - 1) / SH)
 #if VW == 16
@@ -40,18 +41,10 @@
                               : (VEC)(VLOAD(0, (from) + (k)).even, VLOAD(1, (from) + (k)).even))
 #endif
 
-// VW elements from p on of which only the first `count` may be touched.
-static VEC load_some(__global const T *p, int count) {
-  T lane[VW];
-  VSTORE((VEC)(0), 0, lane);
-  PLAIN_LOOP for (int l = 0; l < min(count, VW); l++) lane[l] = p[l];
-  return VLOAD(0, lane);
-}
-
 __attribute__((reqd_work_group_size(1, 1, 1)))
-__kernel void conv_depthwise_rows(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off,
+__kernel void FORM(conv_depthwise_rows)(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off,
                                   __global T *restrict y, int y_off, int8 ys,
-                                  int8 in, int8 out, int8 pad, int rows, int many, int channels BIAS_ARGS RESIDUAL_ARGS) {
+                                  int8 in, int8 out, int8 pad, int rows, int many, int channels BIAS_ARGS RESIDUAL_ARGS LATE_ARGS) {
   const int n = get_global_id(2), top = get_global_id(0) * rows, bottom = min(top + rows, out.s1);
   const int begin = get_global_id(1) * many, end = min(begin + many, channels);
   const int H = in.s1, W = in.s2, OW = out.s2;
@@ -108,7 +101,7 @@ __kernel void conv_depthwise_rows(__global const T *restrict x, int x_off, int8 
         const int from = c * rs.s1 + o * rs.s3 + left;
         v += from + VW <= r_held ? VLOAD(0, r + from) : load_some(r + from, count);
 #endif
-        v = ACTIVATE(VEC, v);
+        CHOOSE(REPLACE, v)
         __global T *to = y + c * ys.s1 + o * ys.s3 + left;
         // A vector may run over into what this work-item writes next.
         const int room = run_channels ? ((end - c) * out.s1 - o) * OW : run ? (bottom - o) * OW : OW;

@@ -5,21 +5,22 @@
 // beyond the last channel: strips are `wide` channels up to channel `turn`, then `narrow`, both multiples of MR.
 // A strip holds one input channel's rows with their padding (strip.clh). Where the panel would outgrow the cache, `unit` input channels
 // are taken at a time, and the sums wait in `sums` [channel tile][MR][NR] meanwhile.
+//
+// A residual is added where `added` is not 0; else r stands for y, and is not read.
 
-#ifdef RESIDUAL
-#define RESIDUAL_ARGS , __global const T *restrict r, int r_off, int8 rs
-#define RESIDUAL_RUN (rs.s4 == 1 && (rs.s3 == OW || OH == 1))
-#define RESIDUAL_VECTOR(i, j) + VLOAD(j, r + (m + i) * rs.s1 + first)
-#else
-#define RESIDUAL_ARGS
-#define RESIDUAL_RUN 1
-#define RESIDUAL_VECTOR(i, j)
-#endif
+#define RESIDUAL_VECTOR(i, j) VLOAD(j, r + (m + i) * rs.s1 + first)
 #ifdef BIAS
 #define BIAS_OF(i) shift[(m + i) * bias_stride]
 #else
 #define BIAS_OF(i) 0
 #endif
+
+#define REPLACE(v, A) v = A(VEC, v);
+#define STORE_TILE(V, A)                                                                               \
+  FOR_TILE(V) {                                                                                        \
+    const VEC v = acc[i][j] + BIAS_OF(i);                                                              \
+    VSTORE(A(VEC, v), j, y + (m + i) * ys.s1 + first);                                                 \
+  }
 
 #define TILE(V) {                                                                                      \
   VEC acc[MR][V];                                                                                      \
@@ -28,42 +29,38 @@
   TILE_RUN(acc, V, weights, 1, width, panel, NR, steps, AHEAD)                                                \
   if (c0 + channels < in_channels) { FOR_TILE(V) VSTORE(acc[i][j], j, sums + (m + i) * NR); }          \
   else if (run && lanes == V * VW && m + MR <= out_channels) {                                         \
-    FOR_TILE(V) {                                                                                      \
-      const VEC v = acc[i][j] + BIAS_OF(i) RESIDUAL_VECTOR(i, j);                                      \
-      VSTORE(ACTIVATE(VEC, v), j, y + (m + i) * ys.s1 + first);                                        \
-    }                                                                                                  \
+    if (added) { FOR_TILE(V) acc[i][j] += RESIDUAL_VECTOR(i, j); }                                     \
+    CHOOSE(STORE_TILE, V)                                                                              \
   } else {                                                                                             \
     T edge[MR * V * VW];                                                                               \
     FOR_TILE(V) VSTORE(acc[i][j], i * V + j, edge);                                                    \
     PLAIN_LOOP for (int i = 0; i < MR && m + i < out_channels; i++)                                               \
       PLAIN_LOOP for (int j = 0; j < V; j++) {                                                                    \
-        const VEC sum = VLOAD(i * V + j, edge) + BIAS_OF(i);                                           \
+        VEC v = VLOAD(i * V + j, edge);                                                                \
         if (run && (j + 1) * VW <= lanes) {                                                            \
-          const VEC v = sum RESIDUAL_VECTOR(i, j);                                                     \
-          VSTORE(ACTIVATE(VEC, v), j, y + (m + i) * ys.s1 + first);                                    \
+          if (added) v += RESIDUAL_VECTOR(i, j);                                                       \
+          v += BIAS_OF(i);                                                                             \
+          CHOOSE(REPLACE, v)                                                                           \
+          VSTORE(v, j, y + (m + i) * ys.s1 + first);                                                   \
         } else STORE_LANES                                                                             \
       }                                                                                                \
   }                                                                                                    \
 }
 
-#ifdef RESIDUAL
-#define ADD_LANES                                                                                      \
-  T more[VW];                                                                                          \
-  VSTORE((VEC)(0), 0, more);                                                                           \
-  PLAIN_LOOP for (int l = 0; l < some; l++) {                                                                     \
-    const int p = first + j * VW + l, oh = p / OW;                                                     \
-    more[l] = r[(m + i) * rs.s1 + oh * rs.s3 + (p - oh * OW) * rs.s4];                                 \
-  }                                                                                                    \
-  const VEC v = sum + VLOAD(0, more);
-#else
-#define ADD_LANES const VEC v = sum;
-#endif
-
 #define STORE_LANES {                                                                                  \
   const int some = clamp(lanes - j * VW, 0, VW);                                                            \
-  ADD_LANES                                                                                            \
   T lane[VW];                                                                                          \
-  VSTORE(ACTIVATE(VEC, v), 0, lane);                                                                   \
+  if (added) {                                                                                         \
+    VSTORE((VEC)(0), 0, lane);                                                                         \
+    PLAIN_LOOP for (int l = 0; l < some; l++) {                                                        \
+      const int p = first + j * VW + l, oh = p / OW;                                                   \
+      lane[l] = r[(m + i) * rs.s1 + oh * rs.s3 + (p - oh * OW) * rs.s4];                               \
+    }                                                                                                  \
+    v += VLOAD(0, lane);                                                                               \
+  }                                                                                                    \
+  v += BIAS_OF(i);                                                                                     \
+  CHOOSE(REPLACE, v)                                                                                   \
+  VSTORE(v, 0, lane);                                                                                  \
   __global T *to = y + (m + i) * ys.s1;                                                                \
   if (run) PLAIN_LOOP for (int l = 0; l < some; l++) to[first + j * VW + l] = lane[l];                            \
   else PLAIN_LOOP for (int l = 0; l < some; l++) {                                                                \
@@ -75,14 +72,14 @@
 #define SOON 8  // channels from the one that is copied to the one that is fetched into cache meanwhile
 
 __attribute__((reqd_work_group_size(1, 1, 1)))
-__kernel void conv_panel(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off,
+__kernel void FORM(conv_panel)(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off,
                          __global T *restrict y, int y_off, int8 ys,
                          int groups, int in_channels, int out_channels, int8 in, int8 out, int8 size, int8 stride, int8 dilation, int8 pad,
                          int unit, int wide, int turn, int narrow, __local T *restrict panel, __local T *restrict strip, __local T *restrict sums
 #ifdef BIAS
                          , __global const T *restrict bias, int bias_off, int bias_stride
 #endif
-                         RESIDUAL_ARGS) {
+                         , __global const T *restrict r, int r_off, int8 rs, int added LATE_ARGS) {
   const int H = in.s1, W = in.s2, OH = out.s1, OW = out.s2, KH = size.s1, KW = size.s2, x_row = xs.s3;
   const int SH = stride.s1, SW = stride.s2, DH = dilation.s1, DW = dilation.s2, PT = pad.s1, PL = pad.s2;
   const int pixels = OH * OW, depth = in_channels * KH * KW;
@@ -102,10 +99,8 @@ __kernel void conv_panel(__global const T *restrict x, int x_off, int8 xs, __glo
 #ifdef BIAS
   __global const T *shift = bias + bias_off + group * out_channels * bias_stride;
 #endif
-#ifdef RESIDUAL
   r += r_off + batch * rs.s0 + group * out_channels * rs.s1;
-#endif
-  const int run = ys.s4 == 1 && (ys.s3 == OW || OH == 1) && RESIDUAL_RUN;  // one run of memory
+  const int run = ys.s4 == 1 && (ys.s3 == OW || OH == 1) && rs.s4 == 1 && (rs.s3 == OW || OH == 1);  // one run of memory
   PLAIN_LOOP for (int c0 = 0; c0 < in_channels; c0 += unit) {
     const int channels = min(unit, in_channels - c0), steps = channels * KH * KW;
     __local T *to = panel;

@@ -8,17 +8,13 @@
 //
 // Where freq is too large for that, two launches: STAGE 1 leaves [batch * group][panel][36][in channel][NR] in global memory, in STAGE 2 a
 // work-item makes MR output channels of every panel, so that its weights stay in cache. STAGE 0 is all at once.
+//
+// A residual is added where `added` is not 0; else r stands for y, and is not read.
 
 #if STAGE == 0
 #define FREQ_SPACE __local
 #else
 #define FREQ_SPACE __global
-#endif
-
-#ifdef RESIDUAL
-#define RESIDUAL_ARGS , __global const T *restrict r, int r_off, int8 rs
-#else
-#define RESIDUAL_ARGS
 #endif
 
 // o = B' d: six values a stride of `step` vectors apart
@@ -36,6 +32,9 @@
   o[1] = (m1 - m2) + 2 * (m3 - m4);                  \
   o[2] = (m1 + m2) + 4 * (m3 + m4);                  \
   o[3] = (m1 - m2) + 8 * (m3 - m4) + m5;
+
+#define REPLACE(o, A) _Pragma("unroll") for (int k = 0; k < 4; k++) o[k] = A(VEC, o[k]);
+#define REPLACE_ONE(v, A) v = A(T, v);
 
 #define PRODUCTS(V) {                                                                       \
   VEC acc[MR][V];                                                                           \
@@ -57,7 +56,7 @@ __kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __
 #ifdef BIAS
                             , __global const T *restrict bias, int bias_off, int bias_stride
 #endif
-                            RESIDUAL_ARGS) {
+                            , __global const T *restrict r, int r_off, int8 rs, int added LATE_ARGS) {
   const int H = in.s1, W = in.s2, OH = out.s1, OW = out.s2;
   const int across = (OW + 3) / 4, tiles = across * ((OH + 3) / 4);
   const int batch = get_global_id(1) / groups, group = get_global_id(1) % groups;
@@ -70,9 +69,7 @@ __kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __
   x += x_off + batch * xs.s0 + group * in_channels * xs.s1;
   w += w_off + group * channel_tiles * MR * 36 * in_channels;
   y += y_off + batch * ys.s0 + group * out_channels * ys.s1;
-#ifdef RESIDUAL
   r += r_off + batch * rs.s0 + group * out_channels * rs.s1;
-#endif
   PLAIN_LOOP for (int panel = panel_begin; panel < panel_end; panel++) {
   const int first = panel * NR, lanes = min(NR, tiles - first), vectors = (lanes + VW - 1) / VW;
   const int top = first / across, bottom = (first + lanes - 1) / across;
@@ -160,13 +157,9 @@ __kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __
         _Pragma("unroll") for (int n = 0; n < 4; n++) {
           TRANSFORM_OUT(half_way[n][0], half_way[n][1], half_way[n][2], half_way[n][3], half_way[n][4], half_way[n][5], o)
           T lane[4][VW];
-          _Pragma("unroll") for (int k = 0; k < 4; k++) {
-            o[k] += shift;
-#ifndef RESIDUAL
-            o[k] = ACTIVATE(VEC, o[k]);
-#endif
-            VSTORE(o[k], 0, lane[k]);
-          }
+          _Pragma("unroll") for (int k = 0; k < 4; k++) o[k] += shift;
+          if (!added) { CHOOSE(REPLACE, o) }
+          _Pragma("unroll") for (int k = 0; k < 4; k++) VSTORE(o[k], 0, lane[k]);
           _Pragma("unroll") for (int q = 0; q < VW / 4; q++) {
             const CAT(T, 4) a = vload4(q, lane[0]), b = vload4(q, lane[1]), c = vload4(q, lane[2]), d = vload4(q, lane[3]);
             vstore16((CAT(T, 16))(a.s0, b.s0, c.s0, d.s0, a.s1, b.s1, c.s1, d.s1, a.s2, b.s2, c.s2, d.s2, a.s3, b.s3, c.s3, d.s3), q,
@@ -180,18 +173,18 @@ __kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __
         PLAIN_LOOP for (int n = 0; n < min(4, OH - o * 4); n++) {
           __local const T *from = line + (n * NR + begin) * 4;
           __global T *to = y + (m + i) * ys.s1 + (o * 4 + n) * ys.s3 + from_column;
-#ifdef RESIDUAL
-          __global const T *more = r + (m + i) * rs.s1 + (o * 4 + n) * rs.s3 + from_column;
-          PLAIN_LOOP for (int k = 0; k < count; k++) {
-            const T v = from[k] + more[k];
-            to[k] = ACTIVATE(T, v);
-          }
-#else
           int k = 0;
+          if (added) {
+            __global const T *more = r + (m + i) * rs.s1 + (o * 4 + n) * rs.s3 + from_column;
+            PLAIN_LOOP for (; k < count; k++) {
+              T v = from[k] + more[k];
+              CHOOSE(REPLACE_ONE, v)
+              to[k] = v;
+            }
+          }
           PLAIN_LOOP for (; k + VW <= count; k += VW) VSTORE(VLOAD(0, from + k), 0, to + k);
           PLAIN_LOOP for (; k + 4 <= count; k += 4) vstore4(vload4(0, from + k), 0, to + k);
           PLAIN_LOOP for (; k < count; k++) to[k] = from[k];
-#endif
         }
       }
     }

@@ -1,12 +1,15 @@
 // Stacks of matrix products where one work-item owns a core: it takes a panel of NR columns of B (PACKED: made beforehand; else it
 // gathers one into local memory, which such devices keep in cache) and runs over all rows of A. Arguments as in gemm_direct;
-// columns of y and r lie side by side. A is read in place: rows beyond the last repeat it and are not stored.
+// columns of y and r lie side by side. A is read in place: rows beyond the last repeat it and are not stored. A residual is added where `added`
+// is not 0; else r stands for y, and is not read.
 
 #ifdef PACKED
 #define PANEL_SPACE __global const
 #else
 #define PANEL_SPACE __local
 #endif
+#define REPLACE(v, A) v = A(VEC, v);
+#define REPLACE_ONE(v, A) v = A(T, v);
 
 __attribute__((reqd_work_group_size(1, 1, 1)))
 __kernel void gemm_panel(__global const T *restrict a, int a_off, int a_row, int a_depth, __global const T *restrict b, int b_off,
@@ -19,10 +22,7 @@ __kernel void gemm_panel(__global const T *restrict a, int a_off, int a_row, int
 #ifdef BIAS
                          , __global const T *restrict bias, int bias_off, int bias_row, int bias_column, ACC beta
 #endif
-#ifdef RESIDUAL
-                         , __global const T *restrict r, int r_off, int r_row, int r_column
-#endif
-) {
+                         , __global const T *restrict r, int r_off, int r_row, int r_column, int added LATE_ARGS) {
   const int first = get_global_id(0) * NR, lanes = min(NR, columns - first);
   stacks += stacks_off + get_global_id(1) * 5;
   a += a_off + stacks[0];
@@ -38,9 +38,7 @@ __kernel void gemm_panel(__global const T *restrict a, int a_off, int a_row, int
       for (int k = 0; k < depth; k++) panel[k * NR + l] = l < lanes ? b[k * b_depth + l * b_column] : 0;
 #endif
   y += y_off + stacks[2] + first;
-#ifdef RESIDUAL
   r += r_off + stacks[3] + first;
-#endif
 #ifdef BIAS
   bias += bias_off + stacks[4] + first * bias_column;
 #endif
@@ -64,10 +62,9 @@ __kernel void gemm_panel(__global const T *restrict a, int a_off, int a_row, int
 #ifdef BIAS
           v += beta * (bias_column == 1 ? VLOAD(j, bias + (m + i) * bias_row) : (VEC)(bias[(m + i) * bias_row]));
 #endif
-#ifdef RESIDUAL
-          v += VLOAD(j, r + (m + i) * r_row);
-#endif
-          VSTORE(ACTIVATE(VEC, v), j, y + (m + i) * y_row);
+          if (added) v += VLOAD(j, r + (m + i) * r_row);
+          CHOOSE(REPLACE, v)
+          VSTORE(v, j, y + (m + i) * y_row);
           continue;
         }
         T lane[VW];
@@ -77,10 +74,9 @@ __kernel void gemm_panel(__global const T *restrict a, int a_off, int a_row, int
 #ifdef BIAS
           one += beta * bias[(m + i) * bias_row + (at + l) * bias_column];
 #endif
-#ifdef RESIDUAL
-          one += r[(m + i) * r_row + at + l];
-#endif
-          y[(m + i) * y_row + at + l] = ACTIVATE(T, one);
+          if (added) one += r[(m + i) * r_row + at + l];
+          CHOOSE(REPLACE_ONE, one)
+          y[(m + i) * y_row + at + l] = one;
         }
       }
   }
