@@ -642,13 +642,14 @@ class InferenceSession:
 
     @property
     def peak_memory_bytes(self) -> int:
-        """Bytes of activation memory, planned for all values together."""
-        return self._ready.memory.nbytes
+        """Bytes of activation memory, planned for all values together, images included."""
+        return self._ready.memory.nbytes + self._ready.image_plan.nbytes
 
     @property
     def measured_memory_bytes(self) -> int | None:
         """Bytes of that memory that the system has handed out by now, in whole pages; None where it does not tell."""
-        return touched_bytes(self._ready.buffer.host)
+        touched = touched_bytes(self._ready.buffer.host)
+        return None if touched is None else touched + self._ready.image_plan.nbytes
 
     @property
     def copied_bytes_per_run(self) -> int:

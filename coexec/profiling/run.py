@@ -35,6 +35,7 @@ from .rounds import COMPANY, NoClock, Round
 from .sampler import Sample, Sampler
 from .steady import Steadiness, facts_of
 from .table import Measurement, append_row, describe, node_of, open_table, read_table, tail_text, write_table
+from .images import image_costs
 from .ways import best_used
 
 log = logging.getLogger("coexec")
@@ -106,6 +107,8 @@ class Campaign:
         if gpu is not None:
             gpu, sharing_us, waiting_us = best_used(gpu)
             self.ways = {"waiting": gpu.waiting, "sharing_us": _short(sharing_us), "waiting_us": _short(waiting_us)}
+            if (found := image_costs(gpu)) is not None:
+                self.ways |= {"image_shares": _short(found.shares), **_short({"image_us": found.us, "image_gbs": found.gbs})}
             if isolated is not None:
                 isolated.sharing = gpu.sharing
         self.devices: dict[str, Device] = {"cpu": cpu, **({"gpu": gpu} if gpu is not None else {})}
