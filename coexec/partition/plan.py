@@ -249,7 +249,7 @@ class Plan:
             cost = "" if p.predicted_us is None else f"{p.predicted_us:9.1f} us{'~' if p.estimated else ' '}"
             lines.append(f"  {p.name[-width:]:{width}}  {p.op_type:18.18}  {p}  {cost}{'  # ' + p.note if p.note else ''}".rstrip())
         if self.images:
-            lines.append(f"  the GPU's pieces of {len(self.images)} nodes work on images: {', '.join(self.images[:6])}{' ...' * (len(self.images) > 6)}")
+            lines.append(f"  {len(self.images)} nodes' GPU pieces work on images: {', '.join(self.images[:6])}{' ...' * (len(self.images) > 6)}")
         return "\n".join(lines)
 
 

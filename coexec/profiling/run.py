@@ -29,13 +29,13 @@ from ..ops import native_ops
 from ..profiles import DeviceProfile, Machine, UnitProfile
 from ..regions import Region
 from .fit import KernelFits, facts_of_rows, fit_profile_from_table, kernels_of, section_from_rows
+from .images import image_costs
 from .isolation import Isolated, KernelLost
 from .measure import Bench, Timing, copies_for, measure, with_constants
 from .rounds import COMPANY, NoClock, Round
 from .sampler import Sample, Sampler
 from .steady import Steadiness, facts_of
 from .table import Measurement, append_row, describe, node_of, open_table, read_table, tail_text, write_table
-from .images import image_costs
 from .ways import best_used
 
 log = logging.getLogger("coexec")

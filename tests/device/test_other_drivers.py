@@ -14,8 +14,8 @@ COMPLAINTS = re.compile(r"Invalid (read|write)|data race|uninitialized|unaligned
 
 
 def run(command: list[str], module: str = "tests.device.driver_subset", **environment: str) -> subprocess.CompletedProcess:
-    env = {**os.environ, "POCL_MAX_PTHREAD_COUNT": "1", **environment}
-    return subprocess.run([*command, sys.executable, "-m", module, "--quick"], env=env, capture_output=True, text=True, timeout=600)
+    env, whole = {**os.environ, "POCL_MAX_PTHREAD_COUNT": "1", **environment}, [*command, sys.executable, "-m", module, "--quick"]
+    return subprocess.run(whole, env=env, capture_output=True, text=True, timeout=600)
 
 
 def test_oclgrind_finds_no_invalid_access_and_no_race(tmp_path):
