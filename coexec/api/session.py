@@ -606,7 +606,8 @@ class InferenceSession:
     @property
     def _ready(self) -> PreparedRun:
         if self._current is None:
-            raise UsageError("the session is not prepared yet: the model has open dimensions", found=[str(v) for v in self._model.inputs],
+            why = "its device is to be tried again" if self._health.faults else "the model has open dimensions"
+            raise UsageError(f"the session is not prepared yet: {why}", found=[str(v) for v in self._model.inputs],
                              hint="run it once, or give SessionOptions.shapes")
         return self._current
 
