@@ -98,6 +98,11 @@ class UnitProfile:
     waiting: str = ""
     sharing_us: Mapping[str, float] = field(default_factory=dict)
     waiting_us: Mapping[str, float] = field(default_factory=dict)
+    #: By kind of kernel (partition.images.KINDS): its time on image2d storage by its time on buffers; empty: not measured, or no images.
+    image_shares: Mapping[str, float] = field(default_factory=dict)
+    #: A transform from a buffer to an image or back: microseconds of any, and the rate for its bytes (None: as its memory's).
+    image_us: float = 0.0
+    image_gbs: float | None = None
     launch_us: float = 0.0
     sync_us: float = 0.0
     #: What a wait costs where the work is done already; None: as much as any.
@@ -183,7 +188,7 @@ def to_yaml(profile: DeviceProfile) -> str:
 
 
 #: Keys that came later: left out where they are empty, so that a profile from before keeps its digest.
-_LATER = frozenset({"cores", "waiting", "sharing_us", "waiting_us"})
+_LATER = frozenset({"cores", "waiting", "sharing_us", "waiting_us", "image_shares", "image_us", "image_gbs"})
 
 
 def _plain(item: Any) -> Any:
@@ -363,10 +368,11 @@ class _Reader:
             "name": self.text, "driver": self.text, "emulated": self.flag, "compute_units": self.whole, "threads": self.whole,
             "cores": lambda k, v: tuple(self.whole(k, i) for i in self.sequence(k, v)),
             "dtypes": self.words, "operators": self.words, "sharing": self.text, "waiting": self.text,
-            "sharing_us": self.numbers, "waiting_us": self.numbers, "peak_gflops": self.rate, "bandwidth_gbs": self.rate,
+            "sharing_us": self.numbers, "waiting_us": self.numbers, "image_shares": self.rates, "image_us": self.number,
+            "peak_gflops": self.rate, "bandwidth_gbs": self.rate,
             "launch_us": self.number, "sync_us": self.number, "begin_us": self.number, "map_us": self.number,
             "ready_us": lambda k, v: None if self.null(v) else self.number(k, v), "facts": self.numbers, "busy": self.numbers,
-            **dict.fromkeys(("transfer_gbs", "crossing_gbs", "power_w"), lambda k, v: None if self.null(v) else self.rate(k, v)),
+            **dict.fromkeys(("transfer_gbs", "crossing_gbs", "image_gbs", "power_w"), lambda k, v: None if self.null(v) else self.rate(k, v)),
             "idle_w": lambda k, v: None if self.null(v) else self.number(k, v),
             "provenance": self.provenance, "latency": self.latencies,
         }
@@ -414,6 +420,9 @@ class _Reader:
 
     def numbers(self, key: str, item: Any) -> dict[str, float]:
         return {name: self.number(f"{key}.{name}", value) for name, value in self.mapping(item, key).items()}
+
+    def rates(self, key: str, item: Any) -> dict[str, float]:
+        return {name: self.rate(f"{key}.{name}", value) for name, value in self.mapping(item, key).items()}
 
     def mapping(self, item: Any, key: str, known: Any = None, needed: Any = ()) -> dict[str, Any]:
         if not isinstance(item, _Mapping):

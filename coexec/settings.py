@@ -109,6 +109,8 @@ define("little_cores", None, _cores, "Cores of a second cluster, as 0-3 or 0,1,4
 define("sharing", "", _one_of("svm", "coarse-svm", "alloc-host", "use-host", "copy"), "How the CPU and the GPU share activations: svm (fine-grain shared "
        "virtual memory), coarse-svm, alloc-host or use-host (one allocation that is mapped and unmapped), or copy. Default: the fastest that the "
        "profile measured; without one svm, or copy where the device has none.")
+define("storage", "", _one_of("buffer", "image"), "Where the GPU's side of a chain keeps what only it reads: buffer, or image (image2d, wherever "
+       "it has kernels for images). Default: as the plan says, which takes images where the profile measured that they are faster.")
 define("wait", "", _one_of("event", "finish", "poll", "flag"), "How the CPU waits for the GPU: event (looks at it for COEXEC_POLL_US, then sleeps in the driver), finish (until its queue is "
        "empty), poll (sleeps for as long as that wait took before, less a little, then looks), or flag (as COEXEC_HANDSHAKE=1). Default: what the profile "
        "measured as the cheapest; without one event.")

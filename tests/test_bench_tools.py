@@ -55,3 +55,16 @@ def test_what_is_no_result_is_refused_in_one_line(tmp_path, text):
     (tmp_path / "x.json").write_text(text)
     done = tool("compare_bench.py", tmp_path / "x.json", tmp_path / "x.json")
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "expected what bench_ops.py" in done.stderr
+
+
+def test_what_tracing_costs(tmp_path):
+    import onnx
+
+    from .test_smoke import tiny_model
+
+    onnx.save(tiny_model(), tmp_path / "tiny.onnx")
+    done = subprocess.run([sys.executable, "-m", "tools.bench_trace", str(tmp_path / "tiny.onnx"), "--strategy", "fixed:gpu=0.5", "--rounds", "3", "--json",
+                           str(tmp_path / "r.json")], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    row = json.loads((tmp_path / "r.json").read_text())["models"]["tiny"]
+    assert row["plain_ms"] > 0 and row["traced_ms"] > 0 and row["waits"] >= 1 and row["planned_bytes"] > 0 and row["copied_bytes_per_run"] == 0

@@ -9,7 +9,9 @@ from dataclasses import replace
 from typing import Any
 
 from .. import settings
+from ..cost.compose import CostModel
 from ..cost.corrections import Corrections
+from ..cost.images import with_images
 from ..devices.base import Device
 from ..devices.registry import find_devices, session_threads
 from ..errors import CoexecError
@@ -60,6 +62,8 @@ def plan_prepared(graph: Graph, *, profile: DeviceProfile | str | None = None, s
     supports = None if devices is None or not partitioner.uses_gpu else (gpu.declines if gpu is not None else lambda node: "there is no GPU")
     started = time.perf_counter()
     made = partitioner.plan(graph, found, supports, wishes=wishes, corrections=corrections)
+    if found is not None and "gpu" in made.devices:
+        made = with_images(made, graph, CostModel(found, corrections))
     return replace(made, planning_ms=(time.perf_counter() - started) * 1e3, shapes={v.name: v.shape for v in graph.inputs if v.type.is_static})
 
 

@@ -623,7 +623,8 @@ class InferenceSession:
     @property
     def _ready(self) -> PreparedRun:
         if self._current is None:
-            raise UsageError("the session is not prepared yet: the model has open dimensions", found=[str(v) for v in self._model.inputs],
+            why = "its device is to be tried again" if self._health.faults else "the model has open dimensions"
+            raise UsageError(f"the session is not prepared yet: {why}", found=[str(v) for v in self._model.inputs],
                              hint="run it once, or give SessionOptions.shapes")
         return self._current
 
@@ -659,13 +660,14 @@ class InferenceSession:
 
     @property
     def peak_memory_bytes(self) -> int:
-        """Bytes of activation memory, planned for all values together."""
-        return self._ready.memory.nbytes
+        """Bytes of activation memory, planned for all values together, images included."""
+        return self._ready.memory.nbytes + self._ready.image_plan.nbytes
 
     @property
     def measured_memory_bytes(self) -> int | None:
         """Bytes of that memory that the system has handed out by now, in whole pages; None where it does not tell."""
-        return touched_bytes(self._ready.buffer.host)
+        touched = touched_bytes(self._ready.buffer.host)
+        return None if touched is None else touched + self._ready.image_plan.nbytes
 
     @property
     def copied_bytes_per_run(self) -> int:

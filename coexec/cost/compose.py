@@ -6,7 +6,7 @@ GPU's: the host starts GPU pieces and goes on, the GPU works through them in ord
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -263,9 +263,9 @@ class CostModel:
         """Which section tells the host's times: plans without a GPU may use more threads."""
         return ALONE if alone and ALONE in self.units else HOST
 
-    def total_us(self, graph: Graph, partitions: Sequence[Partition]) -> float:
-        """The predicted time of a whole run."""
-        return self.played(graph, partitions).end(graph)
+    def total_us(self, graph: Graph, partitions: Sequence[Partition], extra_us: Mapping[str, float] | None = None) -> float:
+        """The predicted time of a whole run; `extra_us`: by node, how much longer its GPU piece takes (`cost.images`)."""
+        return self.played(graph, partitions, extra_us).end(graph)
 
     def least_us(self, graph: Graph, partitions: Sequence[Partition]) -> float:
         """What no run takes less than: the work of its busier side by itself, and the copies of what comes in and goes out."""
@@ -317,10 +317,10 @@ class CostModel:
         twice = len(parts) == 2 and (parts[0][1] & parts[1][1]).size > 0
         return total + (node.output.type.nbytes if twice else 0)
 
-    def played(self, graph: Graph, partitions: Sequence[Partition]) -> Run:
+    def played(self, graph: Graph, partitions: Sequence[Partition], extra_us: Mapping[str, float] | None = None) -> Run:
         """A whole run, played."""
         parts = [pieces(n, p) for n, p in zip(graph.nodes, partitions)]
-        run = Run(self, not any(d != HOST for ps in parts for d, _ in ps), joined(graph))
+        run = Run(self, not any(d != HOST for ps in parts for d, _ in ps), joined(graph), extra_us)
         self.prepare([(n, run.unit if d == HOST else d, [r]) for n, ps in zip(graph.nodes, parts) for d, r in ps])
         for node, these in zip(graph.nodes, parts):
             run.step(node, these)
@@ -358,11 +358,11 @@ class Run:
     something before it ends later, so that a beginning of a plan that is behind in everything can be given up.
     """
 
-    __slots__ = ("cost", "flow", "host", "gpu", "done", "unit", "cpu_us", "gpu_us")
+    __slots__ = ("cost", "flow", "host", "gpu", "done", "unit", "cpu_us", "gpu_us", "extra_us")
 
-    def __init__(self, cost: CostModel, alone: bool = False, joined: frozenset[Node] = frozenset()):
+    def __init__(self, cost: CostModel, alone: bool = False, joined: frozenset[Node] = frozenset(), extra_us: Mapping[str, float] | None = None):
         self.cost, self.flow = cost, Flow(cost.shared, joined)
-        self.unit = cost.host_unit(alone)
+        self.unit, self.extra_us = cost.host_unit(alone), extra_us or {}
         self.host = self.gpu = 0.0
         self.cpu_us = self.gpu_us = 0.0  # how long each works
         self.done: list[float] = [0.0]  # when each GPU piece ends, by its number
@@ -387,7 +387,7 @@ class Run:
                 launch_us = cost.move_us(visit.upload_bytes, visit.upload_bytes > 0) + cost.profile.gpu.launch_us
                 self.host += launch_us
                 self.cpu_us += launch_us
-                longer_us = gpu_us + cost.crossing_us("gpu", visit.crossed_gpu)  # type: ignore[operator]
+                longer_us = gpu_us + self.extra_us.get(node.name, 0.0) + cost.crossing_us("gpu", visit.crossed_gpu)  # type: ignore[operator]
                 self.gpu = max(self.gpu, self.host + cost.begin_us) + longer_us
                 self.gpu_us += longer_us
                 self.done.append(self.gpu)

@@ -198,6 +198,10 @@ class Queue(ABC):
         """Where they are wanted, counters by which the host and this queue keep in step, or None where they can only do so by events."""
         return None
 
+    def reveal(self, picture: TensorView, view: TensorView) -> Kernel:
+        """Work that copies `view.region` from an image to a buffer: for a second look, runs do not need it."""
+        raise NotImplementedError
+
     def upload(self, view: TensorView) -> Event:
         """Makes the host's bytes of a view visible to the device; nothing to do where memory is shared."""
         return DONE
@@ -257,6 +261,14 @@ class Device(ABC):
     def allocate(self, nbytes: int) -> Buffer:
         """Memory that the host and this device both address. Raises DeviceError where there is not enough."""
         return HostBuffer(nbytes)
+
+    def declines_image(self, node: Node, regions: Sequence[Region]) -> str | None:
+        """Why it cannot run the node on operands of those regions that lie in images (`partition.images`), or None where it can."""
+        return f"{self.facts.name} has no images"
+
+    def picture(self, width: int, height: int) -> Buffer:
+        """An image of so many pixels of four float32, for `TensorView`s that only this device's kernels read and write. Raises DeviceError."""
+        raise NotImplementedError
 
     @abstractmethod
     def queue(self, threads: int = 1) -> Queue:

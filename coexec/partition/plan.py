@@ -72,7 +72,7 @@ class Plan:
     anybody waited for the GPU's piece that was at it, which costs a wait now and then; without it a run takes more memory.
     `board`: the names of the units that it was made for, where it was made from a profile. `wishes`: what it was asked for besides. `gap`: no
     plan of those that the strategy could choose from is better by more than this share (0: it is the best of them; None: not known).
-    `energy_mj` and `memory_bytes` are modelled, not measured.
+    `energy_mj` and `memory_bytes` are modelled, not measured. `images`: nodes whose GPU pieces work on images (`partition.images`).
     """
 
     model: str
@@ -93,6 +93,7 @@ class Plan:
     gap: float | None = None
     energy_mj: float | None = None
     memory_bytes: int | None = None
+    images: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> Partition:
         return self._by_name[name]
@@ -136,6 +137,7 @@ class Plan:
             "gap": self.gap,
             "energy_mj": self.energy_mj,
             "memory_bytes": self.memory_bytes,
+            "images": list(self.images),
             "nodes": [{**asdict(p), "bounds": list(p.bounds), "devices": list(p.devices), "halo": list(p.halo)} for p in self.partitions],
             "chains": [list(c) for c in self.chains],
         }
@@ -192,6 +194,9 @@ class Plan:
         shapes = top.get("shapes") if isinstance(top.get("shapes"), dict) else {}
         chains = top.get("chains") if isinstance(top.get("chains"), list) else []
         board = top.get("board") if isinstance(top.get("board"), dict) else {}
+        images = top.get("images", [])
+        if not isinstance(images, list) or any(not isinstance(name, str) for name in images):
+            raise PlanMismatch("key 'images' is wrong", where=where, found=repr(images)[:80], expected="names of nodes")
         band_bytes = top.get("band_bytes", 0)
         if type(band_bytes) is not int or band_bytes < 0:
             raise PlanMismatch("key 'band_bytes' is wrong", where=where, found=repr(band_bytes), expected="a whole number, at least 0")
@@ -207,6 +212,7 @@ class Plan:
             band_bytes, top.get("early_reuse") is not False,
             board={str(k): str(v) for k, v in board.items()}, wishes=wishes, gap=_number(top.get("gap")),
             energy_mj=_number(top.get("energy_mj")), memory_bytes=None if (nbytes := _number(top.get("memory_bytes"))) is None else int(nbytes),
+            images=tuple(images),
         )
 
     def check_board(self, units: Mapping[str, str]) -> None:
@@ -245,6 +251,8 @@ class Plan:
         for p in self.partitions:
             cost = "" if p.predicted_us is None else f"{p.predicted_us:9.1f} us{'~' if p.estimated else ' '}"
             lines.append(f"  {p.name[-width:]:{width}}  {p.op_type:18.18}  {p}  {cost}{'  # ' + p.note if p.note else ''}".rstrip())
+        if self.images:
+            lines.append(f"  {len(self.images)} nodes' GPU pieces work on images: {', '.join(self.images[:6])}{' ...' * (len(self.images) > 6)}")
         return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from ..devices.base import Device, Queue, TensorView
 from ..graph.ir import Node, TensorType, Value, constant
 from ..ops import op_for
+from ..partition.images import PIXEL
 from ..regions import Region
 
 
@@ -72,19 +73,21 @@ class Bench:
 
     Many kernels are started before one wait, so that the wait hardly counts. `prepare_s` is what compiling and a first run took.
     copies: so many kernels with weights and outputs of their own take turns; the input is one, since whoever made it has just left
-    it in the caches.
+    it in the caches. images: names of those values that are to lie in images, of the piece's region.
     """
 
-    def __init__(self, device: Device, node: Node, region: Region, threads: int = 1, seed: int = 0, copies: int = 1):
+    def __init__(self, device: Device, node: Node, region: Region, threads: int = 1, seed: int = 0, copies: int = 1,
+                 images: Collection[str] = ()):
         begun, rng = time.perf_counter(), np.random.default_rng(seed)
         self.device, self.node, self.region = device, node, region
         self.buffers: list = []
         self.queue: Queue = device.queue(threads)
         try:
-            inputs = [v if v is None or v.is_constant else self._view(v, rng) for v in node.inputs]
+            in_image = {v for v in (*node.inputs, *node.outputs) if v is not None and v.name in images}
+            inputs = [v if v is None or v.is_constant else self._picture(v) if v in in_image else self._view(v, rng) for v in node.inputs]
             self.kernels = []
             for number in range(copies):
-                outputs = [None if v is None else self._view(v, None) for v in node.outputs]
+                outputs = [None if v is None else self._picture(v) if v in in_image else self._view(v, None) for v in node.outputs]
                 own = node if number == 0 else node.with_values([_copied(v) for v in node.inputs], node.outputs)
                 theirs = [o if v is None or not v.is_constant else v for o, v in zip(inputs, own.inputs)]
                 self.kernels.append(self.queue.compile(own, region, theirs, outputs))
@@ -105,6 +108,13 @@ class Bench:
             if not buffer.shared:
                 self.queue.upload(view).wait()
         return view
+
+    def _picture(self, value: Value) -> TensorView:
+        """An image for elementwise and padded kernels, which read and write regions of one extent."""
+        batch, channels, height, width = self.region.shape
+        buffer = self.device.picture(-(-channels // PIXEL) * width, batch * height)
+        self.buffers.append(buffer)
+        return TensorView.contiguous(buffer, value.dtype, self.region)
 
     def run(self, batch: int = 1) -> None:
         """Starts a kernel `batch` times, the copies taking turns, and waits for the last."""

@@ -29,6 +29,7 @@ from ..ops import native_ops
 from ..profiles import DeviceProfile, Machine, UnitProfile
 from ..regions import Region
 from .fit import KernelFits, facts_of_rows, fit_profile_from_table, kernels_of, section_from_rows
+from .images import image_costs
 from .isolation import Isolated, KernelLost
 from .measure import Bench, Timing, copies_for, measure, with_constants
 from .rounds import COMPANY, NoClock, Round
@@ -106,6 +107,8 @@ class Campaign:
         if gpu is not None:
             gpu, sharing_us, waiting_us = best_used(gpu)
             self.ways = {"waiting": gpu.waiting, "sharing_us": _short(sharing_us), "waiting_us": _short(waiting_us)}
+            if (found := image_costs(gpu)) is not None:
+                self.ways |= {"image_shares": _short(found.shares), **_short({"image_us": found.us, "image_gbs": found.gbs})}
             if isolated is not None:
                 isolated.sharing = gpu.sharing
         self.devices: dict[str, Device] = {"cpu": cpu, **({"gpu": gpu} if gpu is not None else {})}

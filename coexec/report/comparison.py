@@ -106,7 +106,7 @@ def differences(a: DeviceProfile, b: DeviceProfile) -> list[tuple[str, Any, Any]
             continue
         for f in fields(UnitProfile):
             one, other = getattr(ours[unit], f.name), getattr(theirs[unit], f.name)
-            if f.name in ("facts", "busy", "sharing_us", "waiting_us"):
+            if f.name in ("facts", "busy", "sharing_us", "waiting_us", "image_shares"):
                 found += [(f"{unit}.{f.name}.{k}", one.get(k), other.get(k)) for k in sorted({*one, *other})]
             elif f.name == "operators":
                 only = sorted({*one} - {*other}), sorted({*other} - {*one})

@@ -68,6 +68,7 @@ def _settle(prepared: PreparedRun, node: Node, starts: list[Start]) -> None:
         for value, kept, region in zip(node.outputs, step.node.outputs, op.output_regions(node, step.region)):
             if value is None or region is None or not region.size:
                 continue
+            prepared.reveal(value, kept, region, step.device)
             if not prepared.buffer.shared:
                 queue.download(prepared.views[kept].sub(region)).wait()
             if kept is not value:  # the device's own copy; what both computed the host has already

@@ -17,12 +17,14 @@ from ..errors import CoexecError, DeviceError, MemoryLimit
 from ..graph.ir import Graph, Node, Value
 from ..ops import op_for
 from ..ops.fallback import is_fallback
+from ..partition import images
 from ..partition.halos import keep_halos
 from ..partition.plan import Plan, on_one_device
 from ..regions import Region
 from .hazards import guard
 from .memory import MemoryPlan, plan_memory
 from .order import ordered
+from .pictures import place
 from .schedule import HOST, Alias, Dynamic, Flush, Join, Move, Start, Step, Wait
 from .trace import Trace, phase
 from .weave import Hear, Sync, Tell, WovenStep, weave
@@ -76,19 +78,25 @@ class PreparedRun:
             steps = ordered(self.graph, plan, self.asynchronous)
             self.memory: MemoryPlan = plan_memory(self.graph, steps, plan.early_reuse)
             self.steps: list[Step] = guard(steps, self.memory)
-        limit = settings.get("memory_limit")
-        if limit and self.memory.nbytes > limit:
-            raise MemoryLimit("the activations need more memory than the limit", where=self.graph.name, found=f"{self.memory.nbytes} bytes",
+        self.kept = self._in_images()
+        self.image_plan = place(self.graph, self.steps, self.kept)
+        limit, needed = settings.get("memory_limit"), self.memory.nbytes + self.image_plan.nbytes
+        if limit and needed > limit:
+            raise MemoryLimit("the activations need more memory than the limit", where=self.graph.name, found=f"{needed} bytes",
                               expected=f"at most {limit}", hint="raise COEXEC_MEMORY_LIMIT, or take a smaller batch or input")
         used = [self.devices[d] for d in sorted(plan.devices) if d in self.devices]
         allocator = next((d for d in used if d.asynchronous), self.devices[HOST])
-        with phase(trace, "allocate", bytes=self.memory.nbytes):
+        self.images: list[Buffer] = []
+        with phase(trace, "allocate", bytes=needed):
             try:
                 self.buffer: Buffer = allocator.allocate(max(1, self.memory.nbytes))
+                for size in self.image_plan.sizes:
+                    self.images.append(self.devices[images.GPU].picture(*size))
             except MemoryError:
-                raise MemoryLimit("there is not enough memory for the activations", where=self.graph.name, found=f"{self.memory.nbytes} bytes",
+                raise MemoryLimit("there is not enough memory for the activations", where=self.graph.name, found=f"{needed} bytes",
                                   hint="take a smaller batch or input") from None
         self.views = {v: TensorView.contiguous(self.buffer, v.dtype, Region.whole(v.shape), at) for v, at in self.memory.offsets.items()}
+        self.pictures = {v: TensorView.contiguous(self.images[self.image_plan.where[v]], v.dtype, r) for v, r in self.kept.items()}
         self.queues = {d.name: d.queue(self.threads) for d in {id(d): d for d in (*used, self.devices[HOST])}.values()}
         asked = {} if trace is None else {name: timed(queue) for name, queue in self.queues.items()}
         self.timers: dict[str, Timer] = {name: timer for name, timer in asked.items() if timer is not None}
@@ -108,6 +116,24 @@ class PreparedRun:
         self.hot: list[Action] = self._woven_actions(slots) or [action for _, action in self.actions]
         self.inputs = [(v, self.views[v].array if v in self.views else None) for v in self.graph.inputs]
         self.outputs = [(v, v.data if v.is_constant else self.views[v].array if v in self.views else None) for v in self.graph.outputs]
+
+    def _in_images(self) -> dict[Value, Region]:
+        """The values that images hold, with their regions: of the plan's nodes, or of every node that can, or none, as the setting says."""
+        gpu, storage = self.devices.get(images.GPU), settings.get("storage")
+        if gpu is None or images.GPU not in self.asynchronous or storage == "buffer" or not (storage or self.plan.images):
+            return {}
+        found = [name for run in images.runs(self.graph, self.plan.partitions) for name in run if storage or name in self.plan.images]
+        names = frozenset(name for name in found if self._takes_images(gpu, self.graph.node(name)))
+        return images.inside(self.graph, self.plan.partitions, names)
+
+    def _takes_images(self, gpu: Device, node: Node) -> bool:
+        region = images.on_gpu(node, self.plan[node.name])
+        return gpu.declines_image(node, [region, *images.transforms(node, region, {node.output: region})]) is None
+
+    def reveal(self, value: Value, kept: Value, region: Region, device: str) -> None:
+        """Copies that region from the image that holds it, if one does, to where it would lie in a buffer. Nothing may be running."""
+        if device == images.GPU and value in self.pictures:
+            self.queues[device].reveal(self.pictures[value], self.views[kept].sub(region)).start().wait()
 
     def _number_pieces(self) -> Mapping[tuple[str, int], int]:
         """Where in `events` the piece `index` of a device leaves its event."""
@@ -200,6 +226,10 @@ class PreparedRun:
     def _compile(self, node: Node, device: str, region: Region) -> Kernel:
         inputs: list[Operand] = [None if v is None else v if v.is_constant else self.views[v] for v in node.inputs]
         outputs = [None if v is None else self.views[v] for v in node.outputs]
+        if device == images.GPU and self.pictures:
+            whole = self.graph.node(node.name)  # `node` may be on the device's own copies
+            inputs = [self.pictures.get(v, given) for v, given in zip(whole.inputs, inputs)]
+            outputs = [self.pictures.get(v, given) for v, given in zip(whole.outputs, outputs)]
         try:
             if self.trace is None:
                 return self.queues[device].compile(node, region, inputs, outputs)
@@ -283,7 +313,9 @@ class PreparedRun:
             except Exception as error:  # the others have threads and memory to give back too
                 failure = failure or error
         self.queues, self.timers, self.kernels, self.actions, self.hot = {}, {}, {}, [], []
-        self.views, self.inputs, self.outputs = {}, [], []
+        self.views, self.inputs, self.outputs, self.pictures = {}, [], [], {}
+        for image in self.__dict__.pop("images", []):
+            image.close()
         buffer = self.__dict__.pop("buffer", None)
         if buffer is not None:
             buffer.close()

@@ -8,7 +8,9 @@ from typing import NamedTuple, Protocol
 
 from ..cost.compose import CROSSING_GBS, CostModel
 from ..cost.corrections import Between
+from ..cost.images import of_plan
 from ..graph.ir import Graph
+from ..partition.images import GPU
 from ..partition.plan import Plan, pieces
 from ..regions import Region
 from ..runtime.schedule import HOST, Start
@@ -73,11 +75,12 @@ class Predicted:
         self.unit = cost.host_unit(plan.devices <= {HOST})
         self._nodes = {n.name: n for n in graph.nodes}
         cost.prepare([(n, self.unit if d == HOST else d, [r]) for n in graph.nodes for d, r in pieces(n, plan[n.name])])
-        self.overheads = overheads_of(cost, self.unit)
+        self.overheads, self.extra_us = overheads_of(cost, self.unit), of_plan(cost, graph, plan)
 
     def of(self, start: Start) -> Taken:
         node, unit = self._nodes[start.node.name], self.unit if start.device == HOST else start.device
-        return Taken(self.cost.kernel(node, start.region, unit).us, self.cost.busy(node, start.region, unit))
+        more = self.extra_us.get(node.name, 0.0) if start.device == GPU else 0.0
+        return Taken(self.cost.kernel(node, start.region, unit).us + more, self.cost.busy(node, start.region, unit))
 
 
 def overheads_of(cost: CostModel, unit: str = HOST) -> Overheads:

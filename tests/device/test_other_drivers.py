@@ -13,9 +13,9 @@ import pytest
 COMPLAINTS = re.compile(r"Invalid (read|write)|data race|uninitialized|unaligned|Function: (?!clGetDeviceInfo)|OCLGRIND FATAL", re.IGNORECASE)
 
 
-def run(command: list[str], **environment: str) -> subprocess.CompletedProcess:
-    env = {**os.environ, "POCL_MAX_PTHREAD_COUNT": "1", **environment}
-    return subprocess.run([*command, sys.executable, "-m", "tests.device.driver_subset", "--quick"], env=env, capture_output=True, text=True, timeout=600)
+def run(command: list[str], module: str = "tests.device.driver_subset", **environment: str) -> subprocess.CompletedProcess:
+    env, whole = {**os.environ, "POCL_MAX_PTHREAD_COUNT": "1", **environment}, [*command, sys.executable, "-m", module, "--quick"]
+    return subprocess.run(whole, env=env, capture_output=True, text=True, timeout=600)
 
 
 def test_oclgrind_finds_no_invalid_access_and_no_race(tmp_path):
@@ -39,3 +39,13 @@ def test_rusticl_on_llvmpipe_gives_the_same_answers(tmp_path):
     need_rusticl()
     done = run([], RUSTICL_ENABLE="llvmpipe", COEXEC_OPENCL="rusticl", COEXEC_CACHE_DIR=str(tmp_path))
     assert done.returncode == 0 and "llvmpipe" in done.stdout, (done.stdout + done.stderr)[-4000:]
+
+
+def test_chains_on_images_on_both(tmp_path):
+    """Oclgrind looks for races and for pixels outside of an image, too."""
+    done = run(["oclgrind", "--data-races", "--check-api"], "tests.device.image_chains", COEXEC_OPENCL="oclgrind", COEXEC_CACHE_DIR=str(tmp_path))
+    assert done.returncode == 0 and "pointwise" in done.stdout, (done.stdout + done.stderr)[-4000:]
+    assert not (complaints := [line for line in done.stderr.splitlines() if COMPLAINTS.search(line)]), "\n".join(complaints[:20])
+    need_rusticl()
+    done = run([], "tests.device.image_chains", RUSTICL_ENABLE="llvmpipe", COEXEC_OPENCL="rusticl", COEXEC_CACHE_DIR=str(tmp_path))
+    assert done.returncode == 0 and "pointwise" in done.stdout and "llvmpipe" in done.stdout, (done.stdout + done.stderr)[-4000:]

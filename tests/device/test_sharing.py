@@ -17,11 +17,13 @@ from coexec.devices.base import TensorView
 from coexec.devices.opencl import memory, open_device, sharing
 from coexec.devices.opencl.device import OpenCLDevice
 from coexec.errors import DeviceError, UsageError
+from coexec.profiling import ways
 from coexec.regions import Region
 from tests.test_smoke import tiny_model
 
 from .test_other_drivers import need_rusticl
 from .test_random_plans import holds_on_random_plans
+from .test_waits import profiled
 
 MAPPED = ("coarse-svm", "alloc-host", "use-host")
 X = np.random.default_rng(1).standard_normal((1, 3, 12, 12)).astype(np.float32)
@@ -101,18 +103,71 @@ class Forgetful(memory.HostPointerBuffer):
         return cl.enqueue_marker(queue)
 
 
+class Apart(Forgetful):
+    """Two memories behind one address, as caches that do not see each other make them; what a hand-over brings across is up to the driver."""
+
+    def _hand_over(self, queue, start, length, flags):
+        queue.finish()
+        self.bring(slice(start, start + length), flags == cl.map_flags.READ)
+        return cl.enqueue_marker(queue)
+
+    def bring(self, part: slice, to_host: bool) -> None:
+        raise NotImplementedError
+
+
+class Invalidating(Apart):
+    """Mapping throws away what the host wrote before it mapped: the map flags would have had to come first."""
+
+    def bring(self, part, to_host):
+        self.host[part] = self.mine[part]
+
+
+class WholeLines(Apart):
+    """Caches are written back and read anew by lines of 64 bytes, whoever wrote the rest of a line."""
+
+    def bring(self, part, to_host):
+        lines = slice(part.start // 64 * 64, -(-part.stop // 64) * 64)
+        into, out_of = (self.host, self.mine) if to_host else (self.mine, self.host)
+        into[lines] = out_of[lines]
+
+
+class Late(Apart):
+    """What the device wrote arrives when something else is mapped: a hand-over too late."""
+
+    def bring(self, part, to_host):
+        if to_host:
+            before, self.behind = getattr(self, "behind", part), part
+            self.host[before] = self.mine[before]
+        else:
+            self.mine[part] = self.host[part]
+
+
 def refusing(*_):
     raise cl.LogicError("clEnqueueUnmapMemObject failed: INVALID_VALUE")
 
 
-def test_the_trial_finds_rows_that_get_lost(opencl, monkeypatch, forget):
+@pytest.mark.parametrize("driver", [Forgetful, Invalidating, WholeLines, Late])
+def test_the_trial_finds_rows_that_get_lost(opencl, monkeypatch, forget, driver):
     context = OpenCLDevice(opencl, "copy").context
     assert sharing.works(opencl, context, "alloc-host")
     sharing._works.clear()
-    monkeypatch.setitem(sharing.WAYS, "alloc-host", Forgetful)
+    monkeypatch.setitem(sharing.WAYS, "alloc-host", driver)
     assert not sharing.works(opencl, context, "alloc-host")
     with pytest.raises(UsageError, match="cannot share memory that way.*alloc-host"):
         OpenCLDevice(opencl, "alloc-host")
+
+
+@pytest.mark.parametrize("driver", [Forgetful, Invalidating, WholeLines, Late])
+def test_a_profile_from_a_better_driver_does_not_make_a_session_lose_rows(opencl, monkeypatch, forget, driver):
+    """The profile says that memory is mapped; the driver has become worse since. The session shares as it would without the profile."""
+    with coexec.InferenceSession(tiny_model(), strategy="cpu") as session:
+        expected = session.run(None, {"x": X})[0]
+    monkeypatch.setitem(sharing.WAYS, "alloc-host", driver)
+    known = profiled(opencl.name.strip(), sharing="alloc-host", sharing_us={"alloc-host": 1.0})
+    with coexec.InferenceSession(tiny_model(), device_profile=known, strategy="flops") as session:
+        assert session.devices["gpu"].sharing != "alloc-host" and "gpu" in session.plan.devices
+        np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
+    assert "alloc-host" not in ways.exchange_us({way: d for way in ("copy", "alloc-host") if (d := ways._used_by(session.devices["gpu"], way))})
 
 
 def test_a_driver_that_refuses_to_map_is_found_out_by_the_trial(opencl, monkeypatch, forget):

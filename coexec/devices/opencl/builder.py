@@ -85,6 +85,12 @@ def int8(values: Sequence[int], fill: int = 0) -> np.ndarray:
     return packed
 
 
+class Unbound:
+    """Memory that kernels of a queue use in turn: as an argument, it is set when the queue is sealed, for all (kernel, argument) `users`."""
+
+    users: list[tuple[cl.Kernel, int]]
+
+
 @dataclass(frozen=True)
 class ClOperand:
     """A window of device memory: as a kernel argument it expands to a pointer and an int, the offset in elements."""
@@ -253,6 +259,14 @@ class Compile:
             return None
         return self._window(self._outputs[index], self.out_regions[index], f"output {index}")
 
+    def in_view(self, index: int) -> TensorView:
+        """Where that input lies, which is computed at run time."""
+        return self._inputs[index]  # type: ignore[return-value]
+
+    def out_view(self) -> TensorView:
+        """Where the first output is to lie."""
+        return self._outputs[0]  # type: ignore[return-value]
+
     @property
     def residual(self) -> ClOperand | None:
         """The window of the fused residual, of the output's shape, or None."""
@@ -343,8 +357,8 @@ class Compile:
         if len(given) != kernel.num_args:  # before any is set: drivers crash on arguments that do not fit
             raise DeviceError(f"kernel {name} got {len(given)} arguments", where=self.where, expected=kernel.num_args)
         for position, value in enumerate(given):
-            if value is None:
-                self.queue.scratch.users.append((kernel, position))
+            if isinstance(value, Unbound):
+                value.users.append((kernel, position))
                 continue
             try:
                 kernel.set_arg(position, value)
@@ -353,7 +367,7 @@ class Compile:
         self.launches.append(Launch(kernel, tuple(map(int, global_size)), None if local_size is None else tuple(map(int, local_size))))
 
     def _expand(self, name: str, arg: Any) -> tuple[Any, ...]:
-        """What is set for one argument of `launch`; None stands for scratch memory."""
+        """What is set for one argument of `launch`."""
         if not isinstance(arg, ClOperand):
             if isinstance(arg, (bool, int, float)) and not isinstance(arg, np.generic):
                 raise DeviceError(f"an argument of kernel {name} has no size", where=self.where, found=repr(arg),
@@ -362,7 +376,7 @@ class Compile:
             return (arg,)
         if not 0 <= arg.offset <= _INT_MAX:
             raise DeviceError(f"an argument of kernel {name} lies too far inside its buffer", where=self.where, found=arg.offset)
-        handle = arg.handle() if isinstance(arg.handle, partial) else arg.handle
+        handle = self.queue.scratch if arg.handle is None else arg.handle() if isinstance(arg.handle, partial) else arg.handle
         self.owned += [handle, arg.owner]
         return handle, np.int32(arg.offset)
 

@@ -10,14 +10,14 @@ import pyopencl as cl
 
 from ... import settings
 from ...errors import DeviceError, UsageError
-from ...graph.ir import Graph, Node
+from ...graph.ir import Graph, Node, TensorType, Value
 from ...ops import op_for
 from ...ops.fallback import is_fallback
 from ...ops.narrow import is_narrow
 from ...partition.plan import Plan
 from ...regions import Region
 from ..base import DONE, Buffer, Device, Event, Operand, Queue, TensorView
-from . import builder, cores, host, platform
+from . import builder, cores, host, images, platform
 from .handshake import ClHandshake, possible
 from .handshake import works as handshake_works
 from .launch import ClEvent, ClKernel, failed
@@ -94,11 +94,17 @@ class OpenCLDevice(Device):
     def allocate(self, nbytes: int) -> Buffer:
         return WAYS[self.sharing](self.context, nbytes)
 
+    def declines_image(self, node: Node, regions: Sequence[Region]) -> str | None:
+        return images.declines(self.facts, node, regions)
+
+    def picture(self, width: int, height: int) -> Buffer:
+        return images.ImageBuffer(self.context, width, height)
+
     def queue(self, threads: int = 1) -> OpenCLQueue:
         return OpenCLQueue(self)
 
 
-class _Scratch:
+class _Scratch(builder.Unbound):
     """Working memory that every kernel of a queue uses in turn; `handle` is there once the queue is sealed."""
 
     def __init__(self) -> None:
@@ -116,6 +122,7 @@ class OpenCLQueue(Queue):
         self.context = device.context
         self.queue = cl.CommandQueue(device.context)
         self.scratch = _Scratch()
+        self.staging: dict[Any, images.Staging] = {}
         apart = cores.reserve() if device.facts.emulated else frozenset()
         self._elsewhere = cores.Elsewhere(apart)
         # A host that looks at events would take the very core that its own emulated GPU needs, where that has none to itself.
@@ -132,12 +139,22 @@ class OpenCLQueue(Queue):
         compiling = builder.Compile(self, node, out_region, inputs, outputs, where)
         if any(r is not None and r.size for r in compiling.out_regions):
             try:
-                builder.find(node).build(compiling)
+                build = images.build if images.wanted((*inputs, *outputs)) else builder.find(node).build
+                build(compiling)
             except cl.Error as error:
                 raise failed("a kernel cannot be prepared", error, compiling) from error
         return ClKernel(self.queue, where, compiling.implementation, compiling.launches, compiling.owned, self.poll_s)
 
+    def reveal(self, picture: TensorView, view: TensorView) -> ClKernel:
+        kind = TensorType(view.dtype, tuple(extent.stop for extent in view.region))
+        node = Node("Identity", (Value("held", kind),), (Value("seen", kind),), name="reveal")
+        compiling = builder.Compile(self, node, view.region, [picture], [view], f"{self.where}, a look into an image")
+        images.unpack(compiling, images.Picture.of(picture, view.region), compiling.output())
+        return ClKernel(self.queue, compiling.where, "f32_image_unpack", compiling.launches, compiling.owned, self.poll_s)
+
     def seal(self) -> None:
+        for staging in self.staging.values():
+            staging.bind(self.context)
         scratch = self.scratch
         if not scratch.users:
             return
@@ -219,4 +236,4 @@ class OpenCLQueue(Queue):
             if self._handshake is not None:
                 self._handshake.close()
             self._constants.clear()
-            self.scratch = _Scratch()
+            self.scratch, self.staging = _Scratch(), {}

@@ -9,7 +9,7 @@ from ..base import DeviceFacts
 from .builder import Compile, builds, declines, short
 from .nd import MAX_OPERANDS, as_bits, elementwise
 
-_PLAIN = {"Add": "a0 + a1", "Sub": "a0 - a1", "Mul": "a0 * a1", "PRelu": "a0 < (T)(0) ? a0 * a1 : a0"}
+PLAIN = {"Add": "a0 + a1", "Sub": "a0 - a1", "Mul": "a0 * a1", "PRelu": "a0 < (T)(0) ? a0 * a1 : a0"}
 _BITWISE = {"BitwiseAnd": "a0 & a1", "BitwiseOr": "a0 | a1", "BitwiseXor": "a0 ^ a1"}
 _PREDICATES = {
     "Equal": "a0 == a1", "Greater": "a0 > a1", "GreaterOrEqual": "a0 >= a1", "Less": "a0 < a1", "LessOrEqual": "a0 <= a1",
@@ -23,9 +23,9 @@ def _run(c: Compile, text: str, method: str = "elementwise", **options) -> None:
     elementwise(c, text, c.output(), inputs, tail=not options.get("predicate"), **options)
 
 
-@builds(*_PLAIN, *_BITWISE, tail=True)
+@builds(*PLAIN, *_BITWISE, tail=True)
 def build(c: Compile) -> None:
-    _run(c, (_PLAIN | _BITWISE)[c.node.op_type])
+    _run(c, (PLAIN | _BITWISE)[c.node.op_type])
 
 
 @builds(*_PREDICATES)

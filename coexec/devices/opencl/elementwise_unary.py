@@ -15,6 +15,8 @@ from .program import literal
 
 _SOFTPLUS = "(fmax(a0, (T)(0)) + log1p(exp(-fabs(a0))))"
 
+_SILU = "a0 / ((T)(1) + exp(-a0))"
+
 # What works on integers too.
 _ANY = {
     "Relu": "a0 < (T)(0) ? (T)(0) : a0",
@@ -53,6 +55,24 @@ def number(value: float, dtype: np.dtype) -> str:
     return literal(np.float64(value) if dtype == np.float64 else np.float32(value) if dtype.kind == "f" else np.int64(value))
 
 
+def expression(node: Node) -> str:
+    """The operator of a float32 tensor, over a0 of type T; the bounds of a Clip are constants."""
+    op, dtype = node.op_type, np.dtype(np.float32)
+    if op == "Clip":
+        text = "a0"
+        for bound, sign in zip(node.operands[1:], "<>"):
+            if bound is not None:
+                limit = f"(T)({number(bound.data.reshape(()), dtype)})"
+                text = f"({text} {sign} {limit} ? {limit} : {text})"
+        return text
+    if op == "Silu":
+        return _SILU
+    if op in _WITH:
+        defaults, form = _WITH[op]
+        return form.format(**{k: number(node.attr(k, d), dtype) for k, d in defaults.items()})
+    return _ANY.get(op) or _FLOAT[op]
+
+
 @builds(*_ANY, *_FLOAT, *_WITH, tail=True, narrow=True)
 def build(c: Compile) -> None:
     op, dtype = c.node.op_type, computed_in(c.node.inputs[0].dtype)
@@ -73,7 +93,7 @@ def build(c: Compile) -> None:
 
 @builds("Silu", domain="coexec", tail=True, narrow=True)
 def build_silu(c: Compile) -> None:
-    _unary(c, "a0 / ((T)(1) + exp(-a0))")
+    _unary(c, _SILU)
 
 
 @builds("Gelu", tail=True, narrow=True)

@@ -161,6 +161,7 @@ def facts(device: cl.Device) -> DeviceFacts:
             "vector_width_float": device.preferred_vector_width_float,
             "fma": bool(device.single_fp_config & cl.device_fp_config.FMA),
             "images": bool(device.image_support),
+            "image2d_max": [device.image2d_max_width, device.image2d_max_height] if device.image_support else None,
             "host_unified_memory": bool(device.host_unified_memory),
         },
     )

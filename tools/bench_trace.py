@@ -1,0 +1,76 @@
+"""What tracing a run costs, and what a run takes of memory and copies, over whole models.
+
+    python -m tools.bench_trace models/mobilenet_v2.onnx models/bert_mini.onnx
+
+A session without and one with a trace take turns; the median run of each, milliseconds, and how much longer the traced one takes (percent; the
+median of the ratios of neighbours in time). Writing spans down happens between runs and is told apart (`between`, milliseconds a run). Bytes of
+activations: copied between the two memories in a run, planned at most, and measured by then. Prints a table; --json also writes everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from coexec.api import InferenceSession, SessionOptions, random_feeds
+from coexec.runtime.trace import Trace
+
+from .benching import machine, versions
+
+
+def measure(path: Path, strategy: str, profile: str | None, rounds: int) -> dict[str, float]:
+    """A model's row."""
+    trace = Trace()
+    plain = InferenceSession(str(path), strategy=strategy, device_profile=profile)
+    traced = InferenceSession(str(path), SessionOptions(enable_profiling=trace), plan=plain.plan, device_profile=profile)
+    feeds, taken, within = random_feeds(plain.graph), {"plain": [], "traced": []}, []
+    try:
+        for turn in range(rounds + 3):
+            for name, session in (("plain", plain), ("traced", traced)) if turn % 2 else (("traced", traced), ("plain", plain)):
+                begun = time.perf_counter()
+                session.run(None, feeds)
+                took = time.perf_counter() - begun
+                if turn >= 3:
+                    taken[name].append(took)
+        runs = [span.duration_us / 1e6 for span in trace.of("run")][-rounds:]
+        within = [run / beside - 1 for run, beside in zip(runs, taken["plain"])]
+        return {
+            "plain_ms": float(np.median(taken["plain"])) * 1e3, "traced_ms": float(np.median(runs)) * 1e3,
+            "cost_percent": float(np.median(within)) * 100,
+            "between_ms": float(np.median(np.subtract(taken["traced"], runs))) * 1e3,
+            "copied_bytes_per_run": plain.copied_bytes_per_run, "planned_bytes": plain.peak_memory_bytes,
+            "measured_bytes": plain.measured_memory_bytes, "waits": sum(type(s).__name__ == "Wait" for s in plain._ready.steps),
+        }
+    finally:
+        traced._trace = None  # nobody wants the file
+        for session in (plain, traced):
+            session.close()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=Path, help="ONNX files")
+    parser.add_argument("--strategy", default="coexec", help="how the models are cut (default: %(default)s)")
+    parser.add_argument("--profile", help="a device profile (default: this machine's)")
+    parser.add_argument("--rounds", type=int, default=40, help="runs with and without a trace (default: %(default)s)")
+    parser.add_argument("--json", type=Path, help="write everything there too")
+    options = parser.parse_args()
+    report: dict[str, Any] = {"versions": versions(), "machine": machine(), "strategy": options.strategy, "models": {}}
+    print(f"{'model':20} {'plain ms':>9} {'traced ms':>9} {'cost %':>7} {'between ms':>10} {'waits':>5} {'copied':>7} {'planned MB':>10} {'measured MB':>11}")
+    for path in options.models:
+        row = report["models"][path.stem] = measure(path, options.strategy, options.profile, options.rounds)
+        print(f"{path.stem:20} {row['plain_ms']:9.2f} {row['traced_ms']:9.2f} {row['cost_percent']:7.1f} {row['between_ms']:10.2f} {row['waits']:5.0f} "
+              f"{row['copied_bytes_per_run']:7.0f} {row['planned_bytes'] / 1e6:10.2f} {(row['measured_bytes'] or float('nan')) / 1e6:11.2f}", flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(report, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
