@@ -203,6 +203,24 @@ class Products:
         return other
 
 
+def _run(node: Node, size: Array) -> Array:
+    """Elements of the longest runs that lie in a row in the output and in every operand, or that an operand repeats one element for."""
+    whole = node.output.shape
+    operands = [] if node.op_type in ("Concat", "Transpose") else [v.shape for v in node.operands if v is not None]
+    if node.op_type in ("BatchNormalization", "InstanceNormalization", "PRelu"):  # vectors of the channels
+        operands = [(whole[1] if len(whole) > 1 else 1, *(1,) * (len(whole) - 2))]
+    padded = [(1,) * (len(whole) - len(s)) + tuple(s) for s in operands]
+    run, going, inner = np.ones(len(size), np.int64), np.ones(len(size), bool), None
+    for axis in range(len(whole) - 1, -1, -1):
+        if whole[axis] == 1:
+            continue
+        kind = tuple(s[axis] == whole[axis] for s in padded)
+        going = going & (inner is None or kind == inner)
+        run = np.where(going, run * size[:, axis], run)
+        going, inner = going & (size[:, axis] == whole[axis]), kind
+    return run
+
+
 class Plain:
     """Pieces of any other operator: elements and bytes of what is read and written."""
 
@@ -214,7 +232,8 @@ class Plain:
         self.elements = np.prod(size, axis=1, dtype=np.int64)
         self.inner = size[:, -1] if size.shape[1] else np.ones(len(size), np.int64)
         self.rows = self.elements // np.maximum(1, self.inner)
-        self.chunks = self._chunks(node, size)
+        self.runs = self.elements // np.maximum(1, _run(node, size))
+        self.chunks = np.maximum(self._chunks(node, size), self.runs)
 
     @staticmethod
     def _work(op: Any, node: Node, start: Array, stop: Array) -> Array:

@@ -745,21 +745,21 @@ def _gpu_product(p: Products, f: Facts) -> Iterator[Case]:
 
 
 def _plain(p: Plain, f: Facts, node: Node, unit: str) -> Iterator[Case]:
-    elements, rows, chunks, read, written = p.elements, p.rows, p.chunks, p.read, p.written
+    elements, rows, runs, chunks, read, written = p.elements, p.rows, p.runs, p.chunks, p.read, p.written
     woken = np.zeros(len(elements), bool)
     if unit == "cpu" and f.threads > 1:
         woken = (p.flops >= SPLIT_FLOPS) | (read + written >= SPLIT_BYTES)
         share = np.where(woken, f.threads, 1)
-        elements, rows, chunks, read, written = (v / share for v in (elements, rows, chunks, read, written))
+        elements, rows, runs, chunks, read, written = (v / share for v in (elements, rows, runs, chunks, read, written))
     total = read + written
     level = _level(total, f)
     terms = {
         "fixed": np.ones(len(elements)), "woken": woken * 1.0, "out_kelem": elements * K, "in_kelem": read / 4 * K, "rows_k": rows * K,
-        "chunks_k": chunks * K, "mb_l2": total * M * (level == 1), "mb_l3": total * M * (level == 2),
+        "runs_k": runs * K, "chunks_k": chunks * K, "mb_l2": total * M * (level == 1), "mb_l3": total * M * (level == 2),
         "mb_beyond": _beyond(total, f), "mb_far": _beyond(total, f, 4),
     }
     dtype = "" if node.output.dtype == np.float32 else f"_{node.output.dtype.name}"
-    sizes = {"elements": elements, "inner": p.inner, "read": read, "chunks": chunks}
+    sizes = {"elements": elements, "inner": p.inner, "read": read, "run": elements / np.maximum(1, runs), "chunks": chunks}
     yield Case(f"plain/{_form(node)}{dtype}", np.arange(len(elements)), terms, sizes)
 
 

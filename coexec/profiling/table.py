@@ -21,7 +21,8 @@ from ..regions import Region
 
 @dataclass(frozen=True)
 class Measurement:
-    """One timing of one kernel. None where unknown; for a piece of a cut, the sizes are those of the piece.
+    """One timing of one kernel. None where unknown; for a piece of a cut, the sizes are those of the piece, and of_* those of the whole output
+    where that decides how the piece lies in memory (not of convolutions, products and poolings).
 
     implementation: the kernel's own name, then what is fused behind it: `f32_conv_pointwise_8x48+residual+HardSwish`.
     MatMul (stacks of groups matrices) and Gemm: out_height rows, in_channels the inner size, out_channels columns.
@@ -49,14 +50,24 @@ class Measurement:
     latency_us: float
     spread_us: float | None = None
     count: int | None = None
+    of_channels: int | None = None
+    of_height: int | None = None
+    of_width: int | None = None
 
     @property
     def shape_key(self) -> tuple:
         """What says that two rows timed the same shape, whatever unit or device."""
         return (self.op_type, self.dtype, *(getattr(self, c) for c in COLUMNS[6:18]))
 
+    @property
+    def piece_key(self) -> tuple:
+        """The shape, and what it is a piece of."""
+        return (*self.shape_key, *(getattr(self, c) for c in OF))
+
 
 COLUMNS = tuple(f.name for f in fields(Measurement))
+#: The sizes of the whole output; tables from before there were any have no such columns.
+OF = COLUMNS[-3:]
 _TEXT = ("device", "unit", "op_type", "implementation", "dtype")
 _REAL = ("latency_us", "spread_us")
 
@@ -107,7 +118,7 @@ def _rows(reader: Iterable[Sequence[str]], where: str) -> list[Measurement]:
     for name in header:
         if name not in COLUMNS:
             raise UsageError(f"unknown column '{name}'", where=f"{where}, line 1", hint=suggest(name, COLUMNS))
-    missing = [c for c in COLUMNS if c not in header]
+    missing = [c for c in COLUMNS if c not in header and c not in OF]
     if missing or len(set(header)) != len(header):
         raise UsageError("the header is wrong", where=f"{where}, line 1",
                          found=f"no {', '.join(missing)}" if missing else "a column that is there twice", expected=",".join(COLUMNS))
@@ -171,6 +182,13 @@ def describe(node: Node, region: Region) -> dict[str, int | None]:
     return _sizes(n, c, h, w, oc, oh, ow, kernel and _two(kernel), _two(strides) if strides else (1, 1) if kernel else None, groups)
 
 
+def whole_of_piece(node: Node, region: Region) -> dict[str, int]:
+    """The of_* columns of a piece; empty of a whole output, and of operators whose pieces all lie alike."""
+    if node.op_type in _BY_SIZES or region == Region.whole(node.output.shape) or len(node.output.shape) > 4:
+        return {}
+    return dict(zip(OF, _four(node.output.shape)[1:]))
+
+
 def tail_text(node: Node) -> str:
     """What the sizes do not say, as `Measurement.implementation` ends: a broadcast operand, what is fused behind the node."""
     other = node.operands[1] if node.op_type in _BINARY and len(node.operands) > 1 else None
@@ -213,8 +231,28 @@ def _two(sizes: Sequence[int]) -> tuple[int, int]:
 
 #: Operators whose further operands are vectors: of the channels, or, for the last, of the last axis.
 _VECTORS = {"BatchNormalization": 4, "InstanceNormalization": 2, "PRelu": 1, "LayerNormalization": 1, "RMSNormalization": 1}
+#: Operators of which a piece's own sizes tell everything.
+_BY_SIZES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "MaxPool", "AveragePool", "LpPool"})
 #: Elementwise operators with two tensor inputs; all others are timed with one.
 _BINARY = frozenset({"Add", "Sum", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Concat", "Mod", "And", "Or", "Equal", "Greater", "Less"})
+
+
+def piece_of(row: Measurement, where: str = "table") -> tuple[Node, Region]:
+    """The node and the region of its output that a row timed; a piece is taken to be the beginning. Raises UsageError as `node_of` does."""
+    if row.of_channels is None or row.op_type in _BY_SIZES:
+        node = node_of(row, where)
+        return node, Region.whole(node.output.shape)
+    whole = dict(zip(("out_channels", "out_height", "out_width"), (row.of_channels, row.of_height or 1, row.of_width or 1)))
+    channels, height, width = whole.values()
+    if row.op_type == "Transpose":  # as _ATTRIBUTES has it
+        read = {"in_channels": width, "in_height": channels, "in_width": height}
+    elif row.op_type == "Concat":
+        read = {"in_channels": max(1, channels // 2), "in_height": height, "in_width": width}
+    else:
+        read = {"in_channels": channels, "in_height": height, "in_width": width}
+    node = node_of(replace(row, **whole, **read), where)
+    piece = (row.batch or 1, row.out_channels or channels, row.out_height or height, row.out_width or width)
+    return node, Region([(0, min(a, b)) for a, b in zip(piece, node.output.shape)])
 
 
 def node_of(row: Measurement, where: str = "table") -> Node:
