@@ -206,7 +206,11 @@ class Products:
 def _run(node: Node, size: Array) -> Array:
     """Elements of the longest runs that lie in a row in the output and in every operand, or that an operand repeats one element for."""
     whole = node.output.shape
-    operands = [] if node.op_type in ("Concat", "Transpose") else [v.shape for v in node.operands if v is not None]
+    if node.op_type == "Transpose":
+        perm = [int(v) for v in node.attr("perm") or range(len(whole))[::-1]]
+        moved = max((d for d, p in enumerate(perm) if p != d), default=-1)
+        return np.prod(size[:, moved + 1:], axis=1, dtype=np.int64)
+    operands = [] if node.op_type == "Concat" else [v.shape for v in node.operands if v is not None]
     if node.op_type in ("BatchNormalization", "InstanceNormalization", "PRelu"):  # vectors of the channels
         operands = [(whole[1] if len(whole) > 1 else 1, *(1,) * (len(whole) - 2))]
     padded = [(1,) * (len(whole) - len(s)) + tuple(s) for s in operands]

@@ -194,6 +194,9 @@ def tail_text(node: Node) -> str:
     other = node.operands[1] if node.op_type in _BINARY and len(node.operands) > 1 else None
     if other is not None and other.shape != node.output.shape and node.op_type != "Concat":
         return "+broadcast"
+    if node.op_type == "Transpose":
+        rank = len(node.output.shape)
+        return "+kept" if [int(v) for v in node.attr("perm") or range(rank)[::-1]][-1] == rank - 1 else ""
     return ("+residual" if node.residual else "") + (f"+{node.activation.kind}" if node.activation else "")
 
 
@@ -232,7 +235,7 @@ def _two(sizes: Sequence[int]) -> tuple[int, int]:
 #: Operators whose further operands are vectors: of the channels, or, for the last, of the last axis.
 _VECTORS = {"BatchNormalization": 4, "InstanceNormalization": 2, "PRelu": 1, "LayerNormalization": 1, "RMSNormalization": 1}
 #: Operators of which a piece's own sizes tell everything.
-_BY_SIZES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "MaxPool", "AveragePool", "LpPool"})
+_BY_SIZES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"})
 #: Elementwise operators with two tensor inputs; all others are timed with one.
 _BINARY = frozenset({"Add", "Sum", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Concat", "Mod", "And", "Or", "Equal", "Greater", "Less"})
 
@@ -244,7 +247,9 @@ def piece_of(row: Measurement, where: str = "table") -> tuple[Node, Region]:
         return node, Region.whole(node.output.shape)
     whole = dict(zip(("out_channels", "out_height", "out_width"), (row.of_channels, row.of_height or 1, row.of_width or 1)))
     channels, height, width = whole.values()
-    if row.op_type == "Transpose":  # as _ATTRIBUTES has it
+    if row.op_type == "Transpose" and "+kept" in row.implementation:
+        read = {"in_channels": height, "in_height": channels, "in_width": width}
+    elif row.op_type == "Transpose":  # as _ATTRIBUTES has it
         read = {"in_channels": width, "in_height": channels, "in_width": height}
     elif row.op_type == "Concat":
         read = {"in_channels": max(1, channels // 2), "in_height": height, "in_width": width}
@@ -311,8 +316,8 @@ def node_of(row: Measurement, where: str = "table") -> Node:
     more = [value(f"w{i}", *((c, 1, 1) if row.op_type == "PRelu" else (length,))) for i in range(_VECTORS.get(row.op_type, 0))]
     op_type, domain = row.op_type.rpartition("::")[2], row.op_type.rpartition("::")[0]
     second = (n, c, 1, 1) if "+broadcast" in row.implementation else x.shape
-    return Node(op_type, (x, value("x2", *second)) if op_type in _BINARY else (x, *more), (y,), _ATTRIBUTES.get(op_type, {}),
-                domain=domain)
+    attributes = {"perm": [0, 2, 1, 3]} if "+kept" in row.implementation else _ATTRIBUTES.get(op_type, {})
+    return Node(op_type, (x, value("x2", *second)) if op_type in _BINARY else (x, *more), (y,), attributes, domain=domain)
 
 
 def _padding(size_in: int, size_out: int, kernel: int, stride: int) -> int:
