@@ -18,8 +18,6 @@ from ..cost.kernels import Case, bound_by, cases
 from ..cost.model import LEAST_SAMPLES, KernelModel, LatencyModel, ShapeModel
 from ..errors import UsageError
 from ..profiles import DeviceProfile, UnitProfile
-from ..regions import Region
-from .steady import FACTS as REFERENCE_FACTS
 from .table import Measurement, node_of, piece_of
 
 #: A family with fewer timings gets no fit: its cost is then a roofline estimate, and marked as one.
@@ -205,8 +203,8 @@ def refit(profile: DeviceProfile, rows: Sequence[Measurement]) -> DeviceProfile:
         made[unit] = section
         if mine and section is not None:
             fresh = section_from_rows("gpu" if unit == "gpu" else "cpu", mine, section.facts)
-            kept = {name: section.facts[name] for name in REFERENCE_FACTS if name in section.facts}
-            fresh = replace(fresh, facts={**fresh.facts, **kept})
+            kept = {name: value for name, value in section.facts.items() if not name.startswith("block_")}
+            fresh = replace(fresh, facts={**kept, **fresh.facts})
             made[unit] = replace(section, **{k: getattr(fresh, k) for k in ("peak_gflops", "bandwidth_gbs", "facts", "busy", "latency")})
     return replace(profile, **made)
 

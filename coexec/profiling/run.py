@@ -28,6 +28,7 @@ from ..graph.ir import Node, TensorType, Value
 from ..ops import native_ops
 from ..profiles import DeviceProfile, Machine, UnitProfile
 from ..regions import Region
+from .climate import Climate
 from .fit import KernelFits, facts_of_rows, fit_profile_from_table, kernels_of, section_from_rows
 from .isolation import Isolated, KernelLost
 from .measure import Bench, Timing, copies_for, measure, with_constants
@@ -122,6 +123,7 @@ class Campaign:
         self.lost: dict[str, dict[str, str]] = {}
         self.lost_path: Path | None = None
         self.steady = {unit: Steadiness() for unit in self.devices}
+        self.climate = Climate()
         self.steady_path: Path | None = None
         self.again: dict[str, list[Sample]] = {}
         self.tries: dict[tuple[str, int], int] = {}
@@ -205,6 +207,7 @@ class Campaign:
             self.keep_steady()
             if self.spent > self.budget and self.rows:
                 break
+        self.climate.look()
         for sample in samples:
             both = [made.get(unit, {}).get(id(sample)) for unit in ("cpu", "gpu")]
             if None not in both and max(r.latency_us for r in both) < 3000:
@@ -302,6 +305,7 @@ class Campaign:
         made = {unit: section(unit, device, self.of(unit), self.threads[unit], self.fixed[unit], self.facts[unit])
                 for unit, device in self.devices.items()}
         made = {unit: replace(s, facts={**s.facts, **facts_of(self.steady[unit])}) for unit, s in made.items()}
+        made["cpu"] = replace(made["cpu"], facts={**made["cpu"].facts, **self.climate.facts()})
         team = biggest(self.threads["cpu"], usable())
         if len(team) < (os.cpu_count() or 1):
             made["cpu"] = replace(made["cpu"], cores=tuple(sorted(team)))

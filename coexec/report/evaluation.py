@@ -118,8 +118,8 @@ def measure_operators(
 
     for unit, device in units.items():
         section = costs.units[unit]
-        first, again = (_timed(device, wanted, section.threads or threads, seconds_each, Steadiness(good_moment(section)), tell,
-                               rng.permutation(len(wanted)).tolist()) for _ in range(2))
+        first, again = (time_pieces(device, wanted, section.threads or threads, seconds_each, Steadiness(good_moment(section)), tell,
+                                   rng.permutation(len(wanted)).tolist()) for _ in range(2))
         for (node, cut, region), one, other in zip(wanted, first, again):
             if one is not None and other is not None:
                 predicted = costs.kernel(node, region, unit)
@@ -132,8 +132,8 @@ def measure_operators(
 RETRIES = 2
 
 
-def _timed(device: Device, wanted: Sequence[tuple[Node, str, Region]], threads: int, seconds_each: float, steady: Steadiness,
-           tell: Callable[[int], None], order: Sequence[int]) -> list[tuple[float, str] | None]:
+def time_pieces(device: Device, wanted: Sequence[tuple[Node, str, Region]], threads: int, seconds_each: float, steady: Steadiness,
+                tell: Callable[[int], None], order: Sequence[int]) -> list[tuple[float, str] | None]:
     """Microseconds and kernel of each piece, timed in that order; None where the device has none or cannot run it."""
     found: list[tuple[float, str] | None] = [None] * len(wanted)
     left = list(order)
