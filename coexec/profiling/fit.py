@@ -14,8 +14,8 @@ import numpy as np
 from ..cost import shapes
 from ..cost.features import COLUMNS, family, features
 from ..cost.geometry import Facts, bounds
-from ..cost.kernels import Case, bound_by, cases
-from ..cost.model import LEAST_SAMPLES, KernelModel, LatencyModel, ShapeModel
+from ..cost.kernels import Case, bound_by, cases, kin
+from ..cost.model import LEAST_SAMPLES, KernelModel, LatencyModel, ShapeModel, costs_of_kin
 from ..errors import UsageError
 from ..profiles import DeviceProfile, UnitProfile
 from .table import Measurement, node_of, piece_of
@@ -65,10 +65,15 @@ class KernelFits:
             joined[(row.unit, row.implementation.partition("+")[2], row.piece_key)].append(row.latency_us)
         first = {(r.unit, r.implementation.partition("+")[2], r.piece_key): r for r in reversed(rows)}
         self.models: dict[str, KernelModel] = {}
-        for name, (at, terms, sizes) in kernels_of([first[k] for k in joined], facts).items():
-            times = list(joined.values())
+        us = np.array([np.median(times) for times in joined.values()])
+        found = kernels_of([first[k] for k in joined], facts)
+        groups: dict[str, list[tuple[dict[str, np.ndarray], np.ndarray]]] = defaultdict(list)
+        for name, (at, terms, _) in found.items():
+            groups[kin(name)].append((terms, us[at]))
+        costs = {group: costs_of_kin(members) for group, members in groups.items() if len(members) > 1}
+        for name, (at, terms, sizes) in found.items():
             if len(at) >= LEAST_SAMPLES:
-                self.models[name] = KernelModel(correct).fit(terms, sizes, np.array([np.median(times[i]) for i in at]))
+                self.models[name] = KernelModel(correct).fit(terms, sizes, us[at], costs.get(kin(name)))
 
     def predict(self, rows: Sequence[Measurement]) -> np.ndarray:
         """Microseconds, float64[len(rows)]."""

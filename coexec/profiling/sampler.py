@@ -136,7 +136,7 @@ SMALL, LARGE = (250.0, 12.0, 1 << 20), (4000.0, 60.0, 6 << 20)
 LARGE_SHARE = 0.3
 SHARE = {"conv_1x1": 6.0, "conv_3x3": 5.0, "conv_dense": 3.0, "conv_depthwise": 4.0, "gemm": 1.0, "matmul": 2.0, "pool": 6.0, "movement": 6.0,
          "elementwise": 6.0, "elementwise_slow": 2.0, "normalization": 4.0, "softmax": 1.5, "reduction": 1.2, "resize": 0.0,
-         "conv_grouped": 0.4, "conv_transpose": 0.4}
+         "conv_grouped": 2.0, "conv_transpose": 0.4}
 #: What follows a convolution or product in a network, besides nothing and clamps, which cost nothing.
 TAILS = ("+residual", "+HardSwish", "+LeakyRelu", "+Silu", "+residual+Relu", "+Tanh", "+Gelu")
 
