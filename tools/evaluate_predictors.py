@@ -39,16 +39,17 @@ LEAST_GOOD = 3
 def whole_model(path: Path, profile: Any, iters: int, devices: Mapping[str, Device]) -> tuple[dict[str, dict[str, float]], Any]:
     """Per strategy: predicted and measured milliseconds (median), error, half the spread of the measured ones, planning time.
 
-    As kernels are timed, so are runs: between readings of both processors' reference kernels that are good ones, where three runs or more
-    are (`good`: how many), else at any time.
+    As kernels are timed, so are runs: between readings of the processors' reference kernels that are good ones, where three runs or more
+    are (`good`: how many; in the table, the number behind `+-`), else at any time.
     """
     graph = load(path)
     feeds = random_feeds(graph)
     sessions = {s: InferenceSession(graph, SessionOptions(), device_profile=profile, strategy=s) for s in STRATEGIES}
     gates = []
     try:
-        for unit, device in devices.items():
-            if (section := getattr(profile, unit, None)) is not None:
+        # All cores at once too: two virtual ones may share a real one for a while, which none by itself sees.
+        for device, section in ((devices["cpu"], profile.cpu), (devices.get("gpu"), profile.gpu), (devices["cpu"], profile.cpu_alone)):
+            if device is not None and section is not None:
                 with suppress(NoClock):
                     gates.append(Round(device, [], section.threads or 1, Steadiness(good_moment(section))))
         good: dict[str, list[bool]] = {s: [] for s in STRATEGIES}
@@ -142,9 +143,9 @@ def main() -> int:
     if samples:
         show_operators(samples, others)
     if models:
-        print(f"\n{'model':22} " + " ".join(f"{s + ' predicted':>17} {'measured':>9} {'error':>7} {'+-':>5}" for s in STRATEGIES) + "  planning")
+        print(f"\n{'model':22} " + " ".join(f"{s + ' predicted':>17} {'measured':>9} {'error':>7} {'+-':>5}   " for s in STRATEGIES) + "  planning")
         for name, found in models.items():
-            print(f"{name:22} " + " ".join(f"{f['predicted_ms']:14.2f} ms {f['measured_ms']:9.2f} {f['error']:+7.1%} {f['spread']:5.1%}"
+            print(f"{name:22} " + " ".join(f"{f['predicted_ms']:14.2f} ms {f['measured_ms']:9.2f} {f['error']:+7.1%} {f['spread']:5.1%} {f['good']:2}"
                                             for f in found.values())
                   + f"  {found['coexec']['planning_ms']:.0f} ms, {found['coexec']['nodes']} nodes")
     if options.json:
