@@ -232,7 +232,9 @@ class Plain:
         op = op_for(node)
         work = np.concatenate([self._work(op, node, *part) for part in parts])
         self.flops, self.read, self.written = work.T
-        size = np.concatenate([stop - start for start, stop in parts])
+        start, stop = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        size = stop - start
+        self.parts = self._parts(node, start, stop) if node.op_type == "Concat" else np.ones(len(size), np.int64)
         self.elements = np.prod(size, axis=1, dtype=np.int64)
         self.inner = size[:, -1] if size.shape[1] else np.ones(len(size), np.int64)
         self.rows = self.elements // np.maximum(1, self.inner)
@@ -252,11 +254,19 @@ class Plain:
         at = [int(np.flatnonzero(few == i)[0]) for i in order]
         return np.stack([np.interp(size, size[order], told[at, c]) for c in range(3)], axis=1)
 
+    @staticmethod
+    def _parts(node: Node, start: Array, stop: Array) -> Array:
+        """How many inputs of a Concat a piece has something of: each is copied for itself."""
+        axis = int(node.attr("axis", 0)) % start.shape[1]
+        extents = np.array([v.shape[axis] for v in node.inputs if v is not None])
+        ends = np.cumsum(extents)
+        return ((start[:, axis, None] < ends) & (stop[:, axis, None] > ends - extents)).sum(axis=1)
+
     def _chunks(self, node: Node, size: Array) -> Array:
         """Contiguous runs that are copied or computed one after another."""
         if node.op_type in ("Concat", "Split"):
             axis = int(node.attr("axis", 0)) % size.shape[1]
-            return np.prod(size[:, :axis], axis=1, dtype=np.int64) * max(len(node.inputs), len(node.outputs))
+            return np.prod(size[:, :axis], axis=1, dtype=np.int64) * (self.parts if node.op_type == "Concat" else len(node.outputs))
         if node.op_type == "InstanceNormalization" or node.op_type.startswith("Global"):
             return np.prod(size[:, :2], axis=1, dtype=np.int64)
         return self.rows

@@ -773,6 +773,8 @@ def _plain(p: Plain, f: Facts, node: Node, unit: str) -> Iterator[Case]:
         "runs_k": runs * K, "chunks_k": chunks * K, "mb_l2": total * M * (level == 1), "mb_l3": total * M * (level == 2),
         "mb_beyond": _beyond(total, f), "mb_far": _beyond(total, f, 4),
     }
+    if node.op_type == "Concat":
+        terms["parts"] = p.parts * 1.0
     dtype = "" if node.output.dtype == np.float32 else f"_{node.output.dtype.name}"
     sizes = {"elements": elements, "inner": p.inner, "read": read, "run": elements / np.maximum(1, runs), "chunks": chunks}
     yield Case(f"plain/{_form(node)}{dtype}", np.arange(len(elements)), terms, sizes)

@@ -234,7 +234,8 @@ def _random_plain(op_types: str) -> Callable[[np.random.Generator, int], Measure
         if kind.startswith("Global"):
             return row(kind, 1, c, hw, hw, oh=1, ow=1)
         if kind == "Concat":
-            return row(kind, 1, c, hw, hw, 2 * c)
+            inputs = int(rng.choice([2, 2, 3, 4, 4, 6]))
+            return row(kind, 1, max(1, 2 * c // inputs), hw, hw, max(1, 2 * c // inputs) * inputs, g=inputs)
         if kind == "Transpose" and rng.random() < 0.5:
             return row(kind, 1, c, hw, hw, hw, oh=hw, ow=c)
         if kind == "Transpose":  # groups of channels, or heads, change places; what lies in a row stays

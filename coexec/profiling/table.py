@@ -26,6 +26,7 @@ class Measurement:
 
     implementation: the kernel's own name, then what is fused behind it: `f32_conv_pointwise_8x48+residual+HardSwish`.
     MatMul (stacks of groups matrices) and Gemm: out_height rows, in_channels the inner size, out_channels columns.
+    Concat: groups inputs, told as if they were alike.
     """
 
     device: str
@@ -162,8 +163,8 @@ def _cell(name: str, text: str, where: str) -> str | int | float | None:
 
 def describe(node: Node, region: Region) -> dict[str, int | None]:
     """The size columns of the piece `region` of a node: sizes of what it reads and writes."""
-    read = op_for(node).regions_read(node, region)[0].shape
-    written = region.shape
+    reads = op_for(node).regions_read(node, region)
+    read, written = reads[0].shape, region.shape
     kernel, strides, groups = node.attr("kernel_shape"), node.attr("strides"), int(node.attr("group", 1))
     if node.op_type in ("Conv", "ConvTranspose"):
         kernel = kernel or node.inputs[1].shape[2:]
@@ -179,6 +180,8 @@ def describe(node: Node, region: Region) -> dict[str, int | None]:
         return _sizes(1, inner, written[0], 1, written[1], written[0], 1, None, None, 1)
     n, c, h, w = _four(read)
     _, oc, oh, ow = _four(written)
+    if node.op_type == "Concat":
+        groups = sum(r is not None and r.size > 0 for r in reads)
     return _sizes(n, c, h, w, oc, oh, ow, kernel and _two(kernel), _two(strides) if strides else (1, 1) if kernel else None, groups)
 
 
@@ -186,6 +189,8 @@ def whole_of_piece(node: Node, region: Region) -> dict[str, int]:
     """The of_* columns of a piece; empty of a whole output, and of operators whose pieces all lie alike."""
     if node.op_type in _BY_SIZES or region == Region.whole(node.output.shape) or len(node.output.shape) > 4:
         return {}
+    if node.op_type == "Concat" and region.shape[2:] == node.output.shape[2:]:
+        return {}  # channels in a row, of as many inputs as `describe` tells
     return dict(zip(OF, _four(node.output.shape)[1:]))
 
 
@@ -252,7 +257,7 @@ def piece_of(row: Measurement, where: str = "table") -> tuple[Node, Region]:
     elif row.op_type == "Transpose":  # as _ATTRIBUTES has it
         read = {"in_channels": width, "in_height": channels, "in_width": height}
     elif row.op_type == "Concat":
-        read = {"in_channels": max(1, channels // 2), "in_height": height, "in_width": width}
+        read = {"in_height": height, "in_width": width}
     else:
         read = {"in_channels": channels, "in_height": height, "in_width": width}
     node = node_of(replace(row, **whole, **read), where)
@@ -317,7 +322,13 @@ def node_of(row: Measurement, where: str = "table") -> Node:
     op_type, domain = row.op_type.rpartition("::")[2], row.op_type.rpartition("::")[0]
     second = (n, c, 1, 1) if "+broadcast" in row.implementation else x.shape
     attributes = {"perm": [0, 2, 1, 3]} if "+kept" in row.implementation else _ATTRIBUTES.get(op_type, {})
-    return Node(op_type, (x, value("x2", *second)) if op_type in _BINARY else (x, *more), (y,), attributes, domain=domain)
+    if op_type == "Concat":
+        count = row.groups or 2
+        each = max(1, y.shape[1] // count)
+        x, *more = (value(f"x{i}", n, each if i else y.shape[1] - (count - 1) * each, *y.shape[2:]) for i in range(count))
+    elif op_type in _BINARY:
+        more = [value("x2", *second)]
+    return Node(op_type, (x, *more), (y,), attributes, domain=domain)
 
 
 def _padding(size_in: int, size_out: int, kernel: int, stride: int) -> int:
