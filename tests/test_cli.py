@@ -878,7 +878,7 @@ def test_judging_predictions():
     def sample(predicted, measured, again):
         return Sample("m", "n", "Conv", "gpu", predicted, measured, again, False)
 
-    found = judge([sample(104, 100, 101), sample(91, 100, 100), sample(114, 100, 150), sample(200, 100, 60)])["gpu"]
+    found = judge([sample(104, 99, 101), sample(91, 100, 100), sample(142.5, 100, 150), sample(160, 100, 60)])["gpu"]
     assert (found["within_5pct"], found["within_10pct"], found["within_15pct"]) == (0.25, 0.5, 0.75)
     assert found["mape"] == pytest.approx((4 + 9 + 14 + 100) / 4) and found["noise_floor_within_10pct"] == 0.5
 

@@ -15,35 +15,68 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from coexec.api import InferenceSession, SessionOptions, load, random_feeds
+from coexec.devices.base import Device
 from coexec.devices.registry import find_devices
 from coexec.profiles import load_profile
 from coexec.profiling.fit import fit_profile_from_table
+from coexec.profiling.rounds import NoClock, Round
+from coexec.profiling.steady import Steadiness, good_moment
 from coexec.profiling.table import read_table
 from coexec.report.evaluation import Sample, baselines, by_kernel, judge, measure_operators, query_us, worst
-from coexec.report.timing import interleave, percentile
+from coexec.report.timing import percentile
 
 STRATEGIES = ("cpu", "gpu", "coexec")
+#: Fewer runs in good moments tell no median.
+LEAST_GOOD = 3
 
 
-def whole_model(path: Path, profile: Any, iters: int) -> tuple[dict[str, dict[str, float]], Any]:
-    """Per strategy: predicted and measured milliseconds (median), error, half the spread of the measured ones, planning time."""
+def whole_model(path: Path, profile: Any, iters: int, devices: Mapping[str, Device]) -> tuple[dict[str, dict[str, float]], Any]:
+    """Per strategy: predicted and measured milliseconds (median), error, half the spread of the measured ones, planning time.
+
+    As kernels are timed, so are runs: between readings of the processors' reference kernels that are good ones, where three runs or more
+    are (`good`: how many; in the table, the number behind `+-`), else at any time.
+    """
     graph = load(path)
     feeds = random_feeds(graph)
     sessions = {s: InferenceSession(graph, SessionOptions(), device_profile=profile, strategy=s) for s in STRATEGIES}
+    gates = []
     try:
-        times = interleave({s: (lambda one=one: one.run(None, feeds)) for s, one in sessions.items()}, 2, iters)
+        # All cores at once too: two virtual ones may share a real one for a while, which none by itself sees.
+        for device, section in ((devices["cpu"], profile.cpu), (devices.get("gpu"), profile.gpu), (devices["cpu"], profile.cpu_alone)):
+            if device is not None and section is not None:
+                with suppress(NoClock):
+                    gates.append(Round(device, [], section.threads or 1, Steadiness(good_moment(section))))
+        good: dict[str, list[bool]] = {s: [] for s in STRATEGIES}
+
+        times = {s: [] for s in STRATEGIES}
+        for turn in range(2 + iters):
+            for name in STRATEGIES[turn % 3:] + STRATEGIES[:turn % 3]:
+                before = all([gate.reading() for gate in gates])
+                begun = time.perf_counter()
+                sessions[name].run(None, feeds)
+                took = (time.perf_counter() - begun) * 1e3
+                if turn >= 2:  # the first runs are slower
+                    times[name].append(took)
+                    good[name].append(all([gate.reading() for gate in gates]) and before)
         found = {}
         for name, session in sessions.items():
-            measured, predicted = percentile(times[name], 50), session.plan.predicted_ms
-            spread = (percentile(times[name], 75) - percentile(times[name], 25)) / 2 / measured
+            kept = [ms for ms, fine in zip(times[name], good[name]) if fine]
+            kept = kept if len(kept) >= LEAST_GOOD else times[name]
+            measured, predicted = percentile(kept, 50), session.plan.predicted_ms
+            spread = (percentile(kept, 75) - percentile(kept, 25)) / 2 / measured
             found[name] = {"predicted_ms": predicted, "measured_ms": measured, "error": predicted / measured - 1, "spread": spread,
-                           "planning_ms": session.plan.planning_ms, "nodes": len(session.graph.nodes)}
+                           "planning_ms": session.plan.planning_ms, "nodes": len(session.graph.nodes), "good": sum(good[name]),
+                           "all_ms": times[name]}
         return found, sessions["coexec"].graph
     finally:
+        for gate in gates:
+            gate.close()
         for session in sessions.values():
             session.close()
 
@@ -61,7 +94,7 @@ def show_operators(samples: list[Sample], others: dict[str, dict[str, Any]]) -> 
               f"floor {j['noise_floor_within_10pct']:6.1%}")
     print("\noperators, worst first")
     for s in worst(samples, 15):
-        print(f"  {s.unit:4} {s.model:20} {s.node[-28:]:28} {s.cut:16} {s.implementation:34} {s.predicted_us:9.1f} {s.measured_us:9.1f} us "
+        print(f"  {s.unit:4} {s.model:20} {s.node[-28:]:28} {s.cut:16} {s.implementation:34} {s.predicted_us:9.1f} {s.truth_us:9.1f} us "
               f"{s.error:+7.1%}")
 
 
@@ -90,7 +123,7 @@ def main() -> int:
             with InferenceSession(str(path), device_profile=profile, strategy="cpu") as session:
                 graph = session.graph
         else:
-            models[path.stem], graph = whole_model(path, profile, options.iters)
+            models[path.stem], graph = whole_model(path, profile, options.iters, devices)
         if not options.skip_operators:
             samples += measure_operators(path.stem, graph, profile, devices, 1, 0.01)
             print(f"  {query_us(profile, graph):.0f} us a prediction in a batch of a thousand", file=sys.stderr)
@@ -110,9 +143,9 @@ def main() -> int:
     if samples:
         show_operators(samples, others)
     if models:
-        print(f"\n{'model':22} " + " ".join(f"{s + ' predicted':>17} {'measured':>9} {'error':>7} {'+-':>5}" for s in STRATEGIES) + "  planning")
+        print(f"\n{'model':22} " + " ".join(f"{s + ' predicted':>17} {'measured':>9} {'error':>7} {'+-':>5}   " for s in STRATEGIES) + "  planning")
         for name, found in models.items():
-            print(f"{name:22} " + " ".join(f"{f['predicted_ms']:14.2f} ms {f['measured_ms']:9.2f} {f['error']:+7.1%} {f['spread']:5.1%}"
+            print(f"{name:22} " + " ".join(f"{f['predicted_ms']:14.2f} ms {f['measured_ms']:9.2f} {f['error']:+7.1%} {f['spread']:5.1%} {f['good']:2}"
                                             for f in found.values())
                   + f"  {found['coexec']['planning_ms']:.0f} ms, {found['coexec']['nodes']} nodes")
     if options.json:

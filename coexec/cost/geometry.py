@@ -203,6 +203,28 @@ class Products:
         return other
 
 
+def _run(node: Node, size: Array) -> Array:
+    """Elements of the longest runs that lie in a row in the output and in every operand, or that an operand repeats one element for."""
+    whole = node.output.shape
+    if node.op_type == "Transpose":
+        perm = [int(v) for v in node.attr("perm") or range(len(whole))[::-1]]
+        moved = max((d for d, p in enumerate(perm) if p != d), default=-1)
+        return np.prod(size[:, moved + 1:], axis=1, dtype=np.int64)
+    operands = [] if node.op_type == "Concat" else [v.shape for v in node.operands if v is not None]
+    if node.op_type in ("BatchNormalization", "InstanceNormalization", "PRelu"):  # vectors of the channels
+        operands = [(whole[1] if len(whole) > 1 else 1, *(1,) * (len(whole) - 2))]
+    padded = [(1,) * (len(whole) - len(s)) + tuple(s) for s in operands]
+    run, going, inner = np.ones(len(size), np.int64), np.ones(len(size), bool), None
+    for axis in range(len(whole) - 1, -1, -1):
+        if whole[axis] == 1:
+            continue
+        kind = tuple(s[axis] == whole[axis] for s in padded)
+        going = going & (inner is None or kind == inner)
+        run = np.where(going, run * size[:, axis], run)
+        going, inner = going & (size[:, axis] == whole[axis]), kind
+    return run
+
+
 class Plain:
     """Pieces of any other operator: elements and bytes of what is read and written."""
 
@@ -210,11 +232,14 @@ class Plain:
         op = op_for(node)
         work = np.concatenate([self._work(op, node, *part) for part in parts])
         self.flops, self.read, self.written = work.T
-        size = np.concatenate([stop - start for start, stop in parts])
+        start, stop = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+        size = stop - start
+        self.parts = self._parts(node, start, stop) if node.op_type == "Concat" else np.ones(len(size), np.int64)
         self.elements = np.prod(size, axis=1, dtype=np.int64)
         self.inner = size[:, -1] if size.shape[1] else np.ones(len(size), np.int64)
         self.rows = self.elements // np.maximum(1, self.inner)
-        self.chunks = self._chunks(node, size)
+        self.runs = self.elements // np.maximum(1, _run(node, size))
+        self.chunks = np.maximum(self._chunks(node, size), self.runs)
 
     @staticmethod
     def _work(op: Any, node: Node, start: Array, stop: Array) -> Array:
@@ -229,11 +254,19 @@ class Plain:
         at = [int(np.flatnonzero(few == i)[0]) for i in order]
         return np.stack([np.interp(size, size[order], told[at, c]) for c in range(3)], axis=1)
 
+    @staticmethod
+    def _parts(node: Node, start: Array, stop: Array) -> Array:
+        """How many inputs of a Concat a piece has something of: each is copied for itself."""
+        axis = int(node.attr("axis", 0)) % start.shape[1]
+        extents = np.array([v.shape[axis] for v in node.inputs if v is not None])
+        ends = np.cumsum(extents)
+        return ((start[:, axis, None] < ends) & (stop[:, axis, None] > ends - extents)).sum(axis=1)
+
     def _chunks(self, node: Node, size: Array) -> Array:
         """Contiguous runs that are copied or computed one after another."""
         if node.op_type in ("Concat", "Split"):
             axis = int(node.attr("axis", 0)) % size.shape[1]
-            return np.prod(size[:, :axis], axis=1, dtype=np.int64) * max(len(node.inputs), len(node.outputs))
+            return np.prod(size[:, :axis], axis=1, dtype=np.int64) * (self.parts if node.op_type == "Concat" else len(node.outputs))
         if node.op_type == "InstanceNormalization" or node.op_type.startswith("Global"):
             return np.prod(size[:, :2], axis=1, dtype=np.int64)
         return self.rows

@@ -44,6 +44,17 @@ def bound_by(kernel: str) -> str:
     return "compute" if kernel.startswith(("conv/", "product/", "shape/")) and "depthwise" not in kernel else "memory"
 
 
+#: Beginnings of kernels' names that do much the same by the same features, and so cost much the same.
+_KIN = {"plain": ("plain/",), "rows": ("conv/depthwise_3", "conv/depthwise_5", "pool/maxpool_2", "pool/maxpool_3"),
+        "planes": ("conv/depthwise_planes", "pool/maxpool_planes", "pool/averagepool_planes"),
+        "strips": ("pool/maxpool_strip", "pool/averagepool_strip", "conv/conv_depthwise", "conv/conv_depthwise_any")}
+
+
+def kin(kernel: str) -> str:
+    """The group of kernels that a kernel is like; its own name where it is like no other."""
+    return next((group for group, names in _KIN.items() if kernel.startswith(names)), kernel)
+
+
 Parts = Sequence[tuple[Array, Array]]
 
 
@@ -81,7 +92,8 @@ def cases(node: Node, parts: Parts, unit: str, facts: Facts) -> Iterator[Case]:
     else:
         p = Plain(node, parts)
         found = _plain(p, facts, node, unit)
-        size, flops, lines = p.elements, p.flops, p.rows
+        # What is fused behind has features of its own, and a clamp costs nothing.
+        size, flops, lines = p.elements, p.flops - p.elements * (node.residual + (node.activation is not None)), p.rows
     tail = {"mflop": flops * M, **_tail(node, size, lines)}
     for case in found:
         every = len(case.at) == len(start)
@@ -332,7 +344,7 @@ def _cpu_rows(g: Windowed, f: Facts, kernel: str, woken: Array) -> Case:
         f"in{g.sw}_mvec": images * vectors * g.ih * M, f"edge{g.sw}_mvec": images * edges * g.ih * M,
         "out_mvec": images * vectors * g.oh * M, "partial_m": images * g.oh * (g.ow % f.lanes > 0) * M,
         "narrow_m": images * g.oh * (g.ow < f.lanes) * M, "mb": nbytes * M, "mb_l3": nbytes * (nbytes > 0.7 * f.l2_bytes) * M,
-        "mb_beyond": _beyond(nbytes, f),
+        "mb_beyond": _beyond(nbytes, f), "mb_far": _beyond(nbytes, f, 4),
     }
     sizes = {"images": images, "oh": g.oh, "ow": g.ow, "stride": np.full(len(images), g.sw), "bytes": nbytes}
     return Case(kernel, np.arange(len(images)), terms, sizes)
@@ -449,6 +461,7 @@ def _cpu_planes(g: Windowed, f: Facts, name: str, woken: Array) -> Case:
         f"copy{min(g.sw, 3)}_mvec": images * g.ih * per_row * M, "fma_mvec": fma * M, "out_mvec": images * g.oh * vectors * M,
         "out_rows_k": images * g.oh * K, "partial_m": images * g.oh * (g.ow % f.lanes > 0) * M, "fma_l2_mvec": fma * (plane > 0.8 * f.l1_bytes) * M,
         "mb": nbytes * M, "mb_l3": nbytes * (nbytes > 0.7 * f.l2_bytes) * M, "mb_beyond": _beyond(nbytes, f),
+        "mb_far": _beyond(nbytes, f, 4),
     }
     sizes = {"images": images, "oh": g.oh, "ow": g.ow, "taps": np.full(len(images), g.taps), "stride": np.full(len(images), g.sw)}
     return Case(name, np.arange(len(images)), terms, sizes)
@@ -684,6 +697,7 @@ def _gpu_rows(g: Windowed, f: Facts) -> Case:
         "fixed": np.ones(len(images)), "images_k": images * K, "items_k": g.n * up(g.oc, many) * K, "strips_k": images * vectors * K,
         f"in{g.sw}_mvec": images * vectors * g.ih * g.kw * M, "fma_m": images * vectors * g.oh * g.taps * M,
         "out_mvec": images * vectors * g.oh * M, "mb": nbytes * M, "mb_l3": nbytes * M * (nbytes > 0.7 * f.l2_bytes), "mb_beyond": _beyond(nbytes, f),
+        "mb_far": _beyond(nbytes, f, 4),
     }
     sizes = {"images": images, "oh": g.oh, "ow": g.ow, "taps": np.full(len(images), g.taps), "stride": np.full(len(images), g.sw)}
     return Case("conv/conv_depthwise_rows", np.arange(len(images)), terms, sizes)
@@ -706,6 +720,7 @@ def _gpu_strip(g: Windowed, f: Facts, name: str) -> Iterator[Case]:
         f"in{min(g.sw, 3)}_melem": images * in_rows * pitch * g.sw * M, "fma_m": images * strips * runs * STRIP_VECTORS * g.taps * M,
         "runs_m": images * strips * runs * M, "out_rows_k": images * g.oh * K, "out_melem": images * g.pixels * M,
         "mb": nbytes * M, "mb_l3": nbytes * M * (nbytes > 0.7 * f.l2_bytes), "mb_beyond": _beyond(nbytes, f),
+        "mb_far": _beyond(nbytes, f, 4),
     }
     sizes = {"images": images, "oh": g.oh, "ow": g.ow, "taps": np.full(len(images), g.taps), "stride": np.full(len(images), g.sw)}
     yield Case(f"{'conv' if name.startswith('conv') else 'pool'}/{name}", np.arange(len(images)), terms, sizes)
@@ -745,21 +760,23 @@ def _gpu_product(p: Products, f: Facts) -> Iterator[Case]:
 
 
 def _plain(p: Plain, f: Facts, node: Node, unit: str) -> Iterator[Case]:
-    elements, rows, chunks, read, written = p.elements, p.rows, p.chunks, p.read, p.written
+    elements, rows, runs, chunks, read, written = p.elements, p.rows, p.runs, p.chunks, p.read, p.written
     woken = np.zeros(len(elements), bool)
     if unit == "cpu" and f.threads > 1:
         woken = (p.flops >= SPLIT_FLOPS) | (read + written >= SPLIT_BYTES)
         share = np.where(woken, f.threads, 1)
-        elements, rows, chunks, read, written = (v / share for v in (elements, rows, chunks, read, written))
+        elements, rows, runs, chunks, read, written = (v / share for v in (elements, rows, runs, chunks, read, written))
     total = read + written
     level = _level(total, f)
     terms = {
         "fixed": np.ones(len(elements)), "woken": woken * 1.0, "out_kelem": elements * K, "in_kelem": read / 4 * K, "rows_k": rows * K,
-        "chunks_k": chunks * K, "mb_l2": total * M * (level == 1), "mb_l3": total * M * (level == 2),
+        "runs_k": runs * K, "chunks_k": chunks * K, "mb_l2": total * M * (level == 1), "mb_l3": total * M * (level == 2),
         "mb_beyond": _beyond(total, f), "mb_far": _beyond(total, f, 4),
     }
+    if node.op_type == "Concat":
+        terms["parts"] = p.parts * 1.0
     dtype = "" if node.output.dtype == np.float32 else f"_{node.output.dtype.name}"
-    sizes = {"elements": elements, "inner": p.inner, "read": read, "chunks": chunks}
+    sizes = {"elements": elements, "inner": p.inner, "read": read, "run": elements / np.maximum(1, runs), "chunks": chunks}
     yield Case(f"plain/{_form(node)}{dtype}", np.arange(len(elements)), terms, sizes)
 
 

@@ -114,13 +114,17 @@ class KernelModel:
     def __init__(self, correct: bool = True):
         self.correct = correct
 
-    def fit(self, terms: Mapping[str, np.ndarray], sizes: Mapping[str, np.ndarray], y: np.ndarray) -> KernelModel:
-        """Learns from features and sizes of n samples and their microseconds y, above 0. Raises UsageError for anything else."""
+    def fit(self, terms: Mapping[str, np.ndarray], sizes: Mapping[str, np.ndarray], y: np.ndarray,
+            kin: Mapping[str, float] | None = None) -> KernelModel:
+        """Learns from features and sizes of n samples and their microseconds y, above 0. Raises UsageError for anything else.
+
+        kin: what a feature costs in kernels that are like this one, by name; few samples are told by that better than by themselves.
+        """
         y = np.asarray(y, float)
         X = np.stack([np.asarray(v, float) for v in terms.values()], axis=1) if len(y) else np.empty((0, 0))
         if X.shape[0] != len(y) or not len(y) or not np.isfinite(X).all() or not np.isfinite(y).all() or (y <= 0).any():
             raise UsageError("cannot fit latencies", found=f"{X.shape[0]} samples", expected="as many microseconds above 0 as features")
-        coef, ratio = _fit_terms(list(terms), X, y)
+        coef, ratio = _fit_terms(list(terms), X, y, kin)
         names = [n for n, c in zip(terms, coef) if c > 0]
         told = {f"us_per_{n}" if n != "fixed" else "fixed_us": float(f"{coef[list(terms).index(n)]:.6g}") for n in names}
         base = sum((told[k] * np.asarray(terms[n], float) for k, n in zip(told, names)), np.zeros(len(y)))
@@ -170,30 +174,47 @@ class KernelModel:
 
 #: How strongly coefficients are held back, weakest first; samples that were left out choose.
 RIDGES = (1e-4, 1e-2, 0.05, 0.2)
+#: The same towards what features cost in kernels that are alike, strongest first; and of the fit to all those at once.
+KIN_RIDGES, KIN_RIDGE = (1.0, 0.3, 0.1, 0.03), 1e-3
 #: Features that every kernel of any board has something of: few samples are better told by these alone.
 _SIMPLE = ("fixed", "mflop")
 
 
-def _fit_terms(names: Sequence[str], X: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def costs_of_kin(tables: Sequence[tuple[Mapping[str, np.ndarray], np.ndarray]]) -> dict[str, float]:
+    """What features cost in several kernels at once, by their features and microseconds."""
+    names = list(dict.fromkeys(n for terms, _ in tables for n in terms))
+    X = np.concatenate([np.stack([np.broadcast_to(np.asarray(terms.get(n, 0.0), float), y.shape) for n in names], axis=1) for terms, y in tables])
+    return dict(zip(names, _robust(X, np.concatenate([y for _, y in tables]), KIN_RIDGE).tolist()))
+
+
+def _fit_terms(names: Sequence[str], X: np.ndarray, y: np.ndarray, kin: Mapping[str, float] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The coefficients whose left-out predictions are best, and those predictions' ratios to y."""
     fold = np.random.default_rng(0).permutation(len(y)) % min(len(y), 5)
     simplest = np.array([n in _SIMPLE for n in names])
     simple = simplest | np.array([n.startswith("mb") for n in names])
+    ways: list[tuple[np.ndarray, float, np.ndarray | None]] = []
+    if kin is not None:
+        near = np.array([kin.get(n, 0.0) for n in names])
+        ways += [(np.ones(len(names), bool), ridge, near) for ridge in KIN_RIDGES]
+    ways += [(allowed, ridge, None) for allowed in (simplest, simple, np.ones(len(names), bool)) for ridge in RIDGES]
     best = None
-    for allowed in (simplest, simple, np.ones(len(names), bool)):
-        for ridge in RIDGES:
-            ratio = np.ones(len(y))
-            for held in range(int(fold.max()) + 1):
-                seen = fold != held
-                ratio[~seen] = X[~seen] @ _robust(X[seen] * allowed, y[seen], ridge) / y[~seen]
-            score = float(np.minimum(np.abs(ratio - 1), 0.5).mean())
-            if best is None or score < 0.98 * best[0] - 5e-4:
-                best = score, ridge, ratio, allowed
-    return _robust(X * best[3], y, best[1]), best[2]  # type: ignore[index]
+    for way in ways:
+        allowed, ridge, near = way
+        ratio = np.ones(len(y))
+        for held in range(int(fold.max()) + 1):
+            seen = fold != held
+            ratio[~seen] = X[~seen] @ _robust(X[seen] * allowed, y[seen], ridge, near) / y[~seen]
+        score = float(np.minimum(np.abs(ratio - 1), 0.5).mean())
+        if best is None or score < 0.98 * best[0] - 5e-4:
+            best = score, ratio, way
+    allowed, ridge, near = best[2]  # type: ignore[index]
+    return _robust(X * allowed, y, ridge, near), best[1]  # type: ignore[index]
 
 
-def _robust(X: np.ndarray, y: np.ndarray, ridge: float) -> np.ndarray:
-    """Non-negative coefficients with the least relative errors; those far off count less (a timing that was disturbed)."""
+def _robust(X: np.ndarray, y: np.ndarray, ridge: float, near: np.ndarray | None = None) -> np.ndarray:
+    """Non-negative coefficients with the least relative errors; those far off count less (a timing that was disturbed). They are held back
+    by the ridge: towards `near` where that is given, else towards 0.
+    """
     from scipy.optimize import nnls
 
     relative = X / y[:, None]
@@ -202,12 +223,19 @@ def _robust(X: np.ndarray, y: np.ndarray, ridge: float) -> np.ndarray:
     scale = np.sqrt((relative ** 2).mean(axis=0)) + 1e-300
     weight = np.ones(len(y))
     coef = np.zeros(X.shape[1])
-    held = ridge * np.sqrt(len(y)) * np.eye(int(used.sum()))
+    count = int(used.sum())
+    held = ridge * np.sqrt(len(y)) * np.eye(count)
+    aim = np.zeros(count) if near is None else np.diag(held) * near[used] * scale[used]
     for _ in range(3):
-        design = np.vstack([relative[:, used] / scale[used] * weight[:, None], held])
-        coef[used] = nnls(design, np.concatenate([weight, np.zeros(int(used.sum()))]))[0] / scale[used]
+        # A least squares' normal equations, by a factor of them: as many rows as features, however many samples.
+        weighted = relative[:, used] / scale[used] * weight[:, None]
+        normal = weighted.T @ weighted + held @ held
+        factor = np.linalg.cholesky(normal).T
+        target = np.linalg.solve(factor.T, weighted.T @ weight + held @ aim)
+        coef[used] = nnls(factor, target)[0] / scale[used]
         share = relative @ coef
-        coef *= float(np.median(1 / np.maximum(share, 0.1)))  # a ridge makes everything a little too short
+        if near is None:
+            coef *= float(np.median(1 / np.maximum(share, 0.1)))  # a ridge makes everything a little too short
         off = np.abs(relative @ coef - 1)
         limit = max(0.03, 2 * float(np.median(off)))
         weight = np.sqrt(np.minimum(1, limit / np.maximum(off, 1e-9)))

@@ -13,14 +13,12 @@ import numpy as np
 
 from ..cost import shapes
 from ..cost.features import COLUMNS, family, features
-from ..cost.geometry import Facts
-from ..cost.kernels import Case, bound_by, cases
-from ..cost.model import LEAST_SAMPLES, KernelModel, LatencyModel, ShapeModel
+from ..cost.geometry import Facts, bounds
+from ..cost.kernels import Case, bound_by, cases, kin
+from ..cost.model import LEAST_SAMPLES, KernelModel, LatencyModel, ShapeModel, costs_of_kin
 from ..errors import UsageError
 from ..profiles import DeviceProfile, UnitProfile
-from ..regions import Region
-from .steady import FACTS as REFERENCE_FACTS
-from .table import Measurement, node_of
+from .table import Measurement, node_of, piece_of
 
 #: A family with fewer timings gets no fit: its cost is then a roofline estimate, and marked as one.
 MIN_SAMPLES = 4
@@ -33,9 +31,9 @@ def design(rows: Sequence[Measurement]) -> tuple[list[str], np.ndarray, np.ndarr
     """The family, features (n, len(COLUMNS)) and latency (n, microseconds) of every row. Raises UsageError for an impossible row."""
     families, X = [], np.empty((len(rows), len(COLUMNS)))
     for i, row in enumerate(rows):
-        node = node_of(row, f"row {i + 1}")
+        node, region = piece_of(row, f"row {i + 1}")
         families.append(family(node))
-        X[i] = features(node, Region.whole(node.output.shape))
+        X[i] = features(node, region)
     return families, X, np.array([r.latency_us for r in rows])
 
 
@@ -64,13 +62,18 @@ class KernelFits:
         self.facts = facts
         joined: dict[tuple, list[float]] = defaultdict(list)
         for row in rows:
-            joined[(row.unit, row.implementation.partition("+")[2], row.shape_key)].append(row.latency_us)
-        first = {(r.unit, r.implementation.partition("+")[2], r.shape_key): r for r in reversed(rows)}
+            joined[(row.unit, row.implementation.partition("+")[2], row.piece_key)].append(row.latency_us)
+        first = {(r.unit, r.implementation.partition("+")[2], r.piece_key): r for r in reversed(rows)}
         self.models: dict[str, KernelModel] = {}
-        for name, (at, terms, sizes) in kernels_of([first[k] for k in joined], facts).items():
-            times = list(joined.values())
+        us = np.array([np.median(times) for times in joined.values()])
+        found = kernels_of([first[k] for k in joined], facts)
+        groups: dict[str, list[tuple[dict[str, np.ndarray], np.ndarray]]] = defaultdict(list)
+        for name, (at, terms, _) in found.items():
+            groups[kin(name)].append((terms, us[at]))
+        costs = {group: costs_of_kin(members) for group, members in groups.items() if len(members) > 1}
+        for name, (at, terms, sizes) in found.items():
             if len(at) >= LEAST_SAMPLES:
-                self.models[name] = KernelModel(correct).fit(terms, sizes, np.array([np.median(times[i]) for i in at]))
+                self.models[name] = KernelModel(correct).fit(terms, sizes, us[at], costs.get(kin(name)))
 
     def predict(self, rows: Sequence[Measurement]) -> np.ndarray:
         """Microseconds, float64[len(rows)]."""
@@ -120,9 +123,8 @@ def kernels_of(rows: Sequence[Measurement], facts: Facts) -> dict[str, tuple[lis
     """By the kernel that runs it: which rows, and their features and sizes. Features that a row does not have are 0."""
     found: dict[str, list[tuple[int, Case]]] = defaultdict(list)
     for i, row in enumerate(rows):
-        node = node_of(row, f"row {i + 1}")
-        shape = np.array([node.output.shape], np.int64)
-        for case in cases(node, [(shape * 0, shape)], row.unit, facts):
+        node, region = piece_of(row, f"row {i + 1}")
+        for case in cases(node, [bounds([region], len(region))], row.unit, facts):
             found[case.kernel].append((i, case))
     table = {}
     for name, members in found.items():
@@ -206,8 +208,8 @@ def refit(profile: DeviceProfile, rows: Sequence[Measurement]) -> DeviceProfile:
         made[unit] = section
         if mine and section is not None:
             fresh = section_from_rows("gpu" if unit == "gpu" else "cpu", mine, section.facts)
-            kept = {name: section.facts[name] for name in REFERENCE_FACTS if name in section.facts}
-            fresh = replace(fresh, facts={**fresh.facts, **kept})
+            kept = {name: value for name, value in section.facts.items() if not name.startswith("block_")}
+            fresh = replace(fresh, facts={**kept, **fresh.facts})
             made[unit] = replace(section, **{k: getattr(fresh, k) for k in ("peak_gflops", "bandwidth_gbs", "facts", "busy", "latency")})
     return replace(profile, **made)
 
@@ -240,11 +242,11 @@ def section_from_rows(unit: str, rows: Sequence[Measurement], facts: Mapping[str
 
 def busy_factors(rows: Sequence[Measurement], known: Facts) -> dict[str, float]:
     """How much longer kernels take beside a busy other unit, by what bounds them: medians over shapes timed both ways, at least 1."""
-    alone = {(r.threads, r.implementation, r.shape_key): r.latency_us for r in rows if not r.busy_other}
-    beside = [r for r in rows if r.busy_other and (r.threads, r.implementation, r.shape_key) in alone]
+    alone = {(r.threads, r.implementation, r.piece_key): r.latency_us for r in rows if not r.busy_other}
+    beside = [r for r in rows if r.busy_other and (r.threads, r.implementation, r.piece_key) in alone]
     ratios: dict[str, list[float]] = defaultdict(list)
     for name, (at, _, _) in kernels_of(beside, known).items():
-        ratios[bound_by(name)] += [beside[i].latency_us / alone[beside[i].threads, beside[i].implementation, beside[i].shape_key] for i in at]
+        ratios[bound_by(name)] += [beside[i].latency_us / alone[beside[i].threads, beside[i].implementation, beside[i].piece_key] for i in at]
     return {k: max(1.0, float(f"{np.median(v):.4g}")) for k, v in sorted(ratios.items())}
 
 
@@ -313,6 +315,6 @@ def noise_floor(rows: Sequence[Measurement]) -> float | None:
     """How often a measurement falls within 10 % of the median of all those of the same kernel; None where none was repeated."""
     groups: dict[tuple, list[float]] = defaultdict(list)
     for r in rows:
-        groups[(r.device, r.threads, r.implementation, r.shape_key)].append(r.latency_us)
+        groups[(r.device, r.threads, r.implementation, r.piece_key)].append(r.latency_us)
     near = [abs(v / np.median(g) - 1) <= 0.1 for g in groups.values() if len(g) > 1 for v in g]
     return round(float(np.mean(near)), 4) if near else None

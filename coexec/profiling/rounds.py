@@ -3,6 +3,10 @@
 Repeated by itself, a kernel finds its weights, its output and its own code in the caches; in a network all but its input have been
 driven out by the operators in between. On an x86-64 server (2026-11) runs took 31 us longer for each MB of weights than bare loops,
 and 2 to 6 us for each piece on the CPU.
+
+What the caches hold must not depend on who the others are, else a second timing in other company says something else (there: light
+operators then agreed within 10 % in 24 to 45 % of all cases). So a round begins with weights driven out of the last cache and activations
+in it, and before its turn each kernel's input is written into a second-level cache that was filled with something else.
 """
 
 from __future__ import annotations
@@ -36,6 +40,8 @@ BELIEVED, SLACK_NS, MOST_DOUBTS = (0.7, 1.02), 300_000, 5
 
 #: Bytes of a board's last cache, where the system does not tell, and at most.
 SMALL_CACHE, LARGE_CACHE = 4 << 20, 64 << 20
+#: The same of a core's own caches.
+SMALL_OWN, LARGE_OWN = 512 << 10, 4 << 20
 
 _now = time.perf_counter_ns
 
@@ -78,7 +84,7 @@ class Round:
         self.buffers: list = []
         self.errors: dict[int, DeviceError] = {}
         self.doubts, self._flipped = 0, False
-        self._cold = np.ones(cold_bytes() // 4, np.float32)
+        self._cold, self._other = (np.ones(nbytes // 4, np.float32) for nbytes in (cold_bytes(), 2 * own_bytes() * threads))
         self.queue = device.queue(threads)
         try:
             nodes = [*reference_nodes(threads), *(node for node, _ in pieces)]
@@ -88,6 +94,8 @@ class Round:
             if device.asynchronous and (self.timer is None or not self.timer.own_clock):
                 raise NoClock("the device has no clock of its own to time kernels by", where=device.facts.name)
             rng = np.random.default_rng(0)
+            self._by_kernels = device.asynchronous or threads > 1  # whoever reads it next writes it
+            self._fill = self._filler()
             self.references = [self._turn(node, Region.whole(node.output.shape), rng).kernel for node in reference_nodes(threads)
                                if device.declines(node) is None]
             self.turns = [self._made(i, node, region, rng) for i, (node, region) in enumerate(pieces)]
@@ -123,7 +131,21 @@ class Round:
         kernel = self.queue.compile(node, region, inputs, outputs)
         touches = [self._touch(view, read, rng) for view, read in zip(inputs, op_for(node).regions_read(node, region))
                    if isinstance(view, TensorView) and read is not None and read.size]
-        return _Turn(kernel, touches[::-1])  # the first input is what the operator before has just made
+        return _Turn(kernel, [self._fill, *touches[::-1]])  # the first input is what the operator before has just made
+
+    def _filler(self) -> Kernel | Callable[[], object]:
+        """Fills the cores' own caches with what no kernel of the round reads or writes."""
+        if not self._by_kernels:
+            return self._other.max
+        kind = TensorType(np.dtype(np.float32), (1, 1, 1, self._other.size // 2))
+        relu = Node("Relu", (Value("x", kind),), (Value("y", kind),), name="fill")
+        if self.device.declines(relu) is not None:
+            return _nothing
+        views = []
+        for _ in range(2):
+            self.buffers.append(self.device.allocate(kind.nbytes))
+            views.append(TensorView.contiguous(self.buffers[-1], kind.dtype, Region.whole(kind.shape)))
+        return self.queue.compile(relu, Region.whole(kind.shape), views[:1], views[1:])
 
     def _places(self, inputs: Sequence[int], outputs: Sequence[int]) -> tuple[list[int], list[int]]:
         """Where in the arena inputs and outputs lie, at its two ends in turns: one kernel's output is where the next one's input is."""
@@ -148,7 +170,7 @@ class Round:
             self.queue.upload(spare).wait()
             self.queue.upload(view).wait()
         source, target = (_alone(v.sub(read)) for v in (spare, view))
-        if self.timer is not None:
+        if self._by_kernels:
             kind = TensorType(view.dtype, target.shape)
             relu = Node("Relu", (Value("x", kind),), (Value("y", kind),), name="touch")
             if view.dtype == np.float32 and self.device.declines(relu) is None:
@@ -180,8 +202,12 @@ class Round:
         return [None if t is None else _timing(t) for t in self.turns]
 
     def _sweep(self) -> None:
-        """Reads so much that no weights are left in the caches: a network's are long gone when they are used again."""
+        """Reads so much that no weights are left in the caches: a network's are long gone when they are used again. Its activations are not:
+        their memory is used again and again.
+        """
         self._cold.max()
+        if self.arena.shared:
+            self.arena.host.max()
 
     def _play(self, turns: Sequence[_Turn], count: bool) -> None:
         """One round of a device that returns when the work is done."""
@@ -191,7 +217,7 @@ class Round:
             stretch, times = turns[at:at + STRETCH], []
             for turn in stretch:
                 for touch in turn.touches:
-                    touch()  # type: ignore[operator]
+                    touch.start() if isinstance(touch, Kernel) else touch()
                 begun = _now()
                 turn.kernel.start()
                 times.append((_now() - begun) / 1e3)
@@ -209,6 +235,23 @@ class Round:
                 found.append(_now() - begun)
             times.append(float(min(found)))
         return self.steady.read(times)
+
+    def reading(self) -> bool:
+        """Whether this is a good moment, by the references alone: between runs of something else."""
+        self.queue.begin_run()
+        try:
+            if self.timer is None:
+                return self._reference()
+            tape = [(index, *self.timer.start(kernel)) for index, kernel in enumerate(self.references) for _ in range(REFERENCE_RUNS)]
+            self.queue.flush()
+            tape[-1][1].wait()
+            times = [np.inf] * len(self.references)
+            for index, _, read in tape:
+                if found := read():
+                    times[index] = min(times[index], float(found[0].stop_ns - found[0].start_ns))
+            return self.steady.read(times)
+        finally:
+            self.queue.end_run()
 
     def _play_queue(self, turns: Sequence[_Turn], count: bool) -> None:
         """One round of a device that works through a queue: all is started at once, and its own clock tells, beside the wall's."""
@@ -309,6 +352,24 @@ def cold_bytes() -> int:
         with suppress(OSError, ValueError):
             found.append(int(size.read_text().strip().removesuffix("K")) << 10)
     return min(max(found), LARGE_CACHE)
+
+
+def own_bytes() -> int:
+    """The second-level cache of a core, as the system tells."""
+    return int(min(max(SMALL_OWN, caches().get("l2_bytes", 0)), LARGE_OWN))
+
+
+def caches() -> dict[str, float]:
+    """Bytes of the first core's data caches, where the system tells: l1_bytes, l2_bytes."""
+    found: dict[str, float] = {}
+    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
+        try:
+            level, kind, size = ((folder / n).read_text().strip() for n in ("level", "type", "size"))
+        except OSError:
+            continue
+        if kind != "Instruction" and level in ("1", "2") and size.endswith("K"):
+            found[f"l{level}_bytes"] = float(int(size[:-1]) << 10)
+    return found
 
 
 def _note(turns: Sequence[_Turn], times: Sequence[float], good: bool, count: bool) -> None:

@@ -28,14 +28,15 @@ from ..graph.ir import Node, TensorType, Value
 from ..ops import native_ops
 from ..profiles import DeviceProfile, Machine, UnitProfile
 from ..regions import Region
+from .climate import Climate
 from .fit import KernelFits, facts_of_rows, fit_profile_from_table, kernels_of, section_from_rows
 from .images import image_costs
 from .isolation import Isolated, KernelLost
 from .measure import Bench, Timing, copies_for, measure, with_constants
-from .rounds import COMPANY, NoClock, Round
+from .rounds import COMPANY, NoClock, Round, caches
 from .sampler import Sample, Sampler
 from .steady import Steadiness, facts_of
-from .table import Measurement, append_row, describe, node_of, open_table, read_table, tail_text, write_table
+from .table import Measurement, append_row, describe, node_of, open_table, read_table, tail_text, whole_of_piece, write_table
 from .ways import best_used
 
 log = logging.getLogger("coexec")
@@ -125,6 +126,7 @@ class Campaign:
         self.lost: dict[str, dict[str, str]] = {}
         self.lost_path: Path | None = None
         self.steady = {unit: Steadiness() for unit in self.devices}
+        self.climate = Climate()
         self.steady_path: Path | None = None
         self.again: dict[str, list[Sample]] = {}
         self.tries: dict[tuple[str, int], int] = {}
@@ -142,6 +144,7 @@ class Campaign:
             if strange:
                 raise UsageError("cannot resume: the table is of another board", where=str(path), found=", ".join(sorted(strange)),
                                  expected=" and ".join(sorted(names)))
+            write_table(self.rows, path)  # an older version's table may have fewer columns
         else:
             write_table([], path)
         self.file = open_table(path)
@@ -207,6 +210,7 @@ class Campaign:
             self.keep_steady()
             if self.spent > self.budget and self.rows:
                 break
+        self.climate.look()
         for sample in samples:
             both = [made.get(unit, {}).get(id(sample)) for unit in ("cpu", "gpu")]
             if None not in both and max(r.latency_us for r in both) < 3000:
@@ -304,6 +308,7 @@ class Campaign:
         made = {unit: section(unit, device, self.of(unit), self.threads[unit], self.fixed[unit], self.facts[unit])
                 for unit, device in self.devices.items()}
         made = {unit: replace(s, facts={**s.facts, **facts_of(self.steady[unit])}) for unit, s in made.items()}
+        made["cpu"] = replace(made["cpu"], facts={**made["cpu"].facts, **self.climate.facts()})
         team = biggest(self.threads["cpu"], usable())
         if len(team) < (os.cpu_count() or 1):
             made["cpu"] = replace(made["cpu"], cores=tuple(sorted(team)))
@@ -393,11 +398,12 @@ def time_sample(unit: str, device: Device, sample: Sample, threads: int, wait_us
 
 
 def row_of(unit: str, device: Device, sample: Sample, threads: int, implementation: str, found: Timing) -> Measurement:
-    """A timing as a row of the table."""
-    node = sample.node
+    """A timing as a row of the table: what disturbs only adds, so where no moment was good enough the first decile is told."""
+    node, us = sample.node, found.median_us if found.steady else found.low_us
     return Measurement(device.facts.name, "gpu" if unit == "gpu" else "cpu", None if unit == "gpu" else threads, node.op_type,
                        implementation + tail_text(node), node.output.dtype.name, **describe(node, sample.region), busy_other=0,
-                       latency_us=round(found.median_us, 3), spread_us=round(found.spread_us, 3), count=found.count)
+                       latency_us=round(us, 3), spread_us=round(found.spread_us, 3), count=found.count,
+                       **whole_of_piece(node, sample.region))
 
 
 def together(cpu: Bench, gpu: Bench, gpu_us: float) -> tuple[float, float]:
@@ -450,19 +456,6 @@ def board_facts(device: Device) -> dict[str, float]:
         width = 1 << max(2, min(4, int(extra["vector_width_float"]).bit_length() - 1))
         local = int(extra.get("local_mem_bytes", 0))
         found |= {"gpu_width": float(width), "local_bytes": float(local * 3 // 4 if device.facts.emulated and local >= 128 << 10 else 0)}
-    return found
-
-
-def caches() -> dict[str, float]:
-    """Bytes of the first core's data caches, where the system tells: l1_bytes, l2_bytes."""
-    found: dict[str, float] = {}
-    for folder in sorted(Path("/sys/devices/system/cpu/cpu0/cache").glob("index*")):
-        try:
-            level, kind, size = ((folder / n).read_text().strip() for n in ("level", "type", "size"))
-        except OSError:
-            continue
-        if kind != "Instruction" and level in ("1", "2") and size.endswith("K"):
-            found[f"l{level}_bytes"] = float(int(size[:-1]) << 10)
     return found
 
 

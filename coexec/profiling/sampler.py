@@ -124,7 +124,8 @@ def cut_samples(sample: Sample, share: float) -> Iterator[Sample]:
 
 # Random shapes
 
-#: Heights and widths of feature maps, channels, and how often each family is drawn from: by what whole networks spend their time on.
+#: Heights and widths of feature maps, channels, and how often each family is drawn from: by how many operators of whole networks are of it and
+#: how many kernels it has; light ones take little time to time.
 MAPS = (7, 7, 8, 10, 12, 13, 14, 14, 16, 19, 20, 24, 26, 28, 28, 32, 38, 40, 48, 52, 56, 56, 64, 80, 96, 104, 112, 112, 128, 160, 192, 208, 224,
         256, 320, 416)
 CHANNELS = (3, 8, 10, 16, 16, 20, 24, 24, 32, 32, 40, 48, 56, 64, 64, 72, 80, 96, 112, 120, 128, 128, 144, 160, 184, 192, 208, 240, 256,
@@ -133,9 +134,9 @@ CHANNELS = (3, 8, 10, 16, 16, 20, 24, 24, 32, 32, 40, 48, 56, 64, 64, 72, 80, 96
 SMALL, LARGE = (250.0, 12.0, 1 << 20), (4000.0, 60.0, 6 << 20)
 #: The share of a long round's samples that may be large: they take as long as many small ones.
 LARGE_SHARE = 0.3
-SHARE = {"conv_1x1": 6.0, "conv_3x3": 5.0, "conv_dense": 3.0, "conv_depthwise": 3.0, "gemm": 1.0, "matmul": 2.0, "pool": 1.5, "movement": 2.0,
-         "elementwise": 2.5, "elementwise_slow": 0.5, "normalization": 0.8, "softmax": 0.6, "reduction": 0.6, "resize": 0.0,
-         "conv_grouped": 0.4, "conv_transpose": 0.3}
+SHARE = {"conv_1x1": 6.0, "conv_3x3": 5.0, "conv_dense": 3.0, "conv_depthwise": 4.0, "gemm": 1.0, "matmul": 2.0, "pool": 6.0, "movement": 6.0,
+         "elementwise": 6.0, "elementwise_slow": 2.0, "normalization": 4.0, "softmax": 1.5, "reduction": 1.2, "resize": 0.0,
+         "conv_grouped": 2.0, "conv_transpose": 0.4}
 #: What follows a convolution or product in a network, besides nothing and clamps, which cost nothing.
 TAILS = ("+residual", "+HardSwish", "+LeakyRelu", "+Silu", "+residual+Relu", "+Tanh", "+Gelu")
 
@@ -225,15 +226,22 @@ def _random_plain(op_types: str) -> Callable[[np.random.Generator, int], Measure
     def make(rng: np.random.Generator, most: int) -> Measurement:
         kind, hw = str(rng.choice(names)), _map(rng)
         c = _channels(rng, hw, most)
+        if kind == "Softmax" and rng.random() < 0.3:  # a classifier's
+            return row(kind, 1, 1, 1, int(rng.choice([10, 21, 100, 512, 1000, 1000, 1001, 2048])))
         if kind in ("LayerNormalization", "Softmax", "RMSNormalization") and rng.random() < 0.9:
             heads, rows = int(rng.choice([1, 1, 4, 8, 12])), int(rng.choice([1, 16, 64, 128, 197, 256]))
             return row(kind, 1, heads, rows, int(rng.choice([64, 128, 197, 256, 512, 768, 1000])))
         if kind.startswith("Global"):
             return row(kind, 1, c, hw, hw, oh=1, ow=1)
         if kind == "Concat":
-            return row(kind, 1, c, hw, hw, 2 * c)
-        if kind == "Transpose":
+            inputs = int(rng.choice([2, 2, 3, 4, 4, 6]))
+            return row(kind, 1, max(1, 2 * c // inputs), hw, hw, max(1, 2 * c // inputs) * inputs, g=inputs)
+        if kind == "Transpose" and rng.random() < 0.5:
             return row(kind, 1, c, hw, hw, hw, oh=hw, ow=c)
+        if kind == "Transpose":  # groups of channels, or heads, change places; what lies in a row stays
+            groups, inner = int(rng.choice([2, 3, 4, 4, 8, 12])), int(rng.choice([hw * hw, hw * hw, 32, 64]))
+            many = max(1, c // groups) if inner == hw * hw else int(rng.choice([16, 64, 128, 197, 256]))
+            return replace(row(kind, 1, groups, many, inner, many, oh=groups, ow=inner), implementation="+kept")
         made = row(kind, 1, c, hw, hw)
         return replace(made, implementation="+broadcast") if kind in ("Add", "Mul") and rng.random() < 0.35 else made
 

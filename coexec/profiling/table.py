@@ -21,10 +21,12 @@ from ..regions import Region
 
 @dataclass(frozen=True)
 class Measurement:
-    """One timing of one kernel. None where unknown; for a piece of a cut, the sizes are those of the piece.
+    """One timing of one kernel. None where unknown; for a piece of a cut, the sizes are those of the piece, and of_* those of the whole output
+    where that decides how the piece lies in memory (not of convolutions, products and poolings).
 
     implementation: the kernel's own name, then what is fused behind it: `f32_conv_pointwise_8x48+residual+HardSwish`.
     MatMul (stacks of groups matrices) and Gemm: out_height rows, in_channels the inner size, out_channels columns.
+    Concat: groups inputs, told as if they were alike.
     """
 
     device: str
@@ -49,14 +51,24 @@ class Measurement:
     latency_us: float
     spread_us: float | None = None
     count: int | None = None
+    of_channels: int | None = None
+    of_height: int | None = None
+    of_width: int | None = None
 
     @property
     def shape_key(self) -> tuple:
         """What says that two rows timed the same shape, whatever unit or device."""
         return (self.op_type, self.dtype, *(getattr(self, c) for c in COLUMNS[6:18]))
 
+    @property
+    def piece_key(self) -> tuple:
+        """The shape, and what it is a piece of."""
+        return (*self.shape_key, *(getattr(self, c) for c in OF))
+
 
 COLUMNS = tuple(f.name for f in fields(Measurement))
+#: The sizes of the whole output; tables from before there were any have no such columns.
+OF = COLUMNS[-3:]
 _TEXT = ("device", "unit", "op_type", "implementation", "dtype")
 _REAL = ("latency_us", "spread_us")
 
@@ -107,7 +119,7 @@ def _rows(reader: Iterable[Sequence[str]], where: str) -> list[Measurement]:
     for name in header:
         if name not in COLUMNS:
             raise UsageError(f"unknown column '{name}'", where=f"{where}, line 1", hint=suggest(name, COLUMNS))
-    missing = [c for c in COLUMNS if c not in header]
+    missing = [c for c in COLUMNS if c not in header and c not in OF]
     if missing or len(set(header)) != len(header):
         raise UsageError("the header is wrong", where=f"{where}, line 1",
                          found=f"no {', '.join(missing)}" if missing else "a column that is there twice", expected=",".join(COLUMNS))
@@ -151,8 +163,8 @@ def _cell(name: str, text: str, where: str) -> str | int | float | None:
 
 def describe(node: Node, region: Region) -> dict[str, int | None]:
     """The size columns of the piece `region` of a node: sizes of what it reads and writes."""
-    read = op_for(node).regions_read(node, region)[0].shape
-    written = region.shape
+    reads = op_for(node).regions_read(node, region)
+    read, written = reads[0].shape, region.shape
     kernel, strides, groups = node.attr("kernel_shape"), node.attr("strides"), int(node.attr("group", 1))
     if node.op_type in ("Conv", "ConvTranspose"):
         kernel = kernel or node.inputs[1].shape[2:]
@@ -168,7 +180,18 @@ def describe(node: Node, region: Region) -> dict[str, int | None]:
         return _sizes(1, inner, written[0], 1, written[1], written[0], 1, None, None, 1)
     n, c, h, w = _four(read)
     _, oc, oh, ow = _four(written)
+    if node.op_type == "Concat":
+        groups = sum(r is not None and r.size > 0 for r in reads)
     return _sizes(n, c, h, w, oc, oh, ow, kernel and _two(kernel), _two(strides) if strides else (1, 1) if kernel else None, groups)
+
+
+def whole_of_piece(node: Node, region: Region) -> dict[str, int]:
+    """The of_* columns of a piece; empty of a whole output, and of operators whose pieces all lie alike."""
+    if node.op_type in _BY_SIZES or region == Region.whole(node.output.shape) or len(node.output.shape) > 4:
+        return {}
+    if node.op_type == "Concat" and region.shape[2:] == node.output.shape[2:]:
+        return {}  # channels in a row, of as many inputs as `describe` tells
+    return dict(zip(OF, _four(node.output.shape)[1:]))
 
 
 def tail_text(node: Node) -> str:
@@ -176,6 +199,9 @@ def tail_text(node: Node) -> str:
     other = node.operands[1] if node.op_type in _BINARY and len(node.operands) > 1 else None
     if other is not None and other.shape != node.output.shape and node.op_type != "Concat":
         return "+broadcast"
+    if node.op_type == "Transpose":
+        rank = len(node.output.shape)
+        return "+kept" if [int(v) for v in node.attr("perm") or range(rank)[::-1]][-1] == rank - 1 else ""
     return ("+residual" if node.residual else "") + (f"+{node.activation.kind}" if node.activation else "")
 
 
@@ -213,8 +239,30 @@ def _two(sizes: Sequence[int]) -> tuple[int, int]:
 
 #: Operators whose further operands are vectors: of the channels, or, for the last, of the last axis.
 _VECTORS = {"BatchNormalization": 4, "InstanceNormalization": 2, "PRelu": 1, "LayerNormalization": 1, "RMSNormalization": 1}
+#: Operators of which a piece's own sizes tell everything.
+_BY_SIZES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"})
 #: Elementwise operators with two tensor inputs; all others are timed with one.
 _BINARY = frozenset({"Add", "Sum", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Concat", "Mod", "And", "Or", "Equal", "Greater", "Less"})
+
+
+def piece_of(row: Measurement, where: str = "table") -> tuple[Node, Region]:
+    """The node and the region of its output that a row timed; a piece is taken to be the beginning. Raises UsageError as `node_of` does."""
+    if row.of_channels is None or row.op_type in _BY_SIZES:
+        node = node_of(row, where)
+        return node, Region.whole(node.output.shape)
+    whole = dict(zip(("out_channels", "out_height", "out_width"), (row.of_channels, row.of_height or 1, row.of_width or 1)))
+    channels, height, width = whole.values()
+    if row.op_type == "Transpose" and "+kept" in row.implementation:
+        read = {"in_channels": height, "in_height": channels, "in_width": width}
+    elif row.op_type == "Transpose":  # as _ATTRIBUTES has it
+        read = {"in_channels": width, "in_height": channels, "in_width": height}
+    elif row.op_type == "Concat":
+        read = {"in_height": height, "in_width": width}
+    else:
+        read = {"in_channels": channels, "in_height": height, "in_width": width}
+    node = node_of(replace(row, **whole, **read), where)
+    piece = (row.batch or 1, row.out_channels or channels, row.out_height or height, row.out_width or width)
+    return node, Region([(0, min(a, b)) for a, b in zip(piece, node.output.shape)])
 
 
 def node_of(row: Measurement, where: str = "table") -> Node:
@@ -273,8 +321,14 @@ def node_of(row: Measurement, where: str = "table") -> Node:
     more = [value(f"w{i}", *((c, 1, 1) if row.op_type == "PRelu" else (length,))) for i in range(_VECTORS.get(row.op_type, 0))]
     op_type, domain = row.op_type.rpartition("::")[2], row.op_type.rpartition("::")[0]
     second = (n, c, 1, 1) if "+broadcast" in row.implementation else x.shape
-    return Node(op_type, (x, value("x2", *second)) if op_type in _BINARY else (x, *more), (y,), _ATTRIBUTES.get(op_type, {}),
-                domain=domain)
+    attributes = {"perm": [0, 2, 1, 3]} if "+kept" in row.implementation else _ATTRIBUTES.get(op_type, {})
+    if op_type == "Concat":
+        count = row.groups or 2
+        each = max(1, y.shape[1] // count)
+        x, *more = (value(f"x{i}", n, each if i else y.shape[1] - (count - 1) * each, *y.shape[2:]) for i in range(count))
+    elif op_type in _BINARY:
+        more = [value("x2", *second)]
+    return Node(op_type, (x, *more), (y,), attributes, domain=domain)
 
 
 def _padding(size_in: int, size_out: int, kernel: int, stride: int) -> int:

@@ -12,14 +12,16 @@ import numpy as np
 
 from ..cost.compose import ALONE, CostModel
 from ..devices.base import Device
-from ..errors import DeviceError
+from ..graph.ir import Node
 from ..profiles import DeviceProfile, UnitProfile
-from ..profiling.measure import Bench, copies_for, with_constants
+from ..profiling.measure import with_constants
 from ..profiling.run import fixed_costs
 from ..profiling.sampler import SHAPES
+from ..profiling.steady import Steadiness
 from ..profiling.table import node_of
 from ..profiling.ways import as_profiled
 from ..regions import Region
+from .evaluation import time_pieces
 
 #: How far the median of the probes may be off before a machine counts as another, or as one with other clocks; of fixed costs, which
 #: are small and uneven, this often.
@@ -27,6 +29,8 @@ TOLERANCE, FIXED_TOLERANCE = 1.4, 4.0
 #: Families whose most telling shapes are timed again: by arithmetic, by memory, by both.
 PROBED = ("conv_1x1", "conv_3x3", "conv_depthwise", "matmul", "elementwise", "pool")
 PROBES_EACH = 2
+#: How long each is timed, in seconds.
+PROBE_S = 0.01
 
 
 @dataclass(frozen=True)
@@ -72,25 +76,26 @@ def _sections(profile: DeviceProfile) -> Iterator[tuple[str, UnitProfile]]:
 
 def _speeds(unit: str, section: UnitProfile, profile: DeviceProfile, device: Device, threads: int, tolerance: float) -> Iterator[Finding]:
     """The fixed costs of a GPU, and the median over probes of measured by predicted time: what another clock changes."""
-    costs, ratios = CostModel(profile), []
+    costs = CostModel(profile)
     device = as_profiled(device, section)
     fixed = fixed_costs(device, section.threads or threads)
     if unit == "gpu":
         for what in ("launch_us", "sync_us"):
             said, is_ = getattr(section, what), round(fixed[what], 3)
             yield Finding(unit, what, said, is_, max(said, 1.0) / FIXED_TOLERANCE <= max(is_, 1.0) <= max(said, 1.0) * FIXED_TOLERANCE)
+    wanted: list[tuple[Node, str, Region]] = []
+    expected: list[float] = []
     for family in PROBED:
         for shape in SHAPES[family][:PROBES_EACH]:
             node = with_constants(node_of(shape), np.random.default_rng(0))
             region = Region.whole(node.output.shape)
             predicted = costs.kernel(node, region, unit)
-            if predicted.estimated or device.declines(node) is not None:
-                continue
-            try:
-                with Bench(device, node, region, section.threads or threads, copies=copies_for(node, region, costs.facts[unit].l2_bytes)) as bench:
-                    ratios.append(bench.time(fixed["wait_us"]).median_us / predicted.us)
-            except DeviceError:  # what does not run here is no measure of speed
-                continue
+            if not predicted.estimated:
+                wanted.append((node, "", region))
+                expected.append(predicted.us)
+    # As the profile timed them; but what is a good moment is found anew, since the clocks may be others for good.
+    timed = time_pieces(device, wanted, section.threads or threads, PROBE_S, Steadiness(), lambda count: None, range(len(wanted)))
+    ratios = [found[0] / us for found, us in zip(timed, expected) if found is not None]
     if ratios:
         middle = statistics.median(ratios)
         yield Finding(unit, "time of probes, median ratio to predicted", 1.0, round(middle, 3), 1 / tolerance <= middle <= tolerance)

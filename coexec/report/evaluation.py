@@ -47,9 +47,14 @@ class Sample:
     shape: Mapping[str, int | None] = field(default_factory=dict)
 
     @property
+    def truth_us(self) -> float:
+        """The mean of both timings."""
+        return (self.measured_us + self.again_us) / 2
+
+    @property
     def error(self) -> float:
-        """Relative; positive where the prediction is too long."""
-        return self.predicted_us / self.measured_us - 1
+        """Relative to the mean of both timings; positive where the prediction is too long."""
+        return self.predicted_us / self.truth_us - 1
 
 
 def candidates(graph: Graph) -> Iterable[Node]:
@@ -97,7 +102,7 @@ def measure_operators(
     """Every distinct operator of a model, whole and (with `pieces`) cut, on each unit of the profile that is here and has a kernel.
 
     The CPU runs with as many threads as the profile was made with; `threads` where it does not say. Neighbours take turns, as in
-    profiling and as in a run; everything is timed twice, the second time after everything else.
+    profiling; everything is timed twice, the second time after everything else and in turns with others than the first time.
     """
     costs, nodes = CostModel(profile), list(candidates(graph))
     rng = np.random.default_rng(0)
@@ -113,7 +118,8 @@ def measure_operators(
 
     for unit, device in units.items():
         section = costs.units[unit]
-        first, again = (_timed(device, wanted, section.threads or threads, seconds_each, Steadiness(good_moment(section)), tell) for _ in range(2))
+        first, again = (time_pieces(device, wanted, section.threads or threads, seconds_each, Steadiness(good_moment(section)), tell,
+                                   rng.permutation(len(wanted)).tolist()) for _ in range(2))
         for (node, cut, region), one, other in zip(wanted, first, again):
             if one is not None and other is not None:
                 predicted = costs.kernel(node, region, unit)
@@ -126,11 +132,11 @@ def measure_operators(
 RETRIES = 2
 
 
-def _timed(device: Device, wanted: Sequence[tuple[Node, str, Region]], threads: int, seconds_each: float, steady: Steadiness,
-           tell: Callable[[int], None]) -> list[tuple[float, str] | None]:
-    """Microseconds and kernel of each piece; None where the device has none or cannot run it."""
+def time_pieces(device: Device, wanted: Sequence[tuple[Node, str, Region]], threads: int, seconds_each: float, steady: Steadiness,
+                tell: Callable[[int], None], order: Sequence[int]) -> list[tuple[float, str] | None]:
+    """Microseconds and kernel of each piece, timed in that order; None where the device has none or cannot run it."""
     found: list[tuple[float, str] | None] = [None] * len(wanted)
-    left = list(range(len(wanted)))
+    left = list(order)
     for turn in range(1 + RETRIES):
         unsteady = []
         for at in range(0, len(left), COMPANY):
@@ -196,7 +202,7 @@ def baselines(samples: Sequence[Sample], rows: Sequence[Measurement], profile: D
 def worst(samples: Iterable[Sample], count: int = 10) -> list[Sample]:
     """Those predicted worst, by the factor they are off, that repeat themselves within 10 %."""
     steady = [s for s in samples if abs(s.again_us - s.measured_us) <= 0.1 * (s.again_us + s.measured_us)]
-    return sorted(steady, key=lambda s: -abs(math.log(s.predicted_us / s.measured_us)))[:count]
+    return sorted(steady, key=lambda s: -abs(math.log(s.predicted_us / s.truth_us)))[:count]
 
 
 def by_kernel(samples: Iterable[Sample]) -> dict[tuple[str, str], dict[str, Any]]:

@@ -70,6 +70,18 @@ def test_inputs_are_written_before_each_turn():
                 assert 4 * np.isfinite(company.arena.host.view(np.float32)).sum() >= read + 4 * region.size, f"{node} on {device.name}"
 
 
+def test_before_each_turn_the_caches_are_filled_with_something_else(monkeypatch):
+    """Else a timing depends on who the others are."""
+    monkeypatch.setattr(Round, "_filler", lambda self: lambda: self.queue.started.append(("fill", None)))
+    device = NullDevice("cpu", 1e-4, asynchronous=False)
+    with Round(device, samples("elementwise", "conv_1x1")) as company:
+        monkeypatch.setattr(company, "_reference", lambda: True)
+        company.queue.started.clear()
+        company.time(limit_s=0.1)
+        filled = [what == "fill" for what, _ in company.queue.started]
+    assert len(filled) > 8 and filled == [True, False] * (len(filled) // 2)
+
+
 def test_timings_of_disturbed_moments_do_not_count(monkeypatch):
     device = NullDevice("cpu", lambda node, region: 0.4e-3, asynchronous=False)
     with Round(device, samples("elementwise", "conv_1x1")) as company:

@@ -10,16 +10,17 @@ import pytest
 from coexec.cost.compose import CostModel
 from coexec.cost.geometry import Facts, bounds
 from coexec.cost.kernels import bound_by, cases
-from coexec.cost.model import KernelModel
+from coexec.cost.model import KernelModel, costs_of_kin
 from coexec.devices.registry import find_devices
 from coexec.errors import ProfileMismatch, UsageError
+from coexec.graph.ir import Node, TensorType, Value
 from coexec.ops import op_for
 from coexec.profiles import from_yaml, to_yaml
 from coexec.profiling.fit import facts_of_rows, fit_profile_from_table, kernels_of
 from coexec.profiling.measure import Bench, with_constants
 from coexec.profiling.run import board_facts, profile_devices
 from coexec.profiling.sampler import Sampler, draw, random_cut, whole_of
-from coexec.profiling.table import Measurement, describe, node_of, read_table, tail_text
+from coexec.profiling.table import Measurement, describe, node_of, piece_of, read_table, tail_text, whole_of_piece
 from coexec.regions import Region
 
 #: What a kernel of the rules is called by the device: the middle of `f32_conv_small_7x48`.
@@ -190,3 +191,54 @@ def test_a_round_is_resumed_and_an_interrupted_one_is_fitted(tmp_path):
     path.write_text(path.read_text().replace(cpu.facts.name, "another board"))
     with pytest.raises(UsageError, match="another board"):
         profile_devices(cpu, None, time_budget_s=1.0, table=path, resume=True)
+
+
+def test_a_row_has_the_features_of_the_piece_that_was_timed():
+    """Also where a piece's sizes alone do not tell in how many runs it lies in memory."""
+    sampler, facts, pieces = iter(Sampler(5)), Facts(), 0
+    for _ in range(400):
+        _, sample = next(sampler)
+        node, region = sample.node, sample.region
+        if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
+            continue
+        pieces += region != Region.whole(node.output.shape)
+        told = Measurement("imagined", "cpu", 1, node.op_type, "f32_x" + tail_text(node), "float32", **describe(node, region), busy_other=0,
+                           latency_us=1.0, **whole_of_piece(node, region))
+        rebuilt, piece = piece_of(told)
+        (theirs,), (ours,) = (list(cases(n, [bounds([r], len(r))], "cpu", facts)) for n, r in ((node, region), (rebuilt, piece)))
+        assert ours.kernel == theirs.kernel and ours.terms.keys() == theirs.terms.keys()
+        for name, value in theirs.terms.items():
+            assert ours.terms[name] == pytest.approx(value, rel=1e-9), f"{name} of {node} {region}"
+    assert pieces > 40
+
+
+def test_runs_are_what_lies_side_by_side_in_every_operand():
+    kind = TensorType(np.dtype(np.float32), (1, 8, 6, 5))
+    vector = TensorType(np.dtype(np.float32), (1, 8, 1, 1))
+    add = Node("Add", (Value("a", kind), Value("b", kind)), (Value("y", kind),))
+    shifted = Node("Add", (Value("a", kind), Value("b", vector)), (Value("y", kind),))
+    turned = Node("Transpose", (Value("x", TensorType(kind.dtype, (1, 6, 8, 5))),), (Value("y", kind),), {"perm": [0, 2, 1, 3]})
+    whole = Region.whole(kind.shape)
+
+    def runs(node, region):
+        return float(next(iter(cases(node, [bounds([region], 4)], "cpu", Facts()))).terms["runs_k"][0]) * 1e3
+
+    assert [runs(n, whole) for n in (add, shifted, turned)] == pytest.approx([1, 8, 48])
+    assert [runs(n, whole.replace(1, (2, 6))) for n in (add, shifted)] == pytest.approx([1, 4])
+    assert [runs(n, whole.replace(2, (0, 3))) for n in (add, shifted)] == pytest.approx([8, 8])
+
+
+def test_few_samples_are_told_by_kernels_of_their_kind():
+    rng = np.random.default_rng(3)
+
+    def table(count, factor):
+        terms = {"fixed": np.ones(count), "in_kelem": rng.uniform(1, 500, count), "runs_k": rng.uniform(0.001, 2, count)}
+        us = factor * (3 + 0.05 * terms["in_kelem"] + 9 * terms["runs_k"]) * np.exp(rng.normal(0, 0.05, count))
+        return terms, us
+
+    many, few, asked = table(200, 1.0), table(8, 1.1), table(200, 1.1)
+    costs = costs_of_kin([many, few])
+    assert costs == pytest.approx({"fixed": 3, "in_kelem": 0.05, "runs_k": 9}, rel=0.15)
+    with_kin, without = (KernelModel(correct=False).fit(*few[:1], {}, few[1], told).predict(asked[0], {}) for told in (costs, None))
+    errors = [float(np.abs(us / asked[1] - 1).mean()) for us in (with_kin, without)]
+    assert errors[0] < 0.08 and errors[0] <= errors[1] + 0.005
