@@ -101,7 +101,7 @@ class PreparedRun:
         asked = {} if trace is None else {name: timed(queue) for name, queue in self.queues.items()}
         self.timers: dict[str, Timer] = {name: timer for name, timer in asked.items() if timer is not None}
         #: Where the thread belongs that hands this run over to another; empty where no device cares.
-        self.places = [place for queue in self.queues.values() if (place := queue.place()).cores]
+        self.places = [there for queue in self.queues.values() if (there := queue.place()).cores]
         self.objects: dict[Value, Any] = {}
         self.events: list[Event | None] = [None] * (1 + sum(isinstance(s, Start) and s.index >= 0 for s in self.steps))
         self.kernels: dict[Start, Kernel] = {}
