@@ -820,7 +820,8 @@ def _table(path, timings):
     for unit, us in (("cpu", 1.0), ("gpu", 0.5)):
         for channels in timings:
             flops = 2 * 28 * 28 * channels * 64
-            rows.append(f"board,{unit},4,Conv,direct,float32,1,{channels},28,28,64,28,28,1,1,1,1,1,0,{us * flops / 1e4 + 5},,")
+            row = f"board,{unit},4,Conv,direct,float32,1,{channels},28,28,64,28,28,1,1,1,1,1,0,{us * flops / 1e4 + 5}".split(",")
+            rows.append(",".join(row + [""] * (len(COLUMNS) - len(row))))
     path.write_text("\n".join(rows) + "\n")
 
 
