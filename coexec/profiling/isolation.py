@@ -59,9 +59,17 @@ class Isolated:
         `steady` learns what the child's readings were. Raises KernelLost, whose `index` says which sample it was where that is known;
         DeviceError where no child can be had.
         """
+        self.begin(samples, threads, wait_us, steady)
+        return self.end(steady)
+
+    def begin(self, samples: Sequence[Sample], threads: int, wait_us: float, steady: Steadiness) -> None:
+        """Hands the child a round, and returns at once. Raises as `round` does."""
         self.start()
         self._tell({"samples": [{"row": asdict(s.row), "region": [(i.start, i.stop) for i in s.region]} for s in samples],
                     "threads": threads, "wait_us": wait_us, "good_ns": steady.good_ns})
+
+    def end(self, steady: Steadiness) -> list[tuple[Measurement | None, bool]]:
+        """What came out of the round that was begun. Raises as `round` does."""
         at = -1
         while True:
             try:

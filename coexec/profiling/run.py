@@ -10,6 +10,7 @@ import platform
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice, zip_longest
@@ -34,7 +35,7 @@ from .images import image_costs
 from .isolation import Isolated, KernelLost
 from .measure import Bench, Timing, copies_for, measure, with_constants
 from .rounds import COMPANY, NoClock, Round, caches
-from .sampler import Sample, Sampler
+from .sampler import SHAPES, Sample, Sampler, cut_samples, whole_of
 from .steady import Steadiness, facts_of
 from .table import Measurement, append_row, describe, node_of, open_table, read_table, tail_text, whole_of_piece, write_table
 from .ways import best_used
@@ -62,6 +63,10 @@ MANY_ROWS = 1500
 LOOKS = (0.3, 0.5, 0.7)
 #: The share of the budget from which on kernels are timed beside a busy other unit.
 BESIDE = 0.85
+#: Shapes of each family whose kernels are compiled before anything is timed.
+PREPARED = 2
+#: With less time than this, in seconds, nothing is compiled in advance.
+PREPARING_S = 20.0
 #: How often a pair of kernels is timed, apart and together.
 PAIR_TURNS = 5
 #: An operator of which so many kernels hung or crashed the driver is not run on that GPU.
@@ -76,7 +81,8 @@ def profile_devices(cpu_device: Device, gpu_device: Device | None = None, *, tim
     """Measures a CPU with that many threads, and a GPU where there is one: facts, fixed costs, kernels; then the fit.
 
     Where an emulated GPU takes cores from the CPU, the CPU is also measured with all its cores, for plans that leave the GPU alone.
-    `time_budget_s` is for everything, compiling included, but for the fit at the end (seconds). Every row is appended to the CSV file
+    `time_budget_s` (seconds) is for everything but the fit at the end and, before, compiling each family's kernels, which takes about half a
+    minute once per machine. Every row is appended to the CSV file
     `table` as it is measured; with `resume` its rows are kept and added to. An interruption (Ctrl-C) ends the measuring, and what is
     there is fitted. With `isolated`, the GPU's kernels are timed there: those that hang or crash a driver are left out, listed beside the
     table, and the round goes on; an operator with several such has no kernel in the profile. Returns the profile and every measurement.
@@ -112,6 +118,7 @@ class Campaign:
                 self.ways |= {"image_shares": _short(found.shares), **_short({"image_us": found.us, "image_gbs": found.gbs})}
             if isolated is not None:
                 isolated.sharing = gpu.sharing
+        self.prepare(cpu, isolated if gpu is not None else None, threads)
         self.devices: dict[str, Device] = {"cpu": cpu, **({"gpu": gpu} if gpu is not None else {})}
         self.threads = {"cpu": threads, "gpu": threads}
         cores = cpu.facts.compute_units
@@ -130,6 +137,31 @@ class Campaign:
         self.steady_path: Path | None = None
         self.again: dict[str, list[Sample]] = {}
         self.tries: dict[tuple[str, int], int] = {}
+
+    def prepare(self, cpu: Device, isolated: Isolated | None, threads: int) -> None:
+        """Compiles every family's kernels, before the clock begins to run: a machine's first profile would have time for little else.
+
+        Both units' at once, each in its own process. What is timed meanwhile is thrown away; a kernel that is lost will be again, in a round.
+        """
+        if self.budget < PREPARING_S:
+            return
+        begun, told = time.perf_counter(), "compiling kernels, once per machine"
+        self.say(0.0, self.budget, told)
+        firsts = [whole_of(row) for rows in SHAPES.values() for row in rows[:PREPARED]]
+        firsts += [piece for sample in firsts for piece in cut_samples(sample, 0.5)]
+        if isolated is not None:
+            try:
+                isolated.begin(firsts, threads, 0.0, Steadiness())
+            except DeviceError:
+                isolated = None
+        for at in range(0, len(firsts), COMPANY):
+            with suppress(DeviceError):
+                Round(cpu, [(s.node, s.region) for s in map(ready, firsts[at:at + COMPANY])], threads).close()
+            self.say(0.0, self.budget, f"{told}: {firsts[at].node.op_type}")
+        if isolated is not None:
+            with suppress(DeviceError):
+                isolated.end(Steadiness())
+        self.begun += time.perf_counter() - begun
 
     @property
     def spent(self) -> float:
