@@ -9,7 +9,6 @@ activations: copied between the two memories in a run, planned at most, and meas
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -21,7 +20,7 @@ import numpy as np
 from coexec.api import InferenceSession, SessionOptions, random_feeds
 from coexec.runtime.trace import Trace
 
-from .benching import machine, versions
+from .benching import machine, parser, versions
 
 
 def measure(path: Path, strategy: str, profile: str | None, rounds: int) -> dict[str, float]:
@@ -54,13 +53,7 @@ def measure(path: Path, strategy: str, profile: str | None, rounds: int) -> dict
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", type=Path, help="ONNX files")
-    parser.add_argument("--strategy", default="coexec", help="how the models are cut (default: %(default)s)")
-    parser.add_argument("--profile", help="a device profile (default: this machine's)")
-    parser.add_argument("--rounds", type=int, default=40, help="runs with and without a trace (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write everything there too")
-    options = parser.parse_args()
+    options = parser(__doc__, 40, "runs with and without a trace").parse_args()
     report: dict[str, Any] = {"versions": versions(), "machine": machine(), "strategy": options.strategy, "models": {}}
     print(f"{'model':20} {'plain ms':>9} {'traced ms':>9} {'cost %':>7} {'between ms':>10} {'waits':>5} {'copied':>7} {'planned MB':>10} {'measured MB':>11}")
     for path in options.models:

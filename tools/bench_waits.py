@@ -9,7 +9,6 @@ p99, microseconds), and how long in a run neither processor works (median, micro
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import time
@@ -28,7 +27,7 @@ from coexec.runtime.trace import Span, Trace
 from coexec.runtime.traced import run_traced
 from coexec.runtime.weave import Hear, Sync, weave
 
-from .benching import machine, versions
+from .benching import machine, parser, versions
 
 #: The way to beat: after every operator that the GPU has a part in, the host blocks until the GPU's queue is empty.
 NAIVE = "finish per operator"
@@ -162,13 +161,7 @@ def measure(path: Path, strategy: str, profile: str | None, rounds: int) -> dict
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", type=Path, help="ONNX files")
-    parser.add_argument("--strategy", default="coexec", help="how the models are cut (default: %(default)s)")
-    parser.add_argument("--profile", help="a device profile (default: this machine's)")
-    parser.add_argument("--rounds", type=int, default=20, help="runs of each way, with and without a trace (default: %(default)s)")
-    parser.add_argument("--json", type=Path, help="write everything there too")
-    options = parser.parse_args()
+    options = parser(__doc__, 20, "runs of each way, with and without a trace").parse_args()
     report: dict[str, Any] = {"versions": versions(), "machine": machine(), "strategy": options.strategy, "models": {}}
     print(f"{'model':18} {'way':20} {'waits':>6} {'gap p50':>8} {'gap p99':>8} {'idle us':>8} {'run ms':>8}  idle beside {NAIVE}")
     for path in options.models:

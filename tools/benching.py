@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import platform
 import subprocess
@@ -10,6 +11,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("coexec", "numpy", "numba", "onnxruntime", "openvino", "MNN")
+
+
+def parser(about: str | None, rounds: int, counted: str) -> argparse.ArgumentParser:
+    """What tools that run whole models take: models, strategy, profile, rounds (of what, says `counted`), and where the JSON goes."""
+    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("models", nargs="+", type=Path, help="ONNX files")
+    made.add_argument("--strategy", default="coexec", help="how the models are cut (default: %(default)s)")
+    made.add_argument("--profile", help="a device profile (default: this machine's)")
+    made.add_argument("--rounds", type=int, default=rounds, help=f"{counted} (default: %(default)s)")
+    made.add_argument("--json", type=Path, help="write everything there too")
+    return made
 
 
 def geometric_mean(values: Sequence[float]) -> float:

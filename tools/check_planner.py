@@ -29,6 +29,7 @@ from coexec.graph.ir import Graph
 from coexec.partition.strategies.base import parse_strategy
 from coexec.profiles import DeviceProfile, load_profile
 from coexec.runtime.schedule import Wait, schedule
+from coexec.simulate.judge import judging
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("regret", "milp", "time", "waits", "ablation", "measured", "oracle")
@@ -121,7 +122,7 @@ def waits(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any]
     """
     rows = []
     for name, graph in models(options.models):
-        plans = {spec: parse_strategy(spec).plan(graph, profile) for spec in ("coexec", "coexec:chains=false")}
+        plans = {spec: parse_strategy(spec).plan(graph, profile, judging=judging) for spec in ("coexec", "coexec:chains=false")}
         counts = [sum(isinstance(step, Wait) for step in schedule(graph, plan)) for plan in plans.values()]
         each = sum("gpu" in p.devices for p in plans["coexec"].partitions)
         rows.append({"model": name, "waits": counts[0], "each_by_itself": each, "chains_false": counts[1],
@@ -133,7 +134,7 @@ def ablation(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, A
     """Predicted times, as the whole cost model tells them, over those of coexec."""
     rows = []
     for name, graph in models(options.models):
-        times = {label: parse_strategy(spec).plan(graph, profile).predicted_ms for label, spec in {**ABLATIONS, "cpu": "cpu", "gpu": "gpu"}.items()}
+        times = {label: parse_strategy(spec).plan(graph, profile, judging=judging).predicted_ms for label, spec in {**ABLATIONS, "cpu": "cpu", "gpu": "gpu"}.items()}
         rows.append({"model": name, **times})
     return {"rows": rows}
 
@@ -170,7 +171,7 @@ def oracle(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any
     devices, rows = find_devices(), []
     threads = {unit: session_threads(devices, 1 if unit == "cpu" else 0) for unit in ("cpu", "gpu")}
     for name, graph in models(options.models):
-        found = measure_all(graph, parse_strategy("coexec").plan(graph, profile), devices, threads, 0.01)["ops"]
+        found = measure_all(graph, parse_strategy("coexec").plan(graph, profile, judging=judging), devices, threads, 0.01)["ops"]
         large = [r for r in found if min(r["cpu_us"], r["gpu_us"]) > 5 * profile.gpu.sync_us]
         single = [min(r["cpu_us"], r["gpu_us"]) for r in large]
         rows.append({"model": name, "operators": len(found), "large": len(large),

@@ -20,6 +20,7 @@ from ..partition.plan import Plan
 from ..partition.strategies.base import parse_strategy
 from ..partition.wishes import NONE, Wishes
 from ..profiles import DeviceProfile, default_profile_path, load_profile, save_profile
+from ..simulate.judge import judging
 from .between import with_run_costs
 from .models import Shapes, bind, default_shapes, load
 
@@ -61,7 +62,7 @@ def plan_prepared(graph: Graph, *, profile: DeviceProfile | str | None = None, s
     gpu = (devices or {}).get("gpu")
     supports = None if devices is None or not partitioner.uses_gpu else (gpu.declines if gpu is not None else lambda node: "there is no GPU")
     started = time.perf_counter()
-    made = partitioner.plan(graph, found, supports, wishes=wishes, corrections=corrections)
+    made = partitioner.plan(graph, found, supports, wishes=wishes, corrections=corrections, judging=judging)
     if found is not None and "gpu" in made.devices:
         made = with_images(made, graph, CostModel(found, corrections))
     return replace(made, planning_ms=(time.perf_counter() - started) * 1e3, shapes={v.name: v.shape for v in graph.inputs if v.type.is_static})

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ..cost.compose import CostModel
 from ..graph.ir import Graph
 from ..partition.plan import Plan
-from ..partition.strategies.base import Partitioner
+from ..partition.strategies.base import Judge
 from .run import Program, Simulated, simulate
 from .times import Predicted
 
@@ -18,7 +16,7 @@ def played(graph: Graph, made: Plan, cost: CostModel) -> tuple[Program, Simulate
     return program, simulate(program, Predicted(cost, graph, made))
 
 
-def judging(graph: Graph, cost: CostModel) -> Callable[[Plan], float]:
+def judging(graph: Graph, cost: CostModel) -> Judge:
     """How long plans of that graph take there, in microseconds; each is played once."""
     known: dict[tuple, float] = {}
 
@@ -29,7 +27,3 @@ def judging(graph: Graph, cost: CostModel) -> Callable[[Plan], float]:
         return known[key]
 
     return judge
-
-
-#: Strategies are below what simulates, and are told here.
-Partitioner.judging = staticmethod(judging)

@@ -22,6 +22,7 @@ from coexec.partition.strategies.clusters import Clusters, _far, _pairs
 from coexec.partition.strategies.coexec import Coexec
 from coexec.profiles import UnitProfile, from_yaml, load_profile, to_yaml
 from coexec.runtime.executor import PreparedRun
+from coexec.simulate.judge import judging
 from tests.runtime.lazy_device import LazyDevice
 
 from .boards import Net, board, classifier, tangle
@@ -47,12 +48,12 @@ def branches():
                                      three(transfer_gbs=2.0, map_us=80.0)],
                          ids=["plain", "no gpu", "feeble", "strong", "slow waits", "two memories"])  # fmt: skip
 def test_three_are_never_predicted_worse_than_the_best_two(graph, profile):
-    plan = parse_strategy("clusters").plan(graph, profile)
+    plan = parse_strategy("clusters").plan(graph, profile, judging=judging)
     plan.check(graph)
     mine = simulate_plan(graph, plan, profile).simulated_ms
     assert plan.predicted_ms == pytest.approx(mine, abs=1e-5) and plan.strategy == "clusters"
     for pair, names, supports in _pairs(graph, profile, None):
-        two = Clusters._named(Coexec().plan(graph, pair, supports), names, profile)
+        two = Clusters._named(Coexec().plan(graph, pair, supports, judging=judging), names, profile)
         assert mine <= simulate_plan(graph, two, profile).simulated_ms + 1e-6
 
 
@@ -70,7 +71,7 @@ def test_two_clusters_without_a_gpu_share_the_work():
 
 def test_without_a_second_cluster_it_is_coexec():
     graph, profile = classifier(), board()
-    plan, other = parse_strategy("clusters").plan(graph, profile), parse_strategy("coexec").plan(graph, profile)
+    plan, other = parse_strategy("clusters").plan(graph, profile, judging=judging), parse_strategy("coexec").plan(graph, profile)
     assert plan.partitions == other.partitions and plan.strategy == "clusters"
     with pytest.raises(UsageError, match="profile"):
         Clusters().plan(graph)
@@ -97,7 +98,7 @@ def test_its_plans_compute_the_same_on_three_devices(seed, tmp_path):
 
 def test_a_plan_for_a_cluster_that_is_not_here_runs_on_the_cpu():
     graph = classifier(2, 32, 32)
-    plan = Clusters().plan(graph, three(100.0, gpu=False))
+    plan = Clusters().plan(graph, three(100.0, gpu=False), judging=judging)
     assert "little" in plan.devices
     run = PreparedRun(graph, plan, {"cpu": CpuDevice()})
     feeds = {v.name: np.ones(v.shape, np.float32) for v in graph.inputs}

@@ -181,7 +181,7 @@ def test_a_round_is_resumed_and_an_interrupted_one_is_fitted(tmp_path):
     calls = []
 
     def stop(done, total, what):
-        calls.append(what)
+        calls.extend([what] * (not what.startswith("compiling")))
         if len(calls) == 12:
             raise KeyboardInterrupt
 

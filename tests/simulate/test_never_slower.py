@@ -12,9 +12,9 @@ from coexec.graph.ir import Graph
 from coexec.graph.onnx_import import load_model
 from coexec.graph.passes import prepare
 from coexec.partition.strategies import parse_strategy
-from coexec.partition.strategies.base import Partitioner
 from coexec.profiles import DeviceProfile
 from coexec.runtime.schedule import Wait
+from coexec.simulate.judge import judging
 from coexec.simulate.what_if import changed, parse_change
 from tests.partition.boards import board, classifier, tangle
 from tests.partition.test_exactness import random_dag
@@ -59,30 +59,29 @@ def test_no_run_is_longer_than_on_the_best_single_device(seed):
 def test_where_waits_are_dear_memory_is_used_again_only_after_them():
     """Else the host would wait at every piece for memory that a piece may still be at: that is no part of what the search weighs."""
     graph, profile = classifier(8), board(cpu_gflops=100, gpu_gflops=120, sync_us=300.0)
-    made = parse_strategy("coexec").plan(graph, profile)
+    made = parse_strategy("coexec").plan(graph, profile, judging=judging)
     assert made.devices == {"cpu", "gpu"} and not made.early_reuse
     waiting, early = (simulate_plan(graph, replace(made, early_reuse=e), profile) for e in (False, True))
     assert _waits(waiting) < _waits(early) and waiting.program.memory.nbytes > early.program.memory.nbytes
     assert waiting.simulated_ms < early.simulated_ms
     assert waiting.simulated_ms == pytest.approx(made.predicted_ms, rel=0.02), "what is left is what was weighed"
     cheap = board(cpu_gflops=100, gpu_gflops=120, sync_us=0.0)
-    assert parse_strategy("coexec").plan(graph, cheap).early_reuse, "where they cost nothing, a small arena is better"
+    assert parse_strategy("coexec").plan(graph, cheap, judging=judging).early_reuse, "where they cost nothing, a small arena is better"
 
 
 def _waits(found) -> int:
     return sum(isinstance(s, Wait) for s in found.program.guarded)
 
 
-def test_the_last_word_has_the_simulation(monkeypatch):
+def test_the_last_word_has_the_simulation():
     """A plan that the search prefers and that the steps of its run make slower than the CPU alone is not kept."""
     graph, profile = classifier(6), board()
-    made = parse_strategy("coexec").plan(graph, profile)
+    made = parse_strategy("coexec").plan(graph, profile, judging=judging)
     assert any(len(p.devices) > 1 for p in made.partitions)
 
     def against_cuts(graph, cost):
         return lambda plan: 1e6 if any(len(p.devices) > 1 for p in plan.partitions) else 1e3 * plan.predicted_ms
 
-    monkeypatch.setattr(Partitioner, "judging", staticmethod(against_cuts))
-    alone = parse_strategy("coexec").plan(graph, profile)
+    alone = parse_strategy("coexec").plan(graph, profile, judging=against_cuts)
     assert alone.strategy == "coexec"
     assert alone.predicted_ms == min(parse_strategy(s).plan(graph, profile).predicted_ms for s in ("cpu", "gpu"))

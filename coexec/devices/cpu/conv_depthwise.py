@@ -138,9 +138,13 @@ def finish_vector(y, at, value, res, res_at, res_row, left, low, high):
 
 
 @inlined
-def row3(x, at, column, w, edge):
-    """Three neighbouring taps of a row: LANES elements from `column`, column + 1, column + 2; 0 outside the row."""
+def row3(x, at, column, w, edge, ahead):
+    """Three neighbouring taps of a row: LANES elements from `column`, column + 1, column + 2; 0 outside the row. What lies `ahead` is
+    asked for, where that is not 0.
+    """
     at += column
+    if ahead != 0:
+        ask_for(x, at + ahead)
     if edge:
         return (load_inside(x, at, 1, -column, w - column), load_inside(x, at + 1, 1, -column - 1, w - column - 1),
                 load_inside(x, at + 2, 1, -column - 2, w - column - 2))
@@ -150,7 +154,7 @@ def row3(x, at, column, w, edge):
 @inlined
 def row5(x, at, column, w, edge):
     """Five neighbouring taps of a row, as row3 has three."""
-    v0, v1, v2 = row3(x, at, column, w, edge)
+    v0, v1, v2 = row3(x, at, column, w, edge, 0)
     at += column + 3
     if edge:
         return v0, v1, v2, load_inside(x, at, 1, -column - 3, w - column - 3), load_inside(x, at + 1, 1, -column - 4, w - column - 4)
@@ -158,9 +162,12 @@ def row5(x, at, column, w, edge):
 
 
 @inlined
-def pairs3(x, at, column, w, edge):
+def pairs3(x, at, column, w, edge, ahead):
     """As row3, elements 2 apart. Whole vectors are loaded from the middle tap on, where they tend to begin with a cache line."""
     at += column
+    if ahead != 0:
+        ask_for(x, at + 1 + ahead)
+        ask_for(x, at + 1 + ahead + LANES)
     if edge:
         return (load_inside(x, at, 2, -column, w - column), load_inside(x, at + 1, 2, -column - 1, w - column - 1),
                 load_inside(x, at + 2, 2, -column - 2, w - column - 2))
@@ -199,7 +206,7 @@ def conv_depthwise_strips(x, f, bias, y, res, g, kind, alpha, beta, low, high):
     n, oc, multiplier, h, w, stride, top, left, oh, ow, size = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9], g[10]
     x_batch, x_channel, x_row, y_batch, y_channel, y_row = g[11], g[12], g[13], g[14], g[15], g[16]
     r_batch, r_channel, r_row = g[17], g[18], g[19]
-    zero, is_far = splat(np.float32(0)), h * w >= FAR
+    zero, ahead = splat(np.float32(0)), x_channel if h * w >= FAR else 0
     for image in range(n * oc):
         batch, channel = image // oc, image % oc
         x_plane = batch * x_batch + channel // multiplier * x_channel
@@ -223,10 +230,7 @@ def conv_depthwise_strips(x, f, bias, y, res, g, kind, alpha, beta, low, high):
                         row = o + 2 - top
                         done, s1, s0 = s1, s0, zero
                         if row >= 0 and row < h:
-                            at = x_plane + row * x_row
-                            if is_far:
-                                ask_for(x, at + x_channel + c)
-                            v0, v1, v2 = row3(x, at, c, w, edge)
+                            v0, v1, v2 = row3(x, x_plane + row * x_row, c, w, edge, ahead)
                             done = add3(done, v0, v1, v2, f6, f7, f8)
                             s1 = add3(s1, v0, v1, v2, f3, f4, f5)
                             s0 = add3(zero, v0, v1, v2, f0, f1, f2)
@@ -236,20 +240,12 @@ def conv_depthwise_strips(x, f, bias, y, res, g, kind, alpha, beta, low, high):
                     for o in range(min(0, max(-1, (top - 1) // 2)), oh):
                         row = 2 * o + 1 - top
                         if row >= 0 and row < h:
-                            at = x_plane + row * x_row
-                            if is_far:
-                                ask_for(x, at + x_channel + middle)
-                                ask_for(x, at + x_channel + middle + LANES)
-                            v0, v1, v2 = pairs3(x, at, c, w, edge)
+                            v0, v1, v2 = pairs3(x, x_plane + row * x_row, c, w, edge, ahead)
                             s0 = add3(s0, v0, v1, v2, f3, f4, f5)
                         row += 1
                         done, s0 = s0, zero
                         if row >= 0 and row < h:
-                            at = x_plane + row * x_row
-                            if is_far:
-                                ask_for(x, at + x_channel + middle)
-                                ask_for(x, at + x_channel + middle + LANES)
-                            v0, v1, v2 = pairs3(x, at, c, w, edge)
+                            v0, v1, v2 = pairs3(x, x_plane + row * x_row, c, w, edge, ahead)
                             done = add3(done, v0, v1, v2, f6, f7, f8)
                             s0 = add3(zero, v0, v1, v2, f0, f1, f2)
                         if o >= 0:

@@ -27,6 +27,8 @@ from ..wishes import NONE, OBJECTIVES, Wishes
 
 #: How long plans of one graph take on one board, in microseconds.
 Judge = Callable[[Plan], float]
+#: Makes the judge of a graph's plans on the board of those costs (`simulate.judge.judging`: what simulates is above what plans).
+Judging = Callable[[Graph, CostModel], Judge]
 #: What a run loses for memory that is used again early must be more than this share of it: a small arena stays in the caches.
 REUSED = 0.01
 #: Why the GPU cannot run a node, or None where it can.
@@ -49,6 +51,7 @@ class Situation:
     supports: Supports | None = None
     wishes: Wishes = NONE
     corrections: Corrections | None = None
+    judging: Judging | None = None
 
     @cached_property
     def cost(self) -> CostModel:
@@ -86,7 +89,7 @@ class Situation:
     @cached_property
     def judge(self) -> Judge | None:
         """How long plans take by the steps of their runs; None where nobody can tell."""
-        return Partitioner.judging(self.graph, self.cost) if Partitioner.judging is not None and self.profile is not None else None
+        return self.judging(self.graph, self.cost) if self.judging is not None and self.profile is not None else None
 
     @cached_property
     def without_contention(self) -> CostModel:
@@ -164,8 +167,6 @@ class Partitioner:
     needs_profile: ClassVar[bool] = False
     #: What it may be told to be best in. A strategy that weighs nothing is the same under every objective.
     objectives: ClassVar[tuple[str, ...]] = OBJECTIVES
-    #: Makes the judge of a graph's plans on a board, which plays the very steps of a run. Set by `api`: what simulates is above what plans.
-    judging: ClassVar[Callable[[Graph, CostModel], Judge] | None] = None
 
     @property
     def needs_gpu(self) -> bool:
@@ -187,8 +188,9 @@ class Partitioner:
         return self.spec
 
     def plan(self, graph: Graph, profile: DeviceProfile | None = None, supports: Supports | None = None, *, wishes: Wishes = NONE,
-             corrections: Corrections | None = None) -> Plan:
+             corrections: Corrections | None = None, judging: Judging | None = None) -> Plan:
         """A plan for that graph. `supports` tells why the GPU cannot run a node; without it the profile's operator list does.
+        With `judging` the last word on a plan has what plays its run.
 
         Raises UsageError where the strategy needs a profile and there is none, and where a wish cannot be fulfilled.
         """
@@ -197,7 +199,7 @@ class Partitioner:
         if wishes.objective not in self.objectives:
             raise UsageError(f"strategy '{self.name}' cannot plan for that objective", found=wishes.objective, expected=" or ".join(self.objectives),
                              hint="strategy coexec knows " + " and ".join(OBJECTIVES))
-        situation = Situation(graph, profile, supports, wishes, corrections)
+        situation = Situation(graph, profile, supports, wishes, corrections, judging)
         situation.check_wishes()
         with uncollected():
             chosen, bound = self.bounded(situation)

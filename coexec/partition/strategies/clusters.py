@@ -16,7 +16,7 @@ from ...profiles import DeviceProfile, Latency, UnitProfile
 from ...regions import Region
 from ..plan import Partition, Plan, cut, pieces
 from ..wishes import Wishes
-from .base import FORCED_NOTE, Judge, Partitioner, Supports, register
+from .base import FORCED_NOTE, Judge, Judging, Partitioner, Supports, register
 from .coexec import Coexec
 
 LITTLE = "little"
@@ -40,16 +40,16 @@ class Clusters(Partitioner):
     needs_profile = True
 
     def plan(self, graph: Graph, profile: DeviceProfile | None = None, supports: Supports | None = None, *, wishes: Wishes = NO_WISHES,
-             corrections: Corrections | None = None) -> Plan:
-        if profile is None or self.judging is None:
-            raise UsageError(f"strategy '{self.name}' needs a device profile, and `coexec.api`, which judges its plans", hint="use `coexec.plan`")
+             corrections: Corrections | None = None, judging: Judging | None = None) -> Plan:
+        if profile is None or judging is None:
+            raise UsageError(f"strategy '{self.name}' needs a device profile, and somebody to judge its plans", hint="use `coexec.plan`")
         if profile.little is None:
-            return replace(Coexec().plan(graph, profile, supports, wishes=wishes, corrections=corrections), strategy=self.spec)
+            return replace(Coexec().plan(graph, profile, supports, wishes=wishes, corrections=corrections, judging=judging), strategy=self.spec)
         cost = CostModel(profile)
-        judge = self.judging(graph, cost)
-        pairs = [self._named(Coexec().plan(graph, board, accepts, wishes=wishes, corrections=corrections), names, profile)
+        judge = judging(graph, cost)
+        pairs = [self._named(Coexec().plan(graph, board, accepts, wishes=wishes, corrections=corrections, judging=judging), names, profile)
                  for board, names, accepts in _pairs(graph, profile, supports)]
-        shared = [Coexec().plan(graph, _merged(profile), supports, wishes=wishes), *(p for p in pairs if LITTLE not in p.devices)]
+        shared = [Coexec().plan(graph, _merged(profile), supports, wishes=wishes, judging=judging), *(p for p in pairs if LITTLE not in p.devices)]
         best = min(pairs, key=judge)
         us = judge(best)
         for plan in shared:
