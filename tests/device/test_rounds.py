@@ -157,8 +157,9 @@ def test_how_much_two_units_take_from_one_another_is_a_ratio_of_like_timings():
         assert together(cpu, gpu, 500.0) == pytest.approx((1.0, 1.0), rel=0.15)
 
 
-def test_indices_are_there_before_a_kernel_first_runs():
+def test_indices_are_there_before_a_kernel_first_runs(monkeypatch):
     """What lay in that memory before is no index."""
+    monkeypatch.setattr(rounds, "MOST_DOUBTS", 10**6)  # on a busy machine the two clocks may seem to disagree
     floats = TensorType(np.dtype(np.float32), (50, 8))
     index = Value("i", TensorType(np.dtype(np.int64), (4,)))
     gather = Node("Gather", (constant("w", np.ones((50, 8), np.float32)), index), (Value("y", TensorType(floats.dtype, (4, 8))),), {"axis": 0},
@@ -166,4 +167,4 @@ def test_indices_are_there_before_a_kernel_first_runs():
     relu = Node("Relu", (Value("x", floats),), (Value("z", floats),), name="relu")
     for device in find_devices().values():
         with Round(device, [(relu, Region.whole((50, 8))), (gather, Region.whole((4, 8))), (relu, Region.whole((50, 8)))]) as company:
-            assert all(t is None or t.median_us > 0 for t in company.time(seconds_each=0.0))
+            assert all(t is None or t.median_us > 0 for t in company.time(seconds_each=0.0, limit_s=10.0))
