@@ -7,6 +7,7 @@ Drivers that keep a copy of mapped memory, or whose caches do not see each other
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -40,7 +41,7 @@ def works(device: cl.Device, context: cl.Context, way: str) -> bool:
 
 def _tried(context: cl.Context, way: str) -> bool:
     size = ROWS * WIDTH
-    buffer = None
+    queue = buffer = None
     try:
         queue, buffer = cl.CommandQueue(context), WAYS[way](context, 2 * size * 4)
         program = build(context, compose(["sharing.cl"], {}))
@@ -50,6 +51,8 @@ def _tried(context: cl.Context, way: str) -> bool:
         return False
     finally:
         if buffer is not None:
+            with suppress(cl.Error):  # a trial that was given up has work under way, which would write to memory that is freed
+                queue.finish()
             buffer.close()
 
 
