@@ -95,6 +95,8 @@ def test_a_kept_plan_is_found_again_and_damage_is_not(graph, tmp_path):
         path = remember(plan, graph, profile, devices, 0)
         assert remembered(graph, profile, devices, 0).partitions == plan.partitions
         assert remembered(graph, profile, devices, 3) is None and remembered(graph, board(sync_us=1.0), devices, 0) is not None
+        with settings.override(storage="image"):
+            assert remembered(graph, profile, devices, 0) is None, "it was measured in another memory"
         whole = path.read_text()
         for text in (whole[:50], "[]", "{}", json.dumps({"format": 1, "plan": {}}), "[" * 100_000, whole.replace(graph.digest, "0" * 16)):
             path.write_text(text)
