@@ -20,8 +20,8 @@ from .measure import Bench
 ELEMENTS = 1 << 16
 #: Each way is timed so often, the ways taking turns.
 ROUNDS = 15
-#: Kernels before a wait: longer than the host's sleep is deep.
-KERNELS = 4
+#: Pieces in a row, each of which waits for the host and the host for it.
+HANDOVERS = 8
 #: Words in shared memory keep a core busy on both sides: they must be so much cheaper than the best other way.
 FLAG_SHARE = 0.8
 
@@ -88,42 +88,57 @@ def exchange_us(devices: Mapping[str, Device]) -> dict[str, float]:
 
 
 def wait_us(device: Device) -> dict[str, float]:
-    """By way: from starting a few kernels until the host goes on, less what the kernels take."""
+    """By way: a hand-over, from when the host lets a piece of the device begin until it hears that it is done, less what the piece takes.
+
+    Several in a row, each let begin when the one before was heard of: by events, started only then; by words in shared memory, started
+    ahead and held by gates, as sessions do (`runtime.weave`), the gates' own start counted.
+    """
     node, whole = _relu(ELEMENTS)
     with Bench(device, node, whole) as bench:
         handshake = bench.queue.handshake(wanted=True)
 
-        def start(count: int = KERNELS) -> object:
-            for _ in range(count):
-                event = bench.kernel.start()
-            return event
-
         def by(wait: Callable) -> Callable[[], None]:
             def action() -> None:
-                event = start()
-                bench.queue.flush()
-                wait(event)
+                for _ in range(HANDOVERS):
+                    event = bench.kernel.start()
+                    bench.queue.flush()
+                    wait(event)
 
             return action
 
         actions = {way: by(wait_by(way, bench.queue)) for way in ("event", "finish", "poll")}
         if handshake is not None:
-            signal, heard = handshake.sync(1), handshake.heard
+            gates = [handshake.sync(number, number + 1) for number in range(HANDOVERS)]
+            end, heard, told = handshake.sync(HANDOVERS), handshake.heard, handshake.told
 
             def by_flag() -> None:
                 handshake.reset()
-                start()
-                last = signal.start()
+                for gate in gates:
+                    gate.start()
+                    bench.kernel.start()
+                last = end.start()
                 bench.queue.flush()
-                while heard[0] != 1 and not last.done:
-                    pass
+                for number in range(1, HANDOVERS + 1):
+                    told[0] = number
+                    while heard[0] < number and not last.done:
+                        pass
+                last.wait()
 
             actions["flag"] = by_flag
-        many = by(wait_by("event", bench.queue))
-        actions["8 times as many"] = lambda: (start(7 * KERNELS), many())  # type: ignore[assignment]
-        found = _in_turns(actions, {"": bench})
-    each = (found.pop("8 times as many") - found["event"]) / (7 * KERNELS)
-    return {way: max(0.1, us - KERNELS * each) for way, us in found.items()}
+
+        def together(count: int) -> Callable[[], None]:
+            def action() -> None:
+                for _ in range(count):
+                    event = bench.kernel.start()
+                bench.queue.flush()
+                event.wait()
+
+            return action
+
+        few, many = together(HANDOVERS), together(8 * HANDOVERS)
+        found = _in_turns({**actions, "few": few, "many": many}, {"": bench})
+    each = (found.pop("many") - found.pop("few")) / (7 * HANDOVERS)
+    return {way: max(0.1, us / HANDOVERS - each) for way, us in found.items()}
 
 
 def _in_turns(actions: Mapping[str, Callable[[], object]], benches: Mapping[str, Bench]) -> dict[str, float]:

@@ -39,6 +39,7 @@ def run_checked(prepared: PreparedRun, feeds: Mapping[str, Any], rtol: float = 1
     wrong, naming node, cut, index and both values, unless `stop` is False; `report` is told about each node.
     """
     prepared._feed(feeds)
+    prepared.uncounted()
     actions = prepared.actions
     last = {step.node.name: position for position, (step, _) in enumerate(actions) if isinstance(step, Start)}
     for position, (step, action) in enumerate(actions):

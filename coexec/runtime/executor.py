@@ -27,7 +27,7 @@ from .order import ordered
 from .pictures import place
 from .schedule import HOST, Alias, Dynamic, Flush, Join, Move, Start, Step, Wait
 from .trace import Trace, phase
-from .weave import Hear, Sync, Tell, WovenStep, weave
+from .weave import Hear, Stepping, Sync, Tell, WovenStep, weave
 
 log = logging.getLogger("coexec")
 
@@ -190,14 +190,18 @@ class PreparedRun:
             return None
         self.handshake = handshake
         made = dict(self.actions)
-        actions = [self._woven(step, made, slots) for step in weave(self.steps, self.memory, device)]
-        return [a for a in actions if a is not None]
+        woven = weave(self.steps, self.memory, device, can_step=lambda start: handshake.within(self.kernels[start], 0, 0))
+        actions = [self._woven(step, made, slots) for step in woven]
+        return [handshake.reset, *(a for a in actions if a is not None)]
 
     def _woven(self, step: WovenStep, made: Mapping[Step, Action], slots: Mapping[tuple[str, int], int]) -> Action | None:
         handshake = self.handshake
         match step:
             case Sync(signal=signal, target=target):
                 return handshake.sync(signal, target).start
+            case Stepping(start=start, signal=signal, target=target):
+                handshake.within(self.kernels[start], signal, target)
+                return made[start]
             case Tell(number=number):
                 told = handshake.told
 
@@ -268,8 +272,6 @@ class PreparedRun:
         for queue in queues:
             queue.begin_run()
         try:
-            if self.handshake is not None:
-                self.handshake.reset()
             for action in self.hot:
                 action()
             self.has_run = True
@@ -282,6 +284,11 @@ class PreparedRun:
             for queue in queues:
                 queue.end_run()
         return self._results()
+
+    def uncounted(self) -> None:
+        """Before `actions` are run, step by step, instead of `hot`: nothing there counts, so pieces that are in step wait for nobody."""
+        if self.handshake is not None:
+            self.handshake.release()
 
     def _feed(self, feeds: Mapping[str, Any]) -> None:
         for value, target in self.inputs:

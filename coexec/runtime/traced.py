@@ -101,6 +101,7 @@ def run_traced(prepared: PreparedRun, feeds: Mapping[str, Any], trace: Trace) ->
     try:
         with tape.host("copy inputs"):
             prepared._feed(feeds)
+        prepared.uncounted()
         for queue in queues:
             queue.begin_run()
         try:

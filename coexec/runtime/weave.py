@@ -7,7 +7,7 @@ A pure function of the steps, like `schedule`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..graph.ir import Value
@@ -29,6 +29,15 @@ class Sync:
 
 
 @dataclass(frozen=True, eq=False)
+class Stepping:
+    """A piece of the device that does at its beginning what a Sync before it would."""
+
+    start: Start
+    signal: int = 0
+    target: int = 0
+
+
+@dataclass(frozen=True, eq=False)
 class Tell:
     """The host has come to `number`: `told` becomes that."""
 
@@ -44,13 +53,14 @@ class Hear:
     index: int
 
 
-WovenStep = Step | Sync | Tell | Hear
+WovenStep = Step | Sync | Stepping | Tell | Hear
 
 
-def weave(steps: Sequence[Step], memory: MemoryPlan, device: str, ahead: int = AHEAD) -> list[WovenStep]:
+def weave(steps: Sequence[Step], memory: MemoryPlan, device: str, ahead: int = AHEAD,
+          can_step: Callable[[Start], bool] = lambda start: False) -> list[WovenStep]:
     """The same work with the device's pieces started up to `ahead` pieces early, gates before them and signals behind them.
 
-    Only for shared memory (moves are left out), and for one asynchronous device.
+    Pieces that `can_step` keep themselves in step. Only for shared memory (moves are left out), and for one asynchronous device.
     """
     starts = [(at, s) for at, s in enumerate(steps) if isinstance(s, Start) and s.device == device]
     busy = _host_uses(steps, memory, device)
@@ -67,11 +77,13 @@ def weave(steps: Sequence[Step], memory: MemoryPlan, device: str, ahead: int = A
     signalled: dict[int, int] = {}  # ... and for the host to hear of it
     signal = 0
     for (_, step), gate in zip(starts, gates):
-        if signal or gate >= 0:
-            if signal:
-                signalled[signal] = len(stream) + 1
-            stream.append(Sync(device, signal, numbers.get(gate, 0)))
-        stream.append(step)
+        asked = signal or gate >= 0
+        if signal:
+            signalled[signal] = len(stream) + 1
+        if asked and can_step(step):
+            stream.append(Stepping(step, signal, numbers.get(gate, 0)))
+        else:
+            stream += [Sync(device, signal, numbers.get(gate, 0)), step] if asked else [step]
         upto.append(len(stream))
         signal = step.index if step.index in waited else 0
     if signal:

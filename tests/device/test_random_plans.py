@@ -12,6 +12,7 @@ from coexec.devices.registry import find_devices
 from coexec.graph.onnx_import import load_model
 from coexec.graph.passes import drop_dead_code, infer_and_fold, prepare
 from coexec.ops.evaluate import evaluate
+from coexec.runtime.check import run_checked
 from coexec.runtime.executor import PreparedRun
 from tests.runtime.random_graphs import random_model, random_plan
 
@@ -39,8 +40,8 @@ def holds_on_random_plans(sharing: str, counters: bool, examples: int = 40) -> N
             prepared = PreparedRun(graph, random_plan(graph, rng), devices)
         nonlocal counted
         counted += prepared.handshake is not None
-        for _ in range(2):
-            for name, found in prepared.run(feeds).items():
+        for run in (prepared.run, prepared.run, lambda feeds: run_checked(prepared, feeds), prepared.run):  # a check counts nothing
+            for name, found in run(feeds).items():
                 peak = np.abs(reference[name]).max() if reference[name].size else 0
                 np.testing.assert_allclose(found, reference[name], rtol=0, atol=1e-5 + 1e-4 * peak)
         prepared.close()

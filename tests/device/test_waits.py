@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import pytest
 
 import coexec
 from coexec import settings
+from coexec.api.validation import validate
 from coexec.devices import waits
 from coexec.devices.base import Device, DeviceFacts, Event
 from coexec.devices.opencl.handshake import possible
@@ -57,6 +59,16 @@ def test_the_flag_is_used_where_it_is_asked_for():
     with settings.override(wait="event"), coexec.InferenceSession(tiny_model(), strategy="fixed:gpu=0.5") as session:
         np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
         assert session._ready.handshake is None
+
+
+def test_a_run_in_step_can_be_traced_and_checked():
+    with settings.override(wait="flag"):
+        session = coexec.InferenceSession(tiny_model(), coexec.SessionOptions(enable_profiling=True), strategy="fixed:gpu=0.5")
+        assert validate(tiny_model(), strategy="fixed:gpu=0.5", feeds={"x": X}, per_op=True)["ok"]
+    with session:
+        found = [session.run(None, {"x": X})[0] for _ in range(3)]
+        np.testing.assert_array_equal(found[0], found[2])
+        os.unlink(session.end_profiling())
 
 
 def test_a_poll_sleeps_through_most_of_what_it_has_seen_before():

@@ -32,9 +32,10 @@ class LazyDevice(Device):
     name = "gpu"
     asynchronous = True
 
-    def __init__(self, shared: bool = True, declined: frozenset[str] = frozenset(), whim: Callable[[], bool] | None = None, name: str = "gpu"):
+    def __init__(self, shared: bool = True, declined: frozenset[str] = frozenset(), whim: Callable[[], bool] | None = None, name: str = "gpu",
+                 steps: bool = False):
         self.name, self.facts = name, DeviceFacts("lazy", "test")
-        self.shared, self.declined, self.whim = shared, declined, whim
+        self.shared, self.declined, self.whim, self.steps = shared, declined, whim, steps
 
     def declines(self, node: Node) -> str | None:
         return "not wanted" if node.op_type in self.declined else None
@@ -141,6 +142,13 @@ class Counters(Handshake):
         return LazySync(self.queue, work)
 
 
+    def within(self, piece: Kernel, signal: int, target: int) -> bool:
+        if not self.queue.device.steps:
+            return False
+        piece.before = self.sync(signal, target).work
+        return True
+
+
 class LazySync(Kernel):
     def __init__(self, queue: LazyQueue, work: Callable[[], object]):
         self.queue, self.work = queue, work
@@ -152,9 +160,10 @@ class LazySync(Kernel):
 class LazyKernel(Kernel):
     def __init__(self, queue: LazyQueue, kernel: Kernel):
         self.queue, self.kernel = queue, kernel
+        self.before: Callable[[], object] | None = None
 
     def start(self) -> Event:
-        return self.queue.push(self.kernel.start)
+        return self.queue.push(lambda: HOLDS if self.before is not None and self.before() is HOLDS else self.kernel.start())
 
 
 def far(view: Operand) -> Operand:

@@ -341,11 +341,13 @@ class Compile:
         return program.kernel(built, name if forms is None else name + forms.suffix(forms.mine))
 
     def launch(self, files: Sequence[str] | str, name: str, defines: Mapping[str, Any], global_size: Sequence[int],
-               local_size: Sequence[int] | None, *args: Any, options: Sequence[str] = (), forms: program.Forms | None = None) -> None:
+               local_size: Sequence[int] | None, *args: Any, options: Sequence[str] = (), forms: program.Forms | None = None,
+               in_step: bool = False) -> None:
         """Adds one enqueue of kernel `name` from `files` of kernels/, compiled with the defines; `forms` are files with several forms of it.
 
         `global_size` is rounded up to a multiple of `local_size` (kernels guard); a size of 0 adds nothing. Arguments: a ClOperand
-        (expands to pointer, int offset), NumPy scalars or int8(...), a cl.LocalMemory. None adds no argument.
+        (expands to pointer, int offset), NumPy scalars or int8(...), a cl.LocalMemory. None adds no argument. `in_step`: the kernel ends in
+        IN_STEP_ARGS of common.clh, which are set so that it waits for nobody.
         Raises KernelBuildError, or DeviceError where the arguments do not fit the kernel.
         """
         if not all(global_size):
@@ -354,6 +356,8 @@ class Compile:
         if local_size is not None:
             global_size = tuple(-(-g // n) * n for g, n in zip(global_size, local_size))
         given = [value for arg in args if arg is not None for value in self._expand(name, arg)]
+        if in_step:
+            given += [None, np.int32(0), np.int32(0)]
         if len(given) != kernel.num_args:  # before any is set: drivers crash on arguments that do not fit
             raise DeviceError(f"kernel {name} got {len(given)} arguments", where=self.where, expected=kernel.num_args)
         for position, value in enumerate(given):
@@ -364,7 +368,7 @@ class Compile:
                 kernel.set_arg(position, value)
             except cl.Error as error:
                 raise DeviceError(f"argument {position} of kernel {name} does not fit", where=self.where, found=error) from error
-        self.launches.append(Launch(kernel, tuple(map(int, global_size)), None if local_size is None else tuple(map(int, local_size))))
+        self.launches.append(Launch(kernel, tuple(map(int, global_size)), None if local_size is None else tuple(map(int, local_size)), in_step))
 
     def _expand(self, name: str, arg: Any) -> tuple[Any, ...]:
         """What is set for one argument of `launch`."""

@@ -218,7 +218,7 @@ def build_panel(c: Compile, s: Shape, tiles: Tiles, key: tuple = (), arrange: Ca
     c.launch(["vectors.clh", "strip.clh"], "conv_panel", {k: v for k, v in defines.items() if k not in tile},
              (-(-s.pixels // cut.columns), s.y.shape[0] * s.groups), (1, 1), s.x, strides(s.x), w, s.y, strides(s.y),
              *i32(s.groups, s.in_channels, s.out_channels), *s.args(), *i32(cut.unit, *widths), *map(cl.LocalMemory, cut.locals), *tail,
-             forms=Forms(["gemm_tile.clh", "conv_panel.cl"], tile, often))
+             forms=Forms(["gemm_tile.clh", "conv_panel.cl"], tile, often), in_step=True)
 
 
 def build_tiled(c: Compile, s: Shape, tiles: Tiles) -> None:
@@ -300,11 +300,11 @@ def build_winograd(c: Compile, s: Shape, tiles: Tiles) -> None:
     c.implementation = f"f32_conv_winograd_4x4_{cut.rows}x{cut.columns}" + "_staged" * cut.staged
     if not cut.staged:
         c.launch(files, "conv_winograd", {**defines, "STAGE": 0}, (cut.panels, stacks), (1, 1), *shape, cl.LocalMemory(cut.freq), *memory,
-                 *tail)
+                 *tail, in_step=True)
         return
     freq = c.scratch((stacks, cut.panels, cut.freq // 4))
     for stage, items in ((1, cut.panels), (2, -(-s.out_channels // cut.rows))):
-        c.launch(files, "conv_winograd", {**defines, "STAGE": stage}, (items, stacks), (1, 1), *shape, freq, *memory, *tail)
+        c.launch(files, "conv_winograd", {**defines, "STAGE": stage}, (items, stacks), (1, 1), *shape, freq, *memory, *tail, in_step=True)
 
 
 def build_depthwise(c: Compile, s: Shape, tiles: Tiles) -> None:
@@ -328,7 +328,8 @@ def build_depthwise(c: Compile, s: Shape, tiles: Tiles) -> None:
         defines = {**late, **{name: 1 for name in ("BIAS", "RESIDUAL") if name in defines}, "VW": wide}
         both = Forms(["conv_depthwise_rows.cl"], {**size, "SH": s.strides[1], "SW": s.strides[2]}, [{**size, "SH": n, "SW": n} for n in (1, 2)])
         c.launch("vectors.clh", "conv_depthwise_rows", defines, (-(-height // rows), -(-channels // many), batch), (1, 1, 1), s.x, strides(s.x), w,
-                 s.y, strides(s.y), inside, outside, pad, *i32(rows, many, channels), *tail, *chosen, forms=both)
+                 s.y, strides(s.y), inside, outside, pad, *i32(rows, many, channels), *tail, *chosen, forms=both,
+                 in_step=True)
         return
     strip = Strip.of(s.y.shape, s.kernel, s.strides, s.dilations, tiles)
     c.implementation = f"f32_conv_depthwise_strip_{s.kernel[1]}x{s.kernel[2]}"

@@ -20,7 +20,7 @@ from .launch import ClKernel, Launch
 from .memory import SvmBuffer
 from .program import build, compose, kernel
 
-#: The words lie this many ints apart: each has a cache line to itself on every processor we know.
+#: The words lie this many ints apart (HEARD of common.clh): each has a cache line to itself on every processor we know.
 APART = 64
 #: Looks of the trial's gate before it gives up, and how long the host waits for the answer: either is far more than a working one takes.
 TRIAL_LOOKS, TRIAL_SECONDS = 50_000_000, 1.0
@@ -31,11 +31,11 @@ class ClHandshake(Handshake):
     """The words, and the kernels that set and watch them."""
 
     def __init__(self, context: cl.Context, queue: cl.CommandQueue, emulated: bool, where: str):
-        self._queue, self._where = queue, where
+        self._queue, self._where, self._emulated = queue, where, emulated
         self._memory = SvmBuffer(context, 2 * APART * 4)
         # The CPU that plays a GPU sees the host's plain stores; a GPU's cache may not, and an atomic goes past it.
         look = "(*(p))" if emulated else "atomic_or((p), 0)"
-        self._program = build(context, compose(["handshake.cl"], {"LOOK(p)": look, "HEARD": APART}))
+        self._program = build(context, compose(["handshake.cl"], {"LOOK(p)": look}))
         words = self._memory.host.data.cast("i")
         self.told, self.heard = words[:1], words[APART:APART + 1]
 
@@ -44,6 +44,12 @@ class ClHandshake(Handshake):
         for index, value in enumerate((self._memory.handle, np.int32(signal), np.int32(target), np.uint32(limit))):
             bound.set_arg(index, value)
         return ClKernel(self._queue, self._where, "handshake", [Launch(bound, (1,), (1,))], [self._memory])
+
+    def within(self, piece: Kernel, signal: int, target: int) -> bool:
+        if not (self._emulated and isinstance(piece, ClKernel) and piece.can_step):
+            return False
+        piece.step(self._memory, signal, target)
+        return True
 
     def close(self) -> None:
         self.told = self.heard = np.zeros(1, np.int32).data

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyopencl as cl
 
 from ...errors import DeviceError
@@ -53,11 +54,12 @@ class ClEvent(Event):
 
 
 class Launch(NamedTuple):
-    """One enqueue: a kernel object of its own with its arguments set, and the NDRange."""
+    """One enqueue: a kernel object of its own with its arguments set, and the NDRange. in_step: its last arguments are IN_STEP_ARGS."""
 
     kernel: cl.Kernel
     global_size: tuple[int, ...]
     local_size: tuple[int, ...] | None
+    in_step: bool = False
 
 
 class ClKernel(Kernel):
@@ -72,11 +74,24 @@ class ClKernel(Kernel):
     def start(self) -> Event:
         queue, event = self._queue, None
         try:
-            for kernel, global_size, local_size in self.launches:
+            for kernel, global_size, local_size, _ in self.launches:
                 event = _enqueue(queue, kernel, global_size, local_size)
         except cl.Error as error:
             raise failed(f"kernel {self.implementation or '?'} cannot be started", error, self) from error
         return ClEvent(event, self, self.poll_s) if event is not None else DONE
+
+
+    @property
+    def can_step(self) -> bool:
+        """True where the first thing it starts can wait for the host, and tell it something, by itself."""
+        return bool(self.launches) and self.launches[0].in_step
+
+    def step(self, words: Any, signal: int, target: int) -> None:
+        """From now on it first sets the device's word to `signal`, then waits until the host's is at least `target`; 0 leaves that half out."""
+        kernel = self.launches[0].kernel
+        for index, value in enumerate((words.handle, np.int32(signal), np.int32(target)), kernel.num_args - 3):
+            kernel.set_arg(index, value)
+        self._owned += (words,)
 
 
 def failed(what: str, error: cl.Error, owner: Any) -> DeviceError:

@@ -144,7 +144,7 @@ def _panel(c: Compile, p: Product, tiles: Tiles, defines: dict[str, Any]) -> Non
     c.implementation = f"f32_{c.node.op_type.lower()}_panel_{rows}x{columns}"
     # One panel of columns runs over all rows; where there are many products, each brings its own.
     c.launch(["vectors.clh", "gemm_tile.clh", "gemm_panel.cl"], "gemm_panel", defines, (-(-p.columns // columns), p.count), (1, 1),
-             *p.a.args(), *right, *p.y.args(), *middle, *i32(p.rows, p.columns), *local, *tail, np.int32(p.r is not None), *chosen)
+             *p.a.args(), *right, *p.y.args(), *middle, *i32(p.rows, p.columns), *local, *tail, np.int32(p.r is not None), *chosen, in_step=True)
 
 
 _METHODS = {"direct": _direct, "tiled": _tiled, "panel": _panel}

@@ -40,7 +40,7 @@ class ClTimer(Timer):
         assert isinstance(kernel, ClKernel)
         queue, events = self.queue.queue, []
         try:
-            for launched, global_size, local_size in kernel.launches:
+            for launched, global_size, local_size, _ in kernel.launches:
                 events.append(cl.enqueue_nd_range_kernel(queue, launched, global_size, local_size))
         except cl.Error as error:
             raise failed(f"kernel {kernel.implementation or '?'} cannot be started", error, kernel) from error

@@ -44,7 +44,8 @@
 __attribute__((reqd_work_group_size(1, 1, 1)))
 __kernel void FORM(conv_depthwise_rows)(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off,
                                   __global T *restrict y, int y_off, int8 ys,
-                                  int8 in, int8 out, int8 pad, int rows, int many, int channels BIAS_ARGS RESIDUAL_ARGS LATE_ARGS) {
+                                  int8 in, int8 out, int8 pad, int rows, int many, int channels BIAS_ARGS RESIDUAL_ARGS LATE_ARGS IN_STEP_ARGS) {
+  IN_STEP
   const int n = get_global_id(2), top = get_global_id(0) * rows, bottom = min(top + rows, out.s1);
   const int begin = get_global_id(1) * many, end = min(begin + many, channels);
   const int H = in.s1, W = in.s2, OW = out.s2;

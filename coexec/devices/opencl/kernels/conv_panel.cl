@@ -79,7 +79,8 @@ __kernel void FORM(conv_panel)(__global const T *restrict x, int x_off, int8 xs,
 #ifdef BIAS
                          , __global const T *restrict bias, int bias_off, int bias_stride
 #endif
-                         , __global const T *restrict r, int r_off, int8 rs, int added LATE_ARGS) {
+                         , __global const T *restrict r, int r_off, int8 rs, int added LATE_ARGS IN_STEP_ARGS) {
+  IN_STEP
   const int H = in.s1, W = in.s2, OH = out.s1, OW = out.s2, KH = size.s1, KW = size.s2, x_row = xs.s3;
   const int SH = stride.s1, SW = stride.s2, DH = dilation.s1, DW = dilation.s2, PT = pad.s1, PL = pad.s2;
   const int pixels = OH * OW, depth = in_channels * KH * KW;

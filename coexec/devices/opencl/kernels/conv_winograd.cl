@@ -56,7 +56,8 @@ __kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __
 #ifdef BIAS
                             , __global const T *restrict bias, int bias_off, int bias_stride
 #endif
-                            , __global const T *restrict r, int r_off, int8 rs, int added LATE_ARGS) {
+                            , __global const T *restrict r, int r_off, int8 rs, int added LATE_ARGS IN_STEP_ARGS) {
+  IN_STEP
   const int H = in.s1, W = in.s2, OH = out.s1, OW = out.s2;
   const int across = (OW + 3) / 4, tiles = across * ((OH + 3) / 4);
   const int batch = get_global_id(1) / groups, group = get_global_id(1) % groups;

@@ -22,7 +22,8 @@ __kernel void gemm_panel(__global const T *restrict a, int a_off, int a_row, int
 #ifdef BIAS
                          , __global const T *restrict bias, int bias_off, int bias_row, int bias_column, ACC beta
 #endif
-                         , __global const T *restrict r, int r_off, int r_row, int r_column, int added LATE_ARGS) {
+                         , __global const T *restrict r, int r_off, int r_row, int r_column, int added LATE_ARGS IN_STEP_ARGS) {
+  IN_STEP
   const int first = get_global_id(0) * NR, lanes = min(NR, columns - first);
   stacks += stacks_off + get_global_id(1) * 5;
   a += a_off + stacks[0];

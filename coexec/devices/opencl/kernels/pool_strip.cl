@@ -12,7 +12,8 @@ __kernel void pool_strip(__global const T *restrict x, int x_off, int8 xs, __glo
 #ifdef RESIDUAL
                          , __global const T *restrict r, int r_off, int8 rs
 #endif
-) {
+                         IN_STEP_ARGS) {
+  IN_STEP
   const int n = get_global_id(2), top = get_global_id(0) * rows, count = min(rows, out.s1 - top);
   const int first = get_global_id(1) * many, last = min(first + many, channels);
   const int H = in.s1, W = in.s2, KH = size.s1, KW = size.s2, OW = out.s2, SH = stride.s1, SW = stride.s2;
