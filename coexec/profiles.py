@@ -157,6 +157,11 @@ class DeviceProfile:
         return replace(self, cpu=min(self.cpu, self.cpu_alone, key=lambda section: abs(section.threads - threads)), cpu_alone=None)
 
     @property
+    def in_step(self) -> bool:
+        """True where words in shared memory were the cheapest way to keep both units in step, so that plans run by counters."""
+        return self.gpu is not None and self.gpu.waiting == "flag"
+
+    @property
     def digest(self) -> str:
         """A hash of everything in it."""
         return hashlib.sha256(to_yaml(self).encode()).hexdigest()[:16]

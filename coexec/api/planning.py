@@ -22,6 +22,7 @@ from ..partition.wishes import NONE, Wishes
 from ..profiles import DeviceProfile, default_profile_path, load_profile, save_profile
 from ..simulate.judge import judging
 from .between import with_run_costs
+from .counting import with_counters
 from .models import Shapes, bind, default_shapes, load
 
 log = logging.getLogger("coexec")
@@ -63,6 +64,8 @@ def plan_prepared(graph: Graph, *, profile: DeviceProfile | str | None = None, s
     supports = None if devices is None or not partitioner.uses_gpu else (gpu.declines if gpu is not None else lambda node: "there is no GPU")
     started = time.perf_counter()
     made = partitioner.plan(graph, found, supports, wishes=wishes, corrections=corrections, judging=judging)
+    if found is not None and found.in_step and {"cpu", "gpu"} <= made.devices:
+        made = replace(made, counters=True)
     if found is not None and "gpu" in made.devices:
         made = with_images(made, graph, CostModel(found, corrections))
     return replace(made, planning_ms=(time.perf_counter() - started) * 1e3, shapes={v.name: v.shape for v in graph.inputs if v.type.is_static})
@@ -86,7 +89,13 @@ def profile_device(*, quick: bool = True, time_budget_s: float | None = None, th
     threads = session_threads(devices, threads)
     made, rows = profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=budget, threads=threads, progress=progress, table=table,
                                  resume=resume, isolated=Isolated(opencl=gpu))
-    return with_run_costs(made, devices, threads), rows
+    return _as_run(made, devices, threads), rows
+
+
+def _as_run(made: DeviceProfile, devices: Mapping[str, Device], threads: int) -> DeviceProfile:
+    """The profile with what whole runs lose between pieces, in the way that they will be kept in step."""
+    made = with_run_costs(made, devices, threads)
+    return with_counters(made, devices["gpu"], threads) if "gpu" in devices else made
 
 
 def cached_profile(progress: Callable | None = None, devices: Mapping[str, Device] | None = None) -> DeviceProfile:
@@ -103,7 +112,7 @@ def cached_profile(progress: Callable | None = None, devices: Mapping[str, Devic
 
     made, _ = profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=QUICK_S, threads=session_threads(dict(devices)), progress=progress,
                               isolated=Isolated())
-    made = with_run_costs(made, devices, session_threads(dict(devices)))
+    made = _as_run(made, devices, session_threads(dict(devices)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_profile(made, path)

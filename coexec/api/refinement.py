@@ -21,7 +21,7 @@ import numpy as np
 
 from .. import __version__, settings
 from ..cost.compose import CostModel
-from ..cost.corrections import Between, Corrections
+from ..cost.corrections import Corrections
 from ..devices.base import Device
 from ..devices.registry import session_threads
 from ..errors import CoexecError, UsageError
@@ -34,6 +34,7 @@ from ..runtime.executor import PreparedRun
 from ..runtime.schedule import HOST
 from ..runtime.trace import Trace
 from ..runtime.traced import run_traced
+from .counting import by_counters
 from .observation import between, quiet, ratios_seen
 from .planning import plan_prepared
 
@@ -121,12 +122,13 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
                 challenge(alone, plan_prepared(graph, strategy=alone, **asked))
         if {"cpu", "gpu"} <= latest.devices:
             tell(steps - 1, steps, "in step by counters")
-            counted = _by_counters(corrections.between, devices, profile, session_threads(dict(devices), threads))
-            if counted is not None:
+            counted = by_counters(corrections.between, devices["gpu"], session_threads(dict(devices), threads))
+            if counted is not None and not latest.counters:
                 again = plan_prepared(graph, strategy=strategy, corrections=replace(corrections, between=counted), **asked)
                 challenge(f"{strategy}, corrected, in step by counters", replace(again, counters="gpu" in again.devices))
-                if "gpu" in best.plan.devices and not best.plan.counters:
-                    challenge(f"{best.name}, in step by counters", replace(best.plan, counters=True))
+            if "gpu" in best.plan.devices and (best.plan.counters or counted is not None):
+                other = not best.plan.counters
+                challenge(f"{best.name}, in step by {'counters' if other else 'events'}", replace(best.plan, counters=other))
         cache = int(profile.cpu.facts.get("l2_bytes", 0))
         if cache and HOST in best.plan.devices:
             tell(steps - 1, steps, "band by band")
@@ -151,23 +153,6 @@ def _observe(graph: Graph, plan: Plan, prepare: Callable[..., PreparedRun], feed
     finally:
         prepared.close()
     return known.seen(ratios_seen(graph, prepared.plan, trace, costs), between(trace))
-
-
-def _by_counters(seen: Between, devices: Mapping[str, Device], profile: DeviceProfile, threads: int) -> Between | None:
-    """What would be lost between pieces if both were kept in step by counters; None where the device has none.
-
-    A run's launches take longer than those of a bare loop by as much either way: caches hold other things.
-    """
-    from ..profiling.run import fixed_costs
-
-    with settings.override(handshake=True):
-        with_counters = fixed_costs(devices["gpu"], threads)
-    with settings.override(handshake=False):
-        without = fixed_costs(devices["gpu"], threads)
-    if with_counters["sync_us"] >= without["sync_us"]:
-        return None
-    slower = 1.0 if seen.launch_us is None else max(1.0, seen.launch_us / max(without["launch_us"], 1e-3))
-    return Between(with_counters["launch_us"] * slower, 0.0, with_counters["sync_us"], with_counters["ready_us"])
 
 
 def _compare(first: PreparedRun, second: PreparedRun, feeds: Mapping[str, Any]) -> tuple[float, float]:

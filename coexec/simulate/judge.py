@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..cost.compose import CostModel
 from ..graph.ir import Graph
 from ..partition.plan import Plan
@@ -21,6 +23,8 @@ def judging(graph: Graph, cost: CostModel) -> Judge:
     known: dict[tuple, float] = {}
 
     def judge(made: Plan) -> float:
+        if cost.profile.in_step:
+            made = replace(made, counters=True)
         key = made.partitions, made.counters, made.band_bytes, made.early_reuse
         if key not in known:
             known[key] = played(graph, made, cost)[1].latency_us
