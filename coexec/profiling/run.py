@@ -36,7 +36,7 @@ from .isolation import Isolated, KernelLost
 from .measure import Bench, Timing, copies_for, measure, with_constants
 from .rounds import COMPANY, NoClock, Round, caches
 from .sampler import SHAPES, Sample, Sampler, cut_samples, whole_of
-from .steady import Steadiness, facts_of
+from .steady import Steadiness, facts_of, references
 from .table import Measurement, append_row, describe, node_of, open_table, read_table, tail_text, whole_of_piece, write_table
 from .ways import best_used
 
@@ -188,7 +188,7 @@ class Campaign:
         self.steady_path = path.with_suffix(".steady.json")
         if resume and self.steady_path.exists():
             told = read_steady(self.steady_path)
-            self.steady = {unit: Steadiness(told.get(unit, ())) for unit in self.devices}
+            self.steady = {unit: Steadiness(told.get(unit, ())[-references(self.threads[unit]):]) for unit in self.devices}
 
     def keep_steady(self) -> None:
         """Writes down what good moments are like, for whoever resumes: he cannot know whether he begins in one."""
