@@ -484,6 +484,10 @@ def board_facts(device: Device) -> dict[str, float]:
     extra = device.facts.extra
     if device.facts.kind == "cpu" or device.facts.emulated:
         found.update(caches())
+    if device.asynchronous and "svm" in device.facts.sharing:
+        from ..devices.cpu.simd import ROWS  # compiled kernels are needed by nobody who reads a profile
+
+        found["common_rows"] = float(ROWS)
     if "vector_width_float" in extra:
         width = 1 << max(2, min(4, int(extra["vector_width_float"]).bit_length() - 1))
         local = int(extra.get("local_mem_bytes", 0))
