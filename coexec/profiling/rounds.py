@@ -34,6 +34,8 @@ from .steady import Steadiness, references
 COMPANY = 12
 #: Kernels between two readings of the reference, and how often those are run for one reading.
 STRETCH, REFERENCE_RUNS = 3, 4
+#: How often they are run before a reading for which nothing else has just run.
+WAKING_RUNS = 24
 #: What a round took by the device's own clock must be at least and at most these shares of what it took by the wall's, give or take what
 #: starting and waiting cost; else the clock is not believed.
 BELIEVED, SLACK_NS, MOST_DOUBTS = (0.7, 1.02), 300_000, 5
@@ -252,9 +254,15 @@ class Round:
         return self.steady.read(times)
 
     def reading(self) -> bool:
-        """Whether this is a good moment, by the references alone: between runs of something else."""
+        """Whether this is a good moment, by the references alone: between runs of something else.
+
+        A core that has slept is slow at first, and its caches are cold: so much is run before what counts.
+        """
         self.queue.begin_run()
         try:
+            for _ in range(WAKING_RUNS):
+                for kernel in self.references:
+                    kernel.start()
             if self.timer is None:
                 return self._reference()
             tape = [(index, *self.timer.start(kernel)) for index, kernel in enumerate(self.references) for _ in range(REFERENCE_RUNS)]
