@@ -379,7 +379,8 @@ class _Reader:
             "launch_us": self.number, "sync_us": self.number, "begin_us": self.number, "map_us": self.number,
             "run_us": self.number, "run_piece_us": self.number,
             "ready_us": lambda k, v: None if self.null(v) else self.number(k, v), "facts": self.numbers, "busy": self.numbers,
-            **dict.fromkeys(("transfer_gbs", "crossing_gbs", "image_gbs", "copy_gbs", "power_w"), lambda k, v: None if self.null(v) else self.rate(k, v)),
+            **dict.fromkeys(("transfer_gbs", "crossing_gbs", "image_gbs", "copy_gbs", "power_w"),
+                            lambda k, v: None if self.null(v) else self.rate(k, v)),
             "idle_w": lambda k, v: None if self.null(v) else self.number(k, v),
             "provenance": self.provenance, "latency": self.latencies,
         }

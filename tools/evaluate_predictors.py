@@ -82,7 +82,8 @@ def whole_model(path: Path, profile: Any, iters: int, devices: Mapping[str, Devi
             measured, predicted = percentile(kept, 50), session.plan.predicted_ms
             spread = (percentile(kept, 75) - percentile(kept, 25)) / 2 / measured
             found[name] = {"predicted_ms": predicted, "measured_ms": measured, "error": predicted / measured - 1, "spread": spread,
-                           "planning_ms": session.plan.planning_ms, "nodes": len(session.graph.nodes), "good": sum(good[name]), "drift": percentile(drift[name], 50),
+                           "planning_ms": session.plan.planning_ms, "nodes": len(session.graph.nodes), "good": sum(good[name]),
+                           "drift": percentile(drift[name], 50),
                            "all_ms": times[name]}
         return found, sessions["coexec"].graph
     finally:
@@ -154,7 +155,8 @@ def main() -> int:
     if samples:
         show_operators(samples, others)
     if models:
-        print(f"\n{'model':22} " + " ".join(f"{s + ' predicted':>17} {'measured':>9} {'error':>7} {'+-':>5} good drift" for s in STRATEGIES) + "  planning")
+        heads = [f"{s + ' predicted':>17} {'measured':>9} {'error':>7} {'+-':>5} good drift" for s in STRATEGIES]
+        print(f"\n{'model':22} {' '.join(heads)}  planning")
         for name, found in models.items():
             print(f"{name:22} " + " ".join(f"{f['predicted_ms']:14.2f} ms {f['measured_ms']:9.2f} {f['error']:+7.1%} "
                                             f"{f['spread']:5.1%} {f['good']:4} {f['drift']:5.2f}"

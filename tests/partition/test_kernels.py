@@ -20,7 +20,8 @@ from coexec.profiles import from_yaml, to_yaml
 from coexec.profiling.fit import facts_of_rows, fit_profile_from_table, kernels_of
 from coexec.profiling.measure import Bench, with_constants
 from coexec.profiling.run import board_facts, profile_devices
-from coexec.profiling.sampler import Sampler, draw, random_cut, row, whole_of
+from coexec.profiling.sampler import Sampler, draw, random_cut, whole_of
+from coexec.profiling.sampler import row as sized
 from coexec.profiling.table import Measurement, describe, node_of, piece_of, read_table, tail_text, whole_of_piece
 from coexec.regions import Region
 
@@ -84,7 +85,7 @@ def test_a_gpu_s_piece_cut_along_height_has_the_tile_and_the_layout_of_the_cpu_s
     shapes = [(168, 112, 8, 1, 1), (144, 96, 7, 1, 1), (64, 184, 64, 1, 1), (512, 512, 7, 3, 1), (10, 20, 48, 3, 2), (96, 224, 12, 5, 2)]
     told = set()
     for ic, oc, size, kernel, stride in shapes:
-        sample = whole_of(row("Conv", 1, ic, size, size, oc, kernel, stride))
+        sample = whole_of(sized("Conv", 1, ic, size, size, oc, kernel, stride))
         node, high = with_constants(sample.node, rng), sample.node.output.shape[2]
         for rows in ((0, 1), (0, high // 2), (high // 2, high)):
             region = Region.whole(node.output.shape).replace(2, rows)
