@@ -115,6 +115,12 @@ class UnitProfile:
     transfer_gbs: float | None = None
     #: How much longer reading takes where the other unit has just written those bytes, as a rate; None: not measured.
     crossing_gbs: float | None = None
+    #: Copying a run's inputs and outputs, reads and writes together, as the host's sections know it; None: as its memory's bandwidth.
+    copy_gbs: float | None = None
+    #: What a run takes beside pieces, waits and those copies: of the CPU's sections in plans that give it some work; of the GPU where all
+    #: work is its own, and the host sleeps meanwhile: of a run, and for each of its pieces.
+    run_us: float = 0.0
+    run_piece_us: float = 0.0
     #: Watts while it works and while it does not; None: not known.
     power_w: float | None = None
     idle_w: float | None = None
@@ -376,8 +382,10 @@ class _Reader:
             "sharing_us": self.numbers, "waiting_us": self.numbers, "image_shares": self.rates, "image_us": self.number,
             "peak_gflops": self.rate, "bandwidth_gbs": self.rate,
             "launch_us": self.number, "sync_us": self.number, "begin_us": self.number, "map_us": self.number,
+            "run_us": self.number, "run_piece_us": self.number,
             "ready_us": lambda k, v: None if self.null(v) else self.number(k, v), "facts": self.numbers, "busy": self.numbers,
-            **dict.fromkeys(("transfer_gbs", "crossing_gbs", "image_gbs", "power_w"), lambda k, v: None if self.null(v) else self.rate(k, v)),
+            **dict.fromkeys(("transfer_gbs", "crossing_gbs", "image_gbs", "copy_gbs", "power_w"),
+                            lambda k, v: None if self.null(v) else self.rate(k, v)),
             "idle_w": lambda k, v: None if self.null(v) else self.number(k, v),
             "provenance": self.provenance, "latency": self.latencies,
         }

@@ -26,7 +26,7 @@ from coexec.devices.registry import find_devices
 from coexec.profiles import load_profile
 from coexec.profiling.fit import fit_profile_from_table
 from coexec.profiling.rounds import NoClock, Round
-from coexec.profiling.steady import Steadiness, good_moment
+from coexec.profiling.steady import TOLERANCE, Steadiness, good_moment
 from coexec.profiling.table import read_table
 from coexec.report.evaluation import Sample, baselines, by_kernel, judge, measure_operators, query_us, worst
 from coexec.report.timing import percentile
@@ -39,31 +39,42 @@ LEAST_GOOD = 3
 def whole_model(path: Path, profile: Any, iters: int, devices: Mapping[str, Device]) -> tuple[dict[str, dict[str, float]], Any]:
     """Per strategy: predicted and measured milliseconds (median), error, half the spread of the measured ones, planning time.
 
-    As kernels are timed, so are runs: between readings of the processors' reference kernels that are good ones, where three runs or more
-    are (`good`: how many; in the table, the number behind `+-`), else at any time.
+    As kernels are timed, so are runs: between readings of the reference kernels of the plan's processors that are good ones, where three runs or
+    more are (`good`: how many; in the table, the number behind `+-`), else at any time. `drift`: the reference kernels' time beside those runs
+    by what they took in the profile's good moments (median; in the table behind the number of good runs).
     """
     graph = load(path)
     feeds = random_feeds(graph)
     sessions = {s: InferenceSession(graph, SessionOptions(), device_profile=profile, strategy=s) for s in STRATEGIES}
-    gates = []
+    gates: dict[str, Round] = {}
     try:
         # All cores at once too: two virtual ones may share a real one for a while, which none by itself sees.
-        for device, section in ((devices["cpu"], profile.cpu), (devices.get("gpu"), profile.gpu), (devices["cpu"], profile.cpu_alone)):
+        for unit, device, section in (("cpu", devices["cpu"], profile.cpu), ("gpu", devices.get("gpu"), profile.gpu),
+                                      ("cpu_alone", devices["cpu"], profile.cpu_alone)):
             if device is not None and section is not None:
                 with suppress(NoClock):
-                    gates.append(Round(device, [], section.threads or 1, Steadiness(good_moment(section))))
+                    gates[unit] = Round(device, [], section.threads or 1, Steadiness(good_moment(section)))
+        used = {"cpu": ("cpu_alone",) if "cpu_alone" in gates else ("cpu",), "gpu": ("gpu",), "coexec": ("cpu", "gpu")}
         good: dict[str, list[bool]] = {s: [] for s in STRATEGIES}
+        drift: dict[str, list[float]] = {s: [] for s in STRATEGIES}
+
+        def reading(name: str) -> float:
+            """The worst of the references of that plan's units, by what it takes in a good moment."""
+            asked = [gate for unit, gate in gates.items() if unit in used[name]]
+            return max([1.0, *((gate.reading(), gate.steady.ratio)[1] for gate in asked)])
 
         times = {s: [] for s in STRATEGIES}
         for turn in range(2 + iters):
             for name in STRATEGIES[turn % 3:] + STRATEGIES[:turn % 3]:
-                before = all([gate.reading() for gate in gates])
+                before = reading(name)
                 begun = time.perf_counter()
                 sessions[name].run(None, feeds)
                 took = (time.perf_counter() - begun) * 1e3
+                after = reading(name)
                 if turn >= 2:  # the first runs are slower
                     times[name].append(took)
-                    good[name].append(all([gate.reading() for gate in gates]) and before)
+                    good[name].append(max(before, after) <= TOLERANCE)
+                    drift[name].append(max(before, after))
         found = {}
         for name, session in sessions.items():
             kept = [ms for ms, fine in zip(times[name], good[name]) if fine]
@@ -72,10 +83,11 @@ def whole_model(path: Path, profile: Any, iters: int, devices: Mapping[str, Devi
             spread = (percentile(kept, 75) - percentile(kept, 25)) / 2 / measured
             found[name] = {"predicted_ms": predicted, "measured_ms": measured, "error": predicted / measured - 1, "spread": spread,
                            "planning_ms": session.plan.planning_ms, "nodes": len(session.graph.nodes), "good": sum(good[name]),
+                           "drift": percentile(drift[name], 50),
                            "all_ms": times[name]}
         return found, sessions["coexec"].graph
     finally:
-        for gate in gates:
+        for gate in gates.values():
             gate.close()
         for session in sessions.values():
             session.close()
@@ -143,9 +155,11 @@ def main() -> int:
     if samples:
         show_operators(samples, others)
     if models:
-        print(f"\n{'model':22} " + " ".join(f"{s + ' predicted':>17} {'measured':>9} {'error':>7} {'+-':>5}   " for s in STRATEGIES) + "  planning")
+        heads = [f"{s + ' predicted':>17} {'measured':>9} {'error':>7} {'+-':>5} good drift" for s in STRATEGIES]
+        print(f"\n{'model':22} {' '.join(heads)}  planning")
         for name, found in models.items():
-            print(f"{name:22} " + " ".join(f"{f['predicted_ms']:14.2f} ms {f['measured_ms']:9.2f} {f['error']:+7.1%} {f['spread']:5.1%} {f['good']:2}"
+            print(f"{name:22} " + " ".join(f"{f['predicted_ms']:14.2f} ms {f['measured_ms']:9.2f} {f['error']:+7.1%} "
+                                            f"{f['spread']:5.1%} {f['good']:4} {f['drift']:5.2f}"
                                             for f in found.values())
                   + f"  {found['coexec']['planning_ms']:.0f} ms, {found['coexec']['nodes']} nodes")
     if options.json:

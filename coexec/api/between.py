@@ -2,7 +2,7 @@
 
 Bare loops make these look cheap (2 us for a start, on an x86-64 server with PoCL, 2026-11): in a run the interpreter and the driver find
 their code and data driven out of the caches, and it takes several times as long. So a small made-up network is run, cut in two, and its
-trace is asked. Plans of real ones are predicted with what it says.
+trace is asked; and whole on either unit, for what a run takes around its pieces. Plans of real ones are predicted with what these say.
 """
 
 from __future__ import annotations
@@ -12,47 +12,98 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..cost.corrections import Between
 from ..devices.base import Device
 from ..graph.ir import Activation, Graph, Node, TensorType, Value, constant
 from ..partition.plan import Plan, on_one_device
 from ..partition.strategies.base import preferred_axis, share
-from ..profiles import DeviceProfile
+from ..profiles import DeviceProfile, UnitProfile
+from ..profiling.rounds import own_bytes
 from ..runtime.executor import PreparedRun
 from ..runtime.trace import Trace
 from ..runtime.traced import run_traced
-from .observation import between
+from .observation import between, edges_us, fed_us, quiet
 
-#: Traced runs of the made-up network; its blocks, and the sizes of its maps and channels, as networks get smaller.
-RUNS, STAGES = 24, ((56, 24), (28, 48), (28, 64), (14, 96), (14, 128), (7, 192))
+#: How often each plan has its turn; plain runs, then traced ones, of a turn. A session runs one plan again and again: in turns run by run, the
+#: plans would drive even the interpreter's data out of the caches, and starting a piece would take twice as long.
+TURNS, WARM, RUNS = 4, 2, 8
+#: How many blocks of each size the made-up networks have; the sizes of its maps and channels, as networks get smaller.
+DEPTHS = (1, 3)
+STAGES = ((56, 24), (28, 48), (28, 64), (14, 96), (14, 128), (7, 192))
 
 
 def with_run_costs(profile: DeviceProfile, devices: Mapping[str, Device], threads: int) -> DeviceProfile:
-    """The profile with what runs on these devices lose between pieces, where it has a GPU that works beside the host."""
-    if profile.gpu is None or not devices["gpu"].asynchronous:
-        return profile
-    seen = {k: float(f"{v:.4g}") for k, v in vars(measure_between(devices, threads)).items() if v is not None}
-    return replace(profile, gpu=replace(profile.gpu, **seen))
+    """The profile with what runs on these devices lose between and around their pieces."""
+    graph, asked = made_up(), {}
+    asked["cpu"] = graph, plan_on(graph, "cpu"), (profile.cpu_alone or profile.cpu).threads or threads
+    gpu = profile.gpu if profile.gpu is not None and devices["gpu"].asynchronous else None
+    if gpu is not None:
+        asked["cut"] = graph, cut_somehow(graph, devices["gpu"]), threads
+        if all(devices["gpu"].declines(node) is None for node in graph.nodes):
+            asked |= {f"gpu {deep}": (longer := made_up(deep), plan_on(longer, "gpu"), threads) for deep in DEPTHS}
+    traces = traced(devices, asked)
+    alone = _run(graph, traces["cpu"])
+    if gpu is None:
+        return replace(profile, cpu=replace(profile.cpu, **alone))
+    gpu = replace(gpu, **_short({k: v for k, v in vars(between(traces["cut"])).items() if v is not None}))
+    if f"gpu {DEPTHS[0]}" in traces:
+        told = {len(asked[k][0].nodes): quiet(edges_us(traces[k], "gpu")) for k in (f"gpu {deep}" for deep in DEPTHS)}
+        gpu = replace(gpu, **_away(gpu, told))
+    return replace(profile, cpu=replace(profile.cpu, **_run(graph, traces["cut"])), gpu=gpu,
+                   cpu_alone=None if profile.cpu_alone is None else replace(profile.cpu_alone, **alone))
 
 
-def measure_between(devices: Mapping[str, Device], threads: int) -> Between:
-    """Traced runs of the made-up network: convolutions cut in two, on one unit, and small operators between them."""
-    graph = made_up()
-    plan = cut_somehow(graph, devices["gpu"])
-    trace = Trace()
-    prepared = PreparedRun(graph, plan, devices, threads, trace=trace)
+def _run(graph: Graph, trace: Trace) -> dict[str, float]:
+    """run_us and copy_gbs of a host's section, by traced runs of a plan that gives the host some work."""
+    copied = sum(v.type.nbytes for v in graph.inputs)
+    return _short({"run_us": quiet(edges_us(trace)), "copy_gbs": 2 * copied / 1e3 / max(quiet(fed_us(trace)), 1e-3)})
+
+
+def _away(gpu: UnitProfile, told: Mapping[int, float]) -> dict[str, float]:
+    """run_us and run_piece_us of a GPU's section: what runs lose around its pieces where all are its own, by microseconds of two numbers of pieces.
+
+    The host sleeps meanwhile: it wakes late, with cold caches, and first tidies up what the driver kept for each piece. What a plan is charged
+    anyway for starting, beginning and waiting is left out.
+    """
+    (few, least), (many, most) = sorted(told.items())
+    each = min(max(0.0, (most - least) / (many - few)), least / few)
+    return _short({"run_us": max(0.0, least - few * each - gpu.launch_us - gpu.begin_us - gpu.sync_us), "run_piece_us": each})
+
+
+def _short(numbers: Mapping[str, float]) -> dict[str, float]:
+    return {k: float(f"{v:.4g}") for k, v in numbers.items()}
+
+
+def traced(devices: Mapping[str, Device], asked: Mapping[str, tuple[Graph, Plan, int]]) -> dict[str, Trace]:
+    """Traced runs of made-up networks under plans with so many threads, a few of each in turns, after some that do not count.
+
+    As after the end of a real one, nothing of a network's inputs is in a core's own cache when it begins.
+    """
+    traces, other = {name: Trace() for name in asked}, np.ones(2 * own_bytes() // 4, np.float32)
+    prepared: dict[str, PreparedRun] = {}
     try:
-        feeds = {v.name: np.ones(v.shape, np.float32) for v in graph.inputs}
-        prepared.run(feeds)
-        for _ in range(RUNS):
-            run_traced(prepared, feeds, trace)
+        for name, (graph, plan, threads) in asked.items():
+            prepared[name] = PreparedRun(graph, plan, devices, threads, trace=traces[name])
+        feeds = {v.name: np.ones(v.shape, np.float32) for v in made_up().inputs}
+        for name, run in [*prepared.items()] * TURNS:
+            for number in range(WARM + RUNS):
+                other.max()
+                run.run(feeds) if number < WARM else run_traced(run, feeds, traces[name])
     finally:
-        prepared.close()
-    return between(trace)
+        for run in prepared.values():
+            run.close()
+    return traces
 
 
-def made_up() -> Graph:
-    """A network of nobody: in every block a 1x1 and a 3x3 convolution, a pooling where the map gets smaller, and what is elementwise."""
+def plan_on(graph: Graph, unit: str) -> Plan:
+    """The whole network on one unit."""
+    return Plan(graph.name, graph.digest, "made up", tuple(on_one_device(node, unit) for node in graph.nodes))
+
+
+def made_up(deep: int = 1) -> Graph:
+    """A network of nobody: in every block a 1x1 and a 3x3 convolution, a pooling where the map gets smaller, and what is elementwise.
+
+    deep: so many blocks of each size.
+    """
     rng, nodes = np.random.default_rng(0), []
     size, channels = 56, 16
     first = last = Value("x", TensorType(np.dtype(np.float32), (1, channels, size, size)))
@@ -64,7 +115,7 @@ def made_up() -> Graph:
         nodes.append(Node(op_type, (last, *more), (made,), attributes, name=f"n{len(nodes)}", activation=activation))
         last = made
 
-    for smaller, wider in STAGES:
+    for smaller, wider in (stage for stage in STAGES for _ in range(deep)):
         if smaller < size:
             add("MaxPool", (1, channels, smaller, smaller), kernel_shape=[2, 2], strides=[2, 2], pads=[0, 0, 0, 0])
         size = smaller

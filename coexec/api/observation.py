@@ -64,6 +64,26 @@ def between(trace: Trace, typical: Callable[[Sequence[float]], float] | None = N
     return Between(**{k: max(0.0, (typical or quiet)(v)) for k, v in lost.items() if v})
 
 
+def edges_us(trace: Trace, unit: str = "") -> list[float]:
+    """Of each traced run what it took before its first step and after its last, but for copying the inputs. With a unit: before the first piece
+    there and after the last, as the host sees it that does nothing but wait meanwhile.
+    """
+    found = []
+    for number in range(trace.runs):
+        spans = [s for s in trace.spans if s.args.get("run") == number]
+        run = next(s for s in spans if s.category == "run")
+        fed = next(s for s in spans if s.name == "copy inputs")
+        inner = [s for s in spans if s.category in ("piece", "enqueue", "wait") and (s.track == unit if unit else s.track in ("cpu", "host"))]
+        if inner:
+            found.append(run.duration_us - fed.duration_us - (max(s.stop_us for s in inner) - min(s.start_us for s in inner)))
+    return found
+
+
+def fed_us(trace: Trace) -> list[float]:
+    """Of each traced run what copying its inputs took."""
+    return [s.duration_us for s in trace.spans if s.name == "copy inputs"]
+
+
 def quiet(times: Sequence[float]) -> float:
     """The lower quartile: what is slower was mostly disturbed by something else."""
     return float(np.percentile(times, 25))

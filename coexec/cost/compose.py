@@ -275,12 +275,19 @@ class CostModel:
         self.prepare([(n, u, [r]) for n, u, r in told])
         for node, where, region in told:
             work[where] = work.get(where, 0.0) + self.kernel(node, region, where).us
-        return max(work.values(), default=0.0) + self.copies_us(graph, unit)
+        return max(work.values(), default=0.0) + self.around_us(graph, unit)
 
-    def copies_us(self, graph: Graph, unit: str) -> float:
-        """The host's copies of a run's inputs and outputs, each read once and written once."""
-        copied = sum(v.type.nbytes for v in (*graph.inputs, *graph.outputs) if v.type.is_static)
-        return 2 * copied / (self.units[unit].bandwidth_gbs * 1e3)
+    def around_us(self, graph: Graph, unit: str, pieces_far: int = 0) -> float:
+        """What a run takes beside its pieces: the host's copies of inputs and outputs, each read once and written once, and what goes with
+        beginning and ending. unit: the host's section; pieces_far: where no piece is the host's, how many the GPU has, else 0.
+        """
+        copied, section = sum(v.type.nbytes for v in (*graph.inputs, *graph.outputs) if v.type.is_static), self.units[unit]
+        return 2 * copied / ((section.copy_gbs or section.bandwidth_gbs) * 1e3) + self.run_us(unit, pieces_far)
+
+    def run_us(self, unit: str, pieces_far: int = 0) -> float:
+        """`around_us` without the copies."""
+        gpu = self.profile.gpu
+        return gpu.run_us + gpu.run_piece_us * pieces_far if pieces_far and gpu is not None else self.units[unit].run_us
 
     def energy_uj(self, graph: Graph, partitions: Sequence[Partition]) -> float:
         """Microjoules of a whole run by the profile's power model. Raises UsageError where the profile has none."""
@@ -358,13 +365,14 @@ class Run:
     something before it ends later, so that a beginning of a plan that is behind in everything can be given up.
     """
 
-    __slots__ = ("cost", "flow", "host", "gpu", "done", "unit", "cpu_us", "gpu_us", "extra_us")
+    __slots__ = ("cost", "flow", "host", "gpu", "done", "unit", "cpu_us", "gpu_us", "extra_us", "together")
 
     def __init__(self, cost: CostModel, alone: bool = False, joined: frozenset[Node] = frozenset(), extra_us: Mapping[str, float] | None = None):
         self.cost, self.flow = cost, Flow(cost.shared, joined)
         self.unit, self.extra_us = cost.host_unit(alone), extra_us or {}
         self.host = self.gpu = 0.0
         self.cpu_us = self.gpu_us = 0.0  # how long each works
+        self.together = False  # whether the host has a piece
         self.done: list[float] = [0.0]  # when each GPU piece ends, by its number
 
     def times(self, node: Node, parts: Sequence[tuple[str, Region]]) -> tuple[float | None, float | None]:
@@ -395,6 +403,7 @@ class Run:
             self.host = self._heard(self.host, self.done[visit.waits_for])
         worked_us = cost.move_us(visit.download_bytes, visit.download_bytes > 0)
         if cpu_us is not None:
+            self.together = True
             worked_us += cpu_us + cost.crossing_us(HOST, visit.crossed_cpu)
         self.host += worked_us
         self.cpu_us += worked_us
@@ -415,7 +424,8 @@ class Run:
     def end(self, graph: Graph) -> float:
         """When the graph's outputs are on the host: copies of what comes in and goes out included."""
         _, nbytes = self.flow.copy().finish(graph.outputs)
-        return self.finish + self.cost.move_us(nbytes, 1 if nbytes else 0) + self.cost.copies_us(graph, self.unit)
+        far = 0 if self.together else len(self.done) - 1
+        return self.finish + self.cost.move_us(nbytes, 1 if nbytes else 0) + self.cost.around_us(graph, self.unit, far)
 
 
 def _for(node: Node, other: Node, told: Access) -> Access:

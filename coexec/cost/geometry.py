@@ -32,7 +32,8 @@ class Facts:
     """What decides how kernels cut their work. A profile's `facts` hold these by name; missing ones have the defaults.
 
     lanes, tile_rows: float32 elements of a CPU vector, rows of its matrix tile. *_bytes: caches of a core; local_bytes: what a GPU
-    panel may take, 0 where the device runs no panels. gpu_width: elements of its vectors. threads: of the CPU.
+    panel may take, 0 where the device runs no panels. gpu_width: elements of its vectors. common_rows: rows of the tiles of a GPU's pieces that
+    read the CPU's weights, 0 where it cannot. threads: of the CPU.
     blocks: where the kernels are not coexec's own, the block of each form of `shapes.FORMS`; else empty. In a profile, a block is
     `block_<form>_channels`, and `block_<form>_columns` (of one row) or `block_<form>_pixels`.
     """
@@ -43,6 +44,7 @@ class Facts:
     l2_bytes: int = 512 << 10
     gpu_width: int = 16
     local_bytes: int = 0
+    common_rows: int = 0
     threads: int = 1
     blocks: tuple[tuple[str, Block], ...] = ()
 
@@ -142,7 +144,7 @@ class Windowed:
             x, y = (x[0], x[1], 1, x[2]), (y[0], y[1], 1, y[2])
         size = stop - start
         self.n, self.oc, self.oh, self.ow = size.T
-        self.full_oc, self.full_ow, self.h, self.w = y[1], y[3], x[2], x[3]
+        self.full_oc, self.full_oh, self.full_ow, self.h, self.w = *y[1:], x[2], x[3]
         self.ih, self.top = self._read(start[:, 2], stop[:, 2], self.sh, top, self.kh, self.dh, x[2])
         self.iw, self.left = self._read(start[:, 3], stop[:, 3], self.sw, left, self.kw, self.dw, x[3])
         self.padded = top or left or any(params.pads_end)

@@ -7,6 +7,7 @@ a fit's correction may depend on. A planner has no device, so the rules are writ
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -521,8 +522,10 @@ def _cpu_product(p: Products, f: Facts) -> Iterator[Case]:
 
 
 @lru_cache(maxsize=8)
-def _gpu_shapes(registers: int) -> tuple[tuple[int, int], ...]:
-    """(rows, vectors) of the register tiles that are compiled."""
+def _gpu_shapes(registers: int, rows: int = 0) -> tuple[tuple[int, int], ...]:
+    """(rows, vectors) of the register tiles that are compiled; of so many rows alone where that is said."""
+    if rows:
+        return tuple((rows, v) for v in range(1, 5) if v == 1 or rows * v + v + 1 <= registers)
     shapes = []
     for vectors in range(1, 5):
         fits = [r for r in (1, 4, 6, 8, 12) if r * vectors + vectors + 1 <= registers]
@@ -534,9 +537,17 @@ def _gpu_step(rows: Array, vectors: Array) -> Array:
     return np.maximum(rows * vectors, 8) / 2 + rows / 10 + vectors * vectors / 16 + 0.5
 
 
-def _gpu_tile(rows: Array, columns: Array, f: Facts, most: Any = 4) -> tuple[Array, Array]:
-    """(rows, vectors) of the register tile with the fewest cycles, of at most so many vectors."""
-    shapes = _gpu_shapes(16 if f.gpu_width == 8 else 32)
+def _gpu_tile(rows: Array, columns: Array, f: Facts, most: Any = 4, common: Array | None = None) -> tuple[Array, Array]:
+    """(rows, vectors) of the register tile with the fewest cycles, of at most so many vectors. common: which pieces have the CPU's rows."""
+    registers = 16 if f.gpu_width == 8 else 32
+    own = _best_tile(_gpu_shapes(registers), rows, columns, f, most)
+    if common is None or not common.any():
+        return own
+    theirs = _best_tile(_gpu_shapes(registers, f.common_rows), rows, columns, f, most)
+    return np.where(common, theirs[0], own[0]), np.where(common, theirs[1], own[1])
+
+
+def _best_tile(shapes: Sequence[tuple[int, int]], rows: Array, columns: Array, f: Facts, most: Any) -> tuple[Array, Array]:
     wide = up(np.maximum(columns, 1), f.gpu_width)
     cycles = []
     for tall, vectors in shapes:
@@ -556,12 +567,29 @@ def _strip_elements(g: Windowed, height: Array, width: Array, columns: Array, w:
     return np.maximum(np.where(height > 1, crossing, 0), high * single) * g.sw + w
 
 
-def _gpu_winograd(g: Windowed, f: Facts) -> dict[str, Array]:
+def _in_common(g: Windowed, f: Facts) -> tuple[Array, Array]:
+    """Which pieces read the weights that the CPU packs for the other rows of a map; and which of them as strips of channels, as small maps have
+    them, of which a tile's rows are a part only.
+    """
+    if not f.common_rows:
+        return (np.zeros(len(g.n), bool),) * 2
+    common = (g.oc == g.full_oc) & ((g.oh < g.full_oh) | (g.ow < g.full_ow)) & (g.ocg >= f.common_rows)
+    lanes, rows, left = f.gpu_width, f.common_rows, np.maximum(g.full_oh - g.oh, 0)
+    host, pixels = replace(f, lanes=lanes, tile_rows=rows), left * g.ow
+    padded = np.minimum(up(pixels, rows) * rows, np.where(pixels == 1, 1, up(pixels, rows - 1) * (rows - 1))) * _lanes_up(g.oc, lanes)
+    strips = common & (g.groups == 1) & (g.ow == g.full_ow) & (g.oc >= 2 * lanes) & (pixels > 0) & (pixels <= MOST_SMALL)
+    strips &= padded <= 1.05 * _lanes_up(pixels, lanes) * up(g.oc, rows) * rows
+    if _square(g) and strips.any():
+        strips &= np.argmin(_winograd_costs(g, host, g.oc, left, g.ow), axis=0) == 0
+    return common, strips & (not _larger(g))
+
+
+def _gpu_winograd(g: Windowed, f: Facts, common: Array) -> dict[str, Array]:
     across, down, w, ic = up(g.ow, 4), up(g.oh, 4), f.gpu_width, g.icg
     tiles = across * down
     freq = 36 * 4 * ic * w
     staged = freq > f.local_bytes * 3 // 4
-    rows, vectors = _gpu_tile(g.ocg, tiles, f, 3 if staged else max(1, min(3, f.local_bytes // 2 // max(freq, 1))))
+    rows, vectors = _gpu_tile(g.ocg, tiles, f, 3 if staged else max(1, min(3, f.local_bytes // 2 // max(freq, 1))), common)
     columns = vectors * w
     tile_rows = np.minimum(down, (columns - 2) // across + 2)
     strip = 4 * np.where(down == 1, np.minimum(across, columns), across) + 4 * (1 + w)
@@ -590,7 +618,8 @@ def _gpu_conv(g: Windowed, f: Facts) -> Iterator[Case]:
     depth = g.icg * g.taps
     flat = (g.taps == 1) & (g.sh == g.sw == 1) & (not g.padded) & (g.ow == g.full_ow)
     height, width = np.where(flat, 1, g.oh), np.where(flat, g.pixels, g.ow)
-    rows, vectors = _gpu_tile(g.ocg, g.pixels, f)
+    common, strips = _in_common(g, f)
+    rows, vectors = _gpu_tile(g.ocg, g.pixels, f, 4, common)
     columns = vectors * f.gpu_width
     step = 4 * g.taps * columns
     unit = np.where(step * g.icg <= PANEL_BYTES, g.icg, np.maximum(1, PANEL_BYTES // step))
@@ -600,7 +629,7 @@ def _gpu_conv(g: Windowed, f: Facts) -> Iterator[Case]:
     direct = fits & (g.ocg == 1) & (depth < 8)
     winograd = np.zeros(len(g.n), bool)
     if _square(g):
-        cut = _gpu_winograd(g, f)
+        cut = _gpu_winograd(g, f, common)
         products = g.icg * g.ocg
         ours = cut["panels"] * cut["vectors"] * (18 * products + 250 * (g.icg + g.ocg))
         winograd = fits & ~direct & (np.minimum(g.icg, g.ocg) >= WINOGRAD_LEAST) & (cut["bytes"] <= f.local_bytes)
@@ -613,10 +642,10 @@ def _gpu_conv(g: Windowed, f: Facts) -> Iterator[Case]:
             yield _pick(_gpu_loops(g, f, name), rest & keep)  # type: ignore[misc]
     keep = rest & fits & ~direct & ~winograd
     if keep.any():
-        yield _pick(_gpu_panel(g, f, flat, rows, vectors, up(g.icg, unit)), keep)  # type: ignore[misc]
+        yield _pick(_gpu_panel(g, f, flat, rows, vectors, up(g.icg, unit), strips), keep)  # type: ignore[misc]
 
 
-def _gpu_panel(g: Windowed, f: Facts, flat: Array, rows: Array, vectors: Array, blocks: Array) -> Case:
+def _gpu_panel(g: Windowed, f: Facts, flat: Array, rows: Array, vectors: Array, blocks: Array, strips: Array) -> Case:
     depth, w = g.icg * g.taps, f.gpu_width
     columns, stacks = vectors * w, g.n * g.groups
     panels = up(g.pixels, columns)
@@ -636,7 +665,7 @@ def _gpu_panel(g: Windowed, f: Facts, flat: Array, rows: Array, vectors: Array, 
     lanes_left = (g.pixels % columns > 0) * stacks * g.ocg * (g.pixels % columns)
     terms = {
         "fixed": np.ones(len(panels)), "panels_k": stacks * panels * K,
-        "fma_m": steps * rows * vectors, "step_m": steps, "row_step_m": steps * rows,
+        "fma_m": steps * rows * vectors, "step_m": steps, "row_step_m": steps * rows, "common_step_m": steps * strips,
         "mb_weights_l2": stream * (level == 1), "mb_weights_l3": stream * (level == 2), "mb_cold": g.groups * weights * M,
         "panel_mvec": stacks * panels * depth * vectors * M, "strip_melem": indirect * strip_rows * strip_row * M,
         "strip_rows_m": indirect * strip_rows * g.sw * M, "taps_m": indirect * g.taps * crossing * M,

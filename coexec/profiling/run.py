@@ -36,7 +36,7 @@ from .isolation import Isolated, KernelLost
 from .measure import Bench, Timing, copies_for, measure, with_constants
 from .rounds import COMPANY, NoClock, Round, caches
 from .sampler import SHAPES, Sample, Sampler, cut_samples, whole_of
-from .steady import Steadiness, facts_of
+from .steady import Steadiness, facts_of, references
 from .table import Measurement, append_row, describe, node_of, open_table, read_table, tail_text, whole_of_piece, write_table
 from .ways import best_used
 
@@ -188,7 +188,7 @@ class Campaign:
         self.steady_path = path.with_suffix(".steady.json")
         if resume and self.steady_path.exists():
             told = read_steady(self.steady_path)
-            self.steady = {unit: Steadiness(told.get(unit, ())) for unit in self.devices}
+            self.steady = {unit: Steadiness(told.get(unit, ())[-references(self.threads[unit]):]) for unit in self.devices}
 
     def keep_steady(self) -> None:
         """Writes down what good moments are like, for whoever resumes: he cannot know whether he begins in one."""
@@ -484,6 +484,10 @@ def board_facts(device: Device) -> dict[str, float]:
     extra = device.facts.extra
     if device.facts.kind == "cpu" or device.facts.emulated:
         found.update(caches())
+    if device.asynchronous and "svm" in device.facts.sharing:
+        from ..devices.cpu.simd import ROWS  # compiled kernels are needed by nobody who reads a profile
+
+        found["common_rows"] = float(ROWS)
     if "vector_width_float" in extra:
         width = 1 << max(2, min(4, int(extra["vector_width_float"]).bit_length() - 1))
         local = int(extra.get("local_mem_bytes", 0))

@@ -70,15 +70,22 @@ class Steadiness:
         return self.good / max(1, self.readings)
 
 
-#: The facts of a profile that say what the reference kernels took in a good moment, in their order.
+#: The facts of a profile that say what the reference kernels took in a good moment, in their order; of a team's, the last alone.
 FACTS = ("reference_store_ns", "reference_compute_ns")
 
 
 def good_moment(section: UnitProfile) -> tuple[float, ...]:
     """What a profile says of good moments, in nanoseconds; empty where it does not."""
-    return tuple(section.facts[name] for name in FACTS) if all(name in section.facts for name in FACTS) else ()
+    names = FACTS[-references(section.threads):]
+    return tuple(section.facts[name] for name in names) if all(name in section.facts for name in names) else ()
+
+
+def references(threads: int) -> int:
+    """How many reference kernels tell a good moment of so many threads."""
+    return 1 if threads > 1 else len(FACTS)
 
 
 def facts_of(steady: Steadiness) -> dict[str, float]:
     """What a profile keeps of good moments."""
-    return {name: float(f"{ns:.5g}") for name, ns in zip(FACTS, steady.good_ns)}
+    told = steady.good_ns
+    return {name: float(f"{ns:.5g}") for name, ns in zip(FACTS[-len(told):], told)}

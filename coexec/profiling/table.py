@@ -187,6 +187,8 @@ def describe(node: Node, region: Region) -> dict[str, int | None]:
 
 def whole_of_piece(node: Node, region: Region) -> dict[str, int]:
     """The of_* columns of a piece; empty of a whole output, and of operators whose pieces all lie alike."""
+    if node.op_type == "Conv" and len(region) == 4 and region[1].size == node.output.shape[1] and region[2].size < node.output.shape[2]:
+        return {"of_height": node.output.shape[2]}  # rows of a map: a GPU may read the weights that the CPU packs for the others
     if node.op_type in _BY_SIZES or region == Region.whole(node.output.shape) or len(node.output.shape) > 4:
         return {}
     if node.op_type == "Concat" and region.shape[2:] == node.output.shape[2:]:
@@ -247,6 +249,8 @@ _BINARY = frozenset({"Add", "Sum", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Co
 
 def piece_of(row: Measurement, where: str = "table") -> tuple[Node, Region]:
     """The node and the region of its output that a row timed; a piece is taken to be the beginning. Raises UsageError as `node_of` does."""
+    if row.op_type == "Conv" and row.of_height is not None and row.of_channels is None:
+        return _rows_of_conv(row, where)
     if row.of_channels is None or row.op_type in _BY_SIZES:
         node = node_of(row, where)
         return node, Region.whole(node.output.shape)
@@ -263,6 +267,19 @@ def piece_of(row: Measurement, where: str = "table") -> tuple[Node, Region]:
     node = node_of(replace(row, **whole, **read), where)
     piece = (row.batch or 1, row.out_channels or channels, row.out_height or height, row.out_width or width)
     return node, Region([(0, min(a, b)) for a, b in zip(piece, node.output.shape)])
+
+
+def _rows_of_conv(row: Measurement, where: str) -> tuple[Node, Region]:
+    """A convolution with a map of `of_height` rows, and as many of its first as were timed, which read what those did."""
+    small = node_of(row, where)
+    more, region = row.of_height - small.output.shape[2], Region.whole(small.output.shape)
+    if more <= 0:
+        return small, region
+    n, c, h, w = small.inputs[0].shape
+    top, left, bottom, right = small.attr("pads")
+    whole = replace(row, in_height=h + more * small.attr("strides")[0], in_width=w, out_height=row.of_height, out_width=small.output.shape[3])
+    node = node_of(whole, where)
+    return replace(node, attributes={**node.attributes, "pads": [top + bottom, left, 0, right]}), region
 
 
 def node_of(row: Measurement, where: str = "table") -> Node:

@@ -57,6 +57,12 @@ class Program:
         return found
 
     @cached_property
+    def far_pieces(self) -> int | None:
+        """Where the host has no piece, how many others have; else None."""
+        near = any(isinstance(s, Dynamic) or isinstance(s, Start) and s.index < 0 for s in self.guarded)
+        return None if near else sum(isinstance(s, Start) for s in self.guarded) or None
+
+    @cached_property
     def copied_bytes(self) -> tuple[int, int]:
         """Of the inputs and of the outputs, which each run copies."""
         return tuple(sum(v.type.nbytes for v in values if v.type.is_static) for values in (self.graph.inputs, self.graph.outputs))  # type: ignore
@@ -143,6 +149,7 @@ class _Play:
         for step in self.program.steps:
             yield from self._step(step)
         yield from self._doing("host", "copy outputs", "copy", Work(_copy_us(costs, costs.fetch_us, fetched), HOST))
+        yield Work(costs.run_us if self.program.far_pieces is None else costs.away_us + costs.away_piece_us * self.program.far_pieces, HOST)
 
     def _step(self, step: WovenStep) -> Iterator[Work | Hold]:
         costs, clock = self.overheads, self.clock

@@ -33,6 +33,7 @@ class Overheads:
 
     transfer_gbs None: one memory, nothing moves. crossing_gbs: by how much pieces take longer that read what another unit wrote.
     feed_us, fetch_us: copying the inputs and outputs where that was measured; None: by copy_gbs.
+    run_us: beginning and ending; where no piece is the host's, away_us and, for each piece, away_piece_us (as `UnitProfile.run_us` of the GPU).
     """
 
     far: Mapping[str, Far]
@@ -42,6 +43,9 @@ class Overheads:
     crossing_gbs: Mapping[str, float] = field(default_factory=dict)
     feed_us: float | None = None
     fetch_us: float | None = None
+    run_us: float = 0.0
+    away_us: float = 0.0
+    away_piece_us: float = 0.0
 
     def move_us(self, nbytes: float) -> float:
         """One move between two memories."""
@@ -96,7 +100,9 @@ def overheads_of(cost: CostModel, unit: str = HOST) -> Overheads:
     if far and cost.shared and cost.contention:
         crossing = {name: cost.units[name].crossing_gbs or CROSSING_GBS for name in (HOST, *far)}
     moves = (0.0, None) if gpu is None else (gpu.map_us, gpu.transfer_gbs)
-    return Overheads(far, cost.units[unit].bandwidth_gbs, *moves, crossing)
+    away = (0.0, 0.0) if gpu is None else (gpu.run_us, gpu.run_piece_us)
+    section = cost.units[unit]
+    return Overheads(far, section.copy_gbs or section.bandwidth_gbs, *moves, crossing, None, None, section.run_us, *away)
 
 
 class Measured:
@@ -111,12 +117,24 @@ class Measured:
                 self.us[span.args["node"], span.track, span.args.get("region", str(Region()))] = span.duration_us
             elif span.category == "copy":
                 copies[span.name] = span.duration_us
+        around_us = around(spans)
         self.overheads = replace(
             known, far={name: _seen(far, between.get(name)) for name, far in known.far.items()}, crossing_gbs={},
-            feed_us=copies.get("copy inputs"), fetch_us=copies.get("copy outputs"))
+            feed_us=copies.get("copy inputs"), fetch_us=copies.get("copy outputs"), run_us=around_us, away_us=around_us, away_piece_us=0.0)
 
     def of(self, start: Start) -> Taken:
         return Taken(self.us[start.node.name, start.device, str(start.region)])
+
+
+def around(spans: Sequence[Span]) -> float:
+    """What the host took in a traced run before its first step, after its last, and beside the copies of what comes in and goes out."""
+    run = next((s for s in spans if s.category == "run"), None)
+    own = [s for s in spans if s.category in ("piece", "enqueue", "wait", "copy") and s.track in (HOST, "host")]
+    inner = [s for s in own if s.name not in ("copy inputs", "copy outputs")]
+    if run is None or not inner:
+        return 0.0
+    copied = sum(s.duration_us for s in own) - sum(s.duration_us for s in inner)
+    return max(0.0, run.duration_us - (max(s.stop_us for s in inner) - min(s.start_us for s in inner)) - copied)
 
 
 def _seen(known: Far, seen: Between | None) -> Far:

@@ -5,13 +5,18 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 
 from coexec.devices import cores as team_cores
+from coexec.devices.cpu.device import CpuDevice
 from coexec.devices.cpu.threads import ThreadTeam
 from coexec.devices.opencl import cores
 from coexec.devices.opencl.cores import Elsewhere
 from coexec.devices.opencl.platform import list_devices
+from coexec.graph.ir import Node, TensorType, Value
+from coexec.profiling.measure import Bench
+from coexec.regions import Region
 
 CORES = sorted(os.sched_getaffinity(0))
 
@@ -88,9 +93,30 @@ def test_the_mask_of_the_process_and_the_gpu_s_cores_come_before_wishes(tmp_path
     assert choose(4, (), root) == frozenset(), "more threads than cores are left: everywhere"
 
 
+def test_a_thread_has_a_core_of_its_own_where_there_are_just_as_many(monkeypatch):
+    monkeypatch.setattr(team_cores, "usable", lambda: frozenset({2, 3}))
+    apart = team_cores.apart
+    assert apart(2, frozenset()) == ({2}, {3}) and apart(2, frozenset({4, 5})) == ({4}, {5})
+    assert apart(1, frozenset()) == (frozenset(),), "one thread may run anywhere"
+    assert apart(3, frozenset()) == (frozenset(),) * 3 and apart(2, frozenset({4, 5, 6})) == (frozenset({4, 5, 6}),) * 2
+
+
+@pytest.mark.skipif(len(CORES) < 2, reason="a second core is missing: one cannot be divided")
+def test_the_caller_and_its_team_do_not_meet_on_a_core():
+    kind = TensorType(np.dtype(np.float32), (1, 64, 64, 64))
+    node = Node("Relu", (Value("x", kind),), (Value("y", kind),), name="relu")
+    device, seen = CpuDevice(), {}
+    with Bench(device, node, Region.whole(kind.shape), len(CORES)) as bench:
+        bench.queue.begin_run()
+        bench.queue.run([lambda i=i: seen.__setitem__(i, os.sched_getaffinity(0)) for i in range(len(CORES))])
+        bench.queue.end_run()
+    assert sorted(map(tuple, seen.values())) == [(core,) for core in CORES]
+    assert os.sched_getaffinity(0) == set(CORES)
+
+
 def test_the_team_stays_on_its_cores_and_the_caller_comes_back():
     here, seen = {CORES[-1]}, {}
-    team = ThreadTeam(3, frozenset(here))
+    team = ThreadTeam(3, [frozenset(here)] * 2)
     try:
         team.run([lambda i=i: seen.__setitem__(i, os.sched_getaffinity(0)) for i in range(3)])
         assert seen == {0: set(CORES), 1: here, 2: here}

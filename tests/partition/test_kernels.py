@@ -11,6 +11,7 @@ from coexec.cost.compose import CostModel
 from coexec.cost.geometry import Facts, bounds
 from coexec.cost.kernels import bound_by, cases
 from coexec.cost.model import KernelModel, costs_of_kin
+from coexec.devices.opencl import conv
 from coexec.devices.registry import find_devices
 from coexec.errors import ProfileMismatch, UsageError
 from coexec.graph.ir import Node, TensorType, Value
@@ -20,6 +21,7 @@ from coexec.profiling.fit import facts_of_rows, fit_profile_from_table, kernels_
 from coexec.profiling.measure import Bench, with_constants
 from coexec.profiling.run import board_facts, profile_devices
 from coexec.profiling.sampler import Sampler, draw, random_cut, whole_of
+from coexec.profiling.sampler import row as sized
 from coexec.profiling.table import Measurement, describe, node_of, piece_of, read_table, tail_text, whole_of_piece
 from coexec.regions import Region
 
@@ -73,6 +75,35 @@ def test_the_rules_name_the_kernels_that_devices_build():
             if NAMES[named] not in built:
                 wrong.append(f"{unit}: {named} is {built} for {node} {sample.region}")
     assert count >= 32 and len(wrong) <= 0.1 * count, wrong
+
+
+def test_a_gpu_s_piece_cut_along_height_has_the_tile_and_the_layout_of_the_cpu_s_weights(monkeypatch):
+    """Exactly: another tile, or weights as strips of channels, makes a piece take up to 1.5 times as long. And so do rows of a table tell it."""
+    gpu, asked = find_devices(need_gpu=True)["gpu"], []
+    facts, known, rng = Facts.of(board_facts(gpu)), conv.reads_strips, np.random.default_rng(3)
+    monkeypatch.setattr(conv, "reads_strips", lambda *told: asked.append(known(*told)) or asked[-1])
+    shapes = [(168, 112, 8, 1, 1), (144, 96, 7, 1, 1), (64, 184, 64, 1, 1), (512, 512, 7, 3, 1), (10, 20, 48, 3, 2), (96, 224, 12, 5, 2)]
+    told = set()
+    for ic, oc, size, kernel, stride in shapes:
+        sample = whole_of(sized("Conv", 1, ic, size, size, oc, kernel, stride))
+        node, high = with_constants(sample.node, rng), sample.node.output.shape[2]
+        for rows in ((0, 1), (0, high // 2), (high // 2, high)):
+            region = Region.whole(node.output.shape).replace(2, rows)
+            asked.clear()
+            with Bench(gpu, node, region) as bench:
+                built = bench.kernel.implementation
+            if "_panel_" not in built:
+                continue
+            tile = [int(n) for n in re.search(r"_(\d+)x(\d+)", built).groups()]
+            made = Measurement("d", "gpu", None, "Conv", built, "float32", **describe(node, region), busy_other=0,
+                               latency_us=1.0, **whole_of_piece(node, region))
+            again, piece = piece_of(made)
+            for n, r in ((node, region), (again, piece)):
+                (case,) = cases(n, [bounds([r], 4)], "gpu", facts)
+                assert case.sizes["tile"][0] == tile[0] * tile[1] // facts.gpu_width, built
+                assert (case.terms["common_step_m"][0] > 0) == asked[-1], (built, region)
+            told.add(asked[-1])
+    assert told == {True, False}, "some of these are read as strips, some are not"
 
 
 def test_features_are_finite_and_larger_pieces_have_no_less_work():

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from coexec.api.between import between, cut_somehow, made_up, measure_between, with_run_costs
+from coexec.api.between import between, cut_somehow, made_up, plan_on, with_run_costs
+from coexec.api.observation import edges_us, fed_us
 from coexec.cost.compose import CostModel
 from coexec.cost.corrections import Between
 from coexec.devices.null.device import NullDevice
@@ -39,12 +40,31 @@ def test_what_a_trace_says():
 
 def test_this_machines_runs_are_asked():
     devices = find_devices(need_gpu=True)
-    found = measure_between(devices, 1)
-    assert 0 < found.launch_us < 5000 and found.begin_us >= 0 and found.sync_us > 0
     made = with_run_costs(board(), devices, 1)
-    assert made.gpu.launch_us > 0 and made.gpu.launch_us != 1.0 and from_yaml(to_yaml(made)) == made
-    alone = replace(board(), gpu=None)
-    assert with_run_costs(alone, {"cpu": devices["cpu"]}, 1) is alone
+    assert 0 < made.gpu.launch_us < 5000 and made.gpu.launch_us != 1.0 and made.gpu.begin_us >= 0 and made.gpu.sync_us > 0
+    assert 0 < made.cpu.run_us < 5000 and made.cpu.copy_gbs > 0.1 and made.gpu.run_us + made.gpu.run_piece_us > 0
+    assert from_yaml(to_yaml(made)) == made
+    alone = with_run_costs(replace(board(), gpu=None), {"cpu": devices["cpu"]}, 1)
+    assert 0 < alone.cpu.run_us < 5000 and alone.gpu is None
+
+
+def test_what_a_run_takes_around_its_pieces():
+    trace, graph = Trace(), made_up()
+    trace.runs = 1
+    for name, track, category, start, stop in (
+            ("run 0", "run", "run", 0.0, 1000.0), ("copy inputs", "host", "copy", 10.0, 60.0), ("enqueue n", "host", "enqueue", 70.0, 80.0),
+            ("n", "gpu", "piece", 100.0, 900.0), ("wait", "host", "wait", 85.0, 930.0), ("copy outputs", "host", "copy", 940.0, 990.0)):
+        trace.spans.append(Span(name, track, start, stop - start, category, {"run": 0}))
+    assert edges_us(trace) == [1000 - 50 - (930 - 70)] and edges_us(trace, "gpu") == [1000 - 50 - 800] and fed_us(trace) == [50]
+    known = board(run_us=7.0, run_piece_us=2.0)
+    known = replace(known, cpu=replace(known.cpu, run_us=100.0, copy_gbs=1.0))
+    gpu, cpu, cut = ([p for p in plan.partitions] for plan in (plan_on(graph, "gpu"), plan_on(graph, "cpu"), cut_somehow(graph, NullDevice("gpu"))))
+    copies = 2 * sum(v.type.nbytes for v in (*graph.inputs, *graph.outputs)) / 1e3
+    bare = replace(known, cpu=replace(known.cpu, run_us=0.0), gpu=replace(known.gpu, run_us=0.0, run_piece_us=0.0))
+    for partitions, more in ((gpu, 7.0 + 2.0 * len(graph.nodes)), (cpu, 100.0), (cut, 100.0)):
+        assert CostModel(known).total_us(graph, partitions) - CostModel(bare).total_us(graph, partitions) == pytest.approx(more)
+        rated = replace(bare, cpu=replace(bare.cpu, copy_gbs=None))
+        assert CostModel(bare).total_us(graph, partitions) - CostModel(rated).total_us(graph, partitions) == pytest.approx(0.9 * copies)
 
 
 def test_an_idle_gpu_begins_later():

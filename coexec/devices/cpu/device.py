@@ -18,7 +18,7 @@ from ...ops import op_for
 from ...ops.base import Op
 from ...regions import Region
 from ..base import DONE, Device, DeviceFacts, Event, Kernel, Operand, Queue, TensorView
-from ..cores import Within, for_team, usable
+from ..cores import Within, apart, for_team, usable
 from . import blas
 from .build import Options, Packs, Piece, Program, build, cut_evenly, ready, share_out
 from .threads import Task, ThreadTeam
@@ -110,10 +110,12 @@ class CpuQueue(Queue):
         for kernel in self._kernels:
             if grown or kernel.tasks is None:
                 kernel.tasks = [ready(p.bind(s[:p.scratch_bytes])) for p, s in zip(kernel.programs, self._scratch)]
+        parallel = any(len(k.programs) > 1 for k in self._kernels)
         cores = for_team(self.threads, self.device.cores)
-        self._within = Within(cores)
-        if self._team is None and any(len(k.programs) > 1 for k in self._kernels):
-            self._team = ThreadTeam(self.threads, cores)
+        own = apart(self.threads, cores) if parallel else (cores,)
+        self._within = Within(own[0])
+        if self._team is None and parallel:
+            self._team = ThreadTeam(self.threads, own[1:])
 
     @property
     def scratch_bytes(self) -> int:

@@ -45,17 +45,17 @@ class _Worker:
 
 
 class ThreadTeam:
-    """`size` threads, the caller included. `run(tasks)` returns when every task has ended. The others stay on `cores`; empty: anywhere.
+    """`size` threads, the caller included. `run(tasks)` returns when every task has ended. cores: where each of the others stays; empty: anywhere.
 
     One run at a time: a session is the only caller. Raises what a task raised (the first in order), after all have ended.
     """
 
-    def __init__(self, size: int, cores: frozenset[int] = frozenset()):
-        self.size, self.cores = size, cores
+    def __init__(self, size: int, cores: Sequence[frozenset[int]] = ()):
+        self.size, self.cores = size, tuple(cores) or (frozenset(),) * (size - 1)
         self._workers = self._made()
 
     def _made(self) -> list[_Worker]:
-        return [_Worker(f"coexec-cpu-{i}", self.cores) for i in range(1, self.size)]
+        return [_Worker(f"coexec-cpu-{i}", cores) for i, cores in enumerate(self.cores, 1)]
 
     def run(self, tasks: Sequence[Task]) -> None:
         """Runs tasks[0] here and each other task on a thread of its own; there are at most `size`."""

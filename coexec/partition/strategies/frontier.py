@@ -95,8 +95,7 @@ class Search:
         gpu = cost.profile.gpu
         self.launch_us, self.sync_us = gpu.launch_us, gpu.sync_us
         self.ready_us = gpu.sync_us if gpu.ready_us is None else gpu.ready_us
-        copied = sum(v.type.nbytes for v in (*graph.inputs, *graph.outputs) if v.type.is_static)
-        self.copies_us = 2 * copied / (cost.units[HOST].bandwidth_gbs * 1e3)
+        self.around_us = cost.around_us(graph, HOST)
         self._placed: dict[Value, list[tuple[Value, Region]]] = {}  # of a joined Concat's output: inputs and their places
         self._rows: dict[Any, tuple] = {}
         self._spends = objective[1:] != Objective()[1:]
@@ -220,7 +219,7 @@ class Search:
         steps: list[tuple[np.ndarray, np.ndarray]] = []
         self._tables = {}
         lost, looked, goal = np.inf, 0, self.objective
-        limit = min(known - goal.end * self.copies_us, NEVER / 8)
+        limit = min(known - goal.end * self.around_us, NEVER / 8)
         for position, stage in enumerate(self.stages):
             if stage.joined:
                 steps.append((np.arange(len(host)), np.zeros(len(host), int)))
@@ -241,7 +240,7 @@ class Search:
             bound = goal.end * bound + new_spent + self.rest_own[position + 1]
             kept = np.flatnonzero(bound < limit * (1 - SAME))
             if not len(kept):
-                return Found(None, known, min(known, lost + goal.end * self.copies_us), looked)
+                return Found(None, known, min(known, lost + goal.end * self.around_us), looked)
             live = {v: c for v, c in columns.items() if self.last_use.get(v, -1) > position}
             born = {v: w for v, *w in stage.writes if self.last_use.get(v, -1) > position}
             parent, way = kept // ways, kept % ways
@@ -257,7 +256,7 @@ class Search:
             steps.append((parent, way))
         values = goal.end * self._ends(host, gpu, waited, last, columns, writes) + spent
         best = int(np.argmin(values))
-        lost += goal.end * self.copies_us
+        lost += goal.end * self.around_us
         if not values[best] < known:
             return Found(None, known, min(known, lost), looked)
         chosen, at = [], best
@@ -383,7 +382,7 @@ class Search:
             for value in {r for v in self.graph.outputs for r in self._roots(v)} & columns.keys():
                 fetched += _volume(writes[value][0])[columns[value][0]] * value.dtype.itemsize
             ends = ends + self._moved_us(fetched)
-        return ends + self.copies_us
+        return ends + self.around_us
 
 
 def _joined_key(key: np.ndarray, most: int, more: np.ndarray, count: int) -> tuple[np.ndarray, int]:
