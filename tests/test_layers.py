@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("profiles",),
     ("regions",),
     ("settings",),
-    ("errors",),
+    ("errors", "files"),
     ("__init__",),
 )
 

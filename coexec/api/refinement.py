@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__, settings
+from .. import __version__, files, settings
 from ..cost.compose import CostModel
 from ..cost.corrections import Between, Corrections
 from ..devices.base import Device
@@ -190,15 +188,7 @@ def remember(plan: Plan, graph: Graph, profile: DeviceProfile, devices: Mapping[
     path = _path(graph, profile, devices, threads, plan.wishes)
     content = json.dumps({"format": FORMAT, "plan": plan.to_dict()}, indent=1)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(content)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        files.keep(path, content)
     except OSError as error:
         log.warning("[%s] the refined plan cannot be kept: %s; set COEXEC_CACHE_DIR to a writable folder", path.parent, error.strerror or error)
         return None

@@ -11,7 +11,7 @@ import numpy as np
 import pyopencl as cl
 import pytest
 
-from coexec import settings
+from coexec import files, settings
 from coexec.devices.base import HostBuffer, TensorView
 from coexec.devices.opencl import builder, list_devices, memory, open_device, platform, program
 from coexec.devices.opencl.builder import ClOperand, Compile
@@ -168,7 +168,7 @@ def test_an_interrupted_write_leaves_nothing_behind(device: OpenCLDevice, tmp_pa
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(program.os, "replace", interrupted)
+    monkeypatch.setattr(files.os, "replace", interrupted)
     with settings.override(cache_dir=tmp_path), pytest.raises(KeyboardInterrupt):
         _build_afresh(device)
     assert not list((tmp_path / "opencl").iterdir())
@@ -179,7 +179,7 @@ def test_a_read_only_cache_is_survived(device: OpenCLDevice, tmp_path: Path, mon
     def refused(*args: object, **more: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(program.tempfile, "mkstemp", refused)
+    monkeypatch.setattr(files.os, "open", refused)
     with settings.override(cache_dir=tmp_path):
         _runs(device, _build_afresh(device))
     assert not list((tmp_path / "opencl").iterdir())

@@ -131,7 +131,7 @@ def test_the_cache_is_spoilt_while_a_session_runs(tmp_path, monkeypatch, expecte
             with split() as other:
                 np.testing.assert_allclose(other.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
                 assert "gpu" in other.plan.devices
-        assert not [p for p in tmp_path.rglob("*.tmp")]
+        assert not [p for p in tmp_path.rglob("*.part")]
     assert not warnings(caplog)
 
 

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -21,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyopencl as cl
 
-from ... import settings
+from ... import files, settings
 from ...errors import DeviceError, KernelBuildError
 from . import quirks
 
@@ -169,15 +167,7 @@ def _write(path: Path, binary: bytes) -> None:
     if not binary:  # some drivers keep their binaries to themselves
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(MAGIC + hashlib.sha256(binary).digest() + binary)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        files.keep(path, MAGIC + hashlib.sha256(binary).digest() + binary)
     except OSError as error:
         _warn_once(str(path.parent), str(error))
 
