@@ -26,6 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("graph", "ops"),
     ("profiles",),
     ("regions",),
+    ("seals",),
     ("settings",),
     ("errors", "files"),
     ("__init__",),
