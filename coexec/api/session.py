@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 import time
 import weakref
 from collections import OrderedDict
@@ -48,6 +47,7 @@ from ..runtime.recovery import (
 from ..runtime.schedule import Move, Wait
 from ..runtime.trace import Trace, check_writable, phase
 from ..runtime.traced import facts_of, run_traced
+from ..runtime.turns import Turns
 from ..runtime.watchdog import Runner, TimedOut
 from .following import Follower, Replan
 from .models import Shapes, bind, load, random_feeds
@@ -166,7 +166,7 @@ class InferenceSession:
 
     source: path, bytes, onnx.ModelProto or Graph. device_profile: a DeviceProfile or its path; default: this machine's.
     strategy: `cpu`, `gpu`, `fixed:gpu=0.5`, `flops`, `coexec` ...; plan: a Plan (or its path) to replay instead.
-    One thread at a time runs a session; others wait their turn. A GPU that fails or hangs is left alone from then on: the run ends on
+    One thread at a time runs a session; others wait their turn, in the order in which they came. A GPU that fails or hangs is left alone from then on: the run ends on
     the CPU with the right answer, and one warning says what happened (`faults` lists them). Raises ModelError, NoDevice, PlanMismatch, UsageError.
     """
 
@@ -188,7 +188,7 @@ class InferenceSession:
         self._profile = resolve_profile(device_profile)
         #: What `verify` tried, with what was measured; empty without it.
         self.candidates: list[Candidate] = []
-        self._lock = threading.RLock()
+        self._lock = Turns()
         self._prepared: OrderedDict[tuple, PreparedRun] = OrderedDict()
         self._current: PreparedRun | None = None
         self._closed = False
@@ -532,21 +532,24 @@ class InferenceSession:
                 self._health.report(Fault("gpu", gpu.facts.name, "", "", "this process was forked, and OpenCL does not survive that"))
             self._health.retry_due = False
         else:
-            self.retry_device()
+            self._retry()
 
     def retry_device(self) -> None:
         """Tries a device again that failed: the next run prepares it anew."""
         with self._lock:
-            self._leave_behind()
-            self._health.forgive()
-            for follower in (self._followers or {}).values():
-                if follower is not None:
-                    follower.close()
-            self._followers = None if self._followers is None else {}
-            for prepared in self._prepared.values():
-                retire(prepared)
-            self._prepared.clear()
-            self._current = None
+            self._retry()
+
+    def _retry(self) -> None:
+        self._leave_behind()
+        self._health.forgive()
+        for follower in (self._followers or {}).values():
+            if follower is not None:
+                follower.close()
+        self._followers = None if self._followers is None else {}
+        for prepared in self._prepared.values():
+            retire(prepared)
+        self._prepared.clear()
+        self._current = None
 
     @property
     def faults(self) -> list[Fault]:
@@ -555,7 +558,7 @@ class InferenceSession:
 
     def _after_fork(self) -> None:
         """In the child: threads are gone, the driver's too, and another thread may have held the lock."""
-        self._lock, self._runner, self._forked = threading.RLock(), None, True
+        self._lock, self._runner, self._forked = Turns(), None, True
         abandon((self._prepared, self._current, self._followers))
         self._followers = None
         self._prepared, self._current = OrderedDict(), None
@@ -575,12 +578,15 @@ class InferenceSession:
         Raises UsageError where nothing was traced, or the file cannot be written; then the trace is kept for another try.
         """
         with self._lock:
-            if self._trace is None:
-                raise UsageError("there is no trace to write", hint="make the session with SessionOptions(enable_profiling=True); "
-                                                                    "end_profiling writes once")
-            target = check_writable(self._trace_path() if path is None else path, "end_profiling")
-            self._trace.save(target)
-            self._trace = None
+            return self._write_trace(path)
+
+    def _write_trace(self, path: str | os.PathLike[str] | None = None) -> str:
+        if self._trace is None:
+            raise UsageError("there is no trace to write", hint="make the session with SessionOptions(enable_profiling=True); "
+                                                                "end_profiling writes once")
+        target = check_writable(self._trace_path() if path is None else path, "end_profiling")
+        self._trace.save(target)
+        self._trace = None
         return str(target)
 
     def _for(self, feeds: Mapping[str, Any]) -> PreparedRun:
@@ -683,7 +689,7 @@ class InferenceSession:
             self._closed, self._runs_familiar = True, None
             if self._trace is not None:
                 try:
-                    log.info("wrote the trace to %s", self.end_profiling())
+                    log.info("wrote the trace to %s", self._write_trace())
                 except (UsageError, OSError) as error:
                     log.warning("the trace is lost: %s", error)
                     self._trace = None
