@@ -30,7 +30,7 @@ from ..profiles import DeviceProfile
 from ..runtime.check import NodeError, run_checked
 from ..runtime.executor import PreparedRun
 from ..runtime.feeds import Familiar, check_feeds
-from ..runtime.memory import MemoryPlan, touched_bytes
+from ..runtime.memory import MemoryPlan
 from ..runtime.recovery import (
     Fault,
     Health,
@@ -666,14 +666,15 @@ class InferenceSession:
 
     @property
     def peak_memory_bytes(self) -> int:
-        """Bytes of activation memory, planned for all values together, images included."""
-        return self._ready.memory.nbytes + self._ready.image_plan.nbytes
+        """Bytes of activation memory, planned for all values together: images, and where nothing is shared both sides' copies, included."""
+        return self._ready.planned_bytes
 
     @property
     def measured_memory_bytes(self) -> int | None:
         """Bytes of that memory that the system has handed out by now, in whole pages; None where it does not tell."""
-        touched = touched_bytes(self._ready.buffer.host)
-        return None if touched is None else touched + self._ready.image_plan.nbytes
+        with self._lock:
+            told = [buffer.resident_bytes() for buffer in (self._ready.buffer, *self._ready.images)]
+        return None if None in told else sum(told)
 
     @property
     def copied_bytes_per_run(self) -> int:
