@@ -22,16 +22,18 @@ from ..cost.compose import CostModel
 from ..cost.corrections import Between, Corrections
 from ..devices.base import Device
 from ..devices.registry import session_threads
-from ..errors import CoexecError, UsageError
+from ..errors import CoexecError, DeviceHang, UsageError
 from ..graph.ir import Graph
 from ..partition.plan import Plan
 from ..partition.wishes import NONE, Wishes
 from ..profiles import DeviceProfile
 from ..report.timing import interleave
 from ..runtime.executor import PreparedRun
+from ..runtime.recovery import retire, timeout_s
 from ..runtime.schedule import HOST
 from ..runtime.trace import Trace
 from ..runtime.traced import run_traced
+from ..runtime.watchdog import TimedOut, Watch
 from .observation import between, quiet, ratios_seen
 from .planning import plan_prepared
 
@@ -60,8 +62,8 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
            ) -> tuple[Plan, list[Candidate]]:
     """The fastest plan that was found, and every candidate in the order it was tried.
 
-    `feeds` are inputs to measure with. `threads` 0: as many as a session would take. Raises what preparing the first plan raises, and
-    UsageError where anything but the latency is to be best: nothing here measures that.
+    `feeds` are inputs to measure with. `threads` 0: as many as a session would take. Raises what preparing the first plan raises, DeviceHang
+    where a device does not answer, and UsageError where anything but the latency is to be best: nothing here measures that.
     """
     if wishes.objective != "latency":
         raise UsageError("only latency is checked by measurement", found=f"objective {wishes.objective}, which is modelled", expected="latency",
@@ -77,7 +79,7 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
     tell(0, steps, strategy)
     latest = plan_prepared(graph, strategy=strategy, **asked)
     best, tried = Candidate(strategy, latest, None), [Candidate(strategy, latest, None)]
-    running, corrections, costs = prepare(latest), Corrections(), CostModel(profile)
+    running, corrections, costs, runs = prepare(latest), Corrections(), CostModel(profile), _Runs()
 
     def how(plan: Plan) -> tuple:
         return plan.partitions, plan.counters, plan.band_bytes, plan.early_reuse
@@ -87,26 +89,26 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
         if how(plan) == how(best.plan):
             return
         challenger = prepare(plan)
-        if plan.counters and challenger.handshake is None:  # the device has none, and runs as before
-            challenger.close()
-            return
-        if plan.band_bytes and len(challenger.steps) == len(running.steps):  # nothing lies between its pieces that is too large
-            challenger.close()
-            return
-        defender_ms, challenger_ms = _compare(running, challenger, feeds)
-        tried.append(Candidate(name, plan, challenger_ms))
-        if challenger_ms < (1 - MARGIN) * defender_ms:
-            running, challenger = challenger, running
-            best = Candidate(name, plan, challenger_ms)
-        else:
-            best = replace(best, latency_ms=defender_ms)
-        challenger.close()
+        try:
+            if plan.counters and challenger.handshake is None:  # the device has none, and runs as before
+                return
+            if plan.band_bytes and len(challenger.steps) == len(running.steps):  # nothing lies between its pieces that is too large
+                return
+            defender_ms, challenger_ms = _compare(runs, running, challenger, feeds)
+            tried.append(Candidate(name, plan, challenger_ms))
+            if challenger_ms < (1 - MARGIN) * defender_ms:
+                running, challenger = challenger, running
+                best = Candidate(name, plan, challenger_ms)
+            else:
+                best = replace(best, latency_ms=defender_ms)
+        finally:
+            runs.retire(challenger)
 
     try:
         for turn in range(ROUNDS):
             if "gpu" not in latest.devices:
                 break
-            corrections = _observe(graph, latest, prepare, feeds, costs, corrections)
+            corrections = _observe(runs, graph, latest, prepare, feeds, costs, corrections)
             again = plan_prepared(graph, strategy=strategy, corrections=corrections, **asked)
             if again.partitions == latest.partitions:
                 break
@@ -130,24 +132,51 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
             tell(steps - 1, steps, "band by band")
             challenge(f"{best.name}, band by band", replace(best.plan, band_bytes=cache))
         if best.latency_ms is None:
-            best = replace(best, latency_ms=_time(running, feeds))
+            best = replace(best, latency_ms=_time(runs, running, feeds))
     finally:
-        running.close()
+        runs.retire(running)
+        runs.close()
     tell(steps, steps, "")
     return replace(best.plan, strategy=strategy, predicted_ms=best.plan.predicted_ms, measured_ms=best.latency_ms), tried
 
 
-def _observe(graph: Graph, plan: Plan, prepare: Callable[..., PreparedRun], feeds: Mapping[str, Any], costs: CostModel,
+class _Runs:
+    """Runs of candidates, watched as a session's are: what that costs is measured with them, and a device that hangs is found out."""
+
+    def __init__(self) -> None:
+        self._watch, self._limit_s = Watch(), settings.get("timeout")
+
+    def do(self, prepared: PreparedRun, work: Callable[[], Any]) -> None:
+        """One run of it. Raises DeviceHang."""
+        if not self._limit_s or not prepared.is_far:
+            work()
+            return
+        limit_s = timeout_s(prepared, self._limit_s)
+        try:
+            self._watch.call(work, limit_s, prepared.places)
+        except TimedOut:
+            raise DeviceHang("the device did not answer in time", found=f"no answer after {limit_s:g} s",
+                             hint="COEXEC_TIMEOUT sets how long to wait") from None
+
+    def retire(self, prepared: PreparedRun) -> None:
+        """Closes it, or keeps it for ever where what it began may still be at work."""
+        retire(prepared, hung=self._watch.lost)
+
+    def close(self) -> None:
+        self._watch.close()
+
+
+def _observe(runs: _Runs, graph: Graph, plan: Plan, prepare: Callable[..., PreparedRun], feeds: Mapping[str, Any], costs: CostModel,
              known: Corrections) -> Corrections:
     """What traced runs of the plan add to the corrections."""
     trace = Trace()
     prepared = prepare(plan, trace)
     try:
-        prepared.run(feeds)
+        runs.do(prepared, lambda: prepared.run(feeds))
         for _ in range(TRACED):
-            run_traced(prepared, feeds, trace)
+            runs.do(prepared, lambda: run_traced(prepared, feeds, trace))
     finally:
-        prepared.close()
+        runs.retire(prepared)
     return known.seen(ratios_seen(graph, prepared.plan, trace, costs), between(trace))
 
 
@@ -168,16 +197,17 @@ def _by_counters(seen: Between, devices: Mapping[str, Device], profile: DevicePr
     return Between(with_counters["launch_us"] * slower, 0.0, with_counters["sync_us"], with_counters["ready_us"])
 
 
-def _compare(first: PreparedRun, second: PreparedRun, feeds: Mapping[str, Any]) -> tuple[float, float]:
+def _compare(runs: _Runs, first: PreparedRun, second: PreparedRun, feeds: Mapping[str, Any]) -> tuple[float, float]:
     """Milliseconds of both, run in turns: lower quartiles."""
-    once = _time(first, feeds, 1) + _time(second, feeds, 1)
+    once = _time(runs, first, feeds, 1) + _time(runs, second, feeds, 1)
     turns = max(LEAST_TURNS, min(TURNS, int(COMPARE_S * 1e3 / max(once, 1e-3))))
-    times = interleave({"first": lambda: first.run(feeds), "second": lambda: second.run(feeds)}, 2, turns)
+    times = interleave({"first": lambda: runs.do(first, lambda: first.run(feeds)), "second": lambda: runs.do(second, lambda: second.run(feeds))},
+                       2, turns)
     return quiet(times["first"]), quiet(times["second"])
 
 
-def _time(run: PreparedRun, feeds: Mapping[str, Any], rounds: int = LEAST_TURNS) -> float:
-    return quiet(interleave({"it": lambda: run.run(feeds)}, 1, rounds)["it"])
+def _time(runs: _Runs, run: PreparedRun, feeds: Mapping[str, Any], rounds: int = LEAST_TURNS) -> float:
+    return quiet(interleave({"it": lambda: runs.do(run, lambda: run.run(feeds))}, 1, rounds)["it"])
 
 
 # What is remembered
