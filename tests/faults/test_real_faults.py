@@ -284,6 +284,37 @@ def test_a_process_is_forked_while_other_threads_run(tmp_path, strategy):
     ends_well(python(FORKED_MEANWHILE, tmp_path, strategy, COEXEC_THREADS="2"))
 
 
+NO_ROOM = """
+    import resource, sys, numpy as np, coexec
+    from pathlib import Path
+    from onnx import TensorProto, helper
+    side = 1 << 13
+    info = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, side]), helper.make_tensor_value_info("y", TensorProto.FLOAT, [side, side])]
+    column = helper.make_tensor("column", TensorProto.FLOAT, [side, 1], np.ones(side, np.float32))
+    graph = helper.make_graph([helper.make_node("Add", ["x", "column"], ["y"], name="add")], "g", info[:1], info[1:], [column])
+    session = coexec.InferenceSession(helper.make_model(graph), strategy=sys.argv[1])
+    x = np.arange(side, dtype=np.float32)[None]
+    def right():
+        return np.array_equal(session.run(None, {"x": x})[0][::999], np.broadcast_to(x + 1, (side, side))[::999])
+    assert right()
+    most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + (64 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+    try:
+        right()
+        sys.exit(9)
+    except MemoryError:
+        pass
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+    sys.exit(0 if right() and not session.faults else 8)
+"""
+
+
+@pytest.mark.parametrize("strategy", ["cpu", "fixed:gpu=0.5"])
+def test_no_memory_is_left_for_the_outputs(tmp_path, strategy):
+    """MemoryError, as NumPy says it; the session stays as it was."""
+    ends_well(python(NO_ROOM, tmp_path, strategy))
+
+
 HUNG = """
     import sys, time, numpy as np, coexec, pyopencl as cl
     from coexec.runtime import recovery
