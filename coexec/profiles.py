@@ -10,7 +10,6 @@ import hashlib
 import math
 import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any, NoReturn
 
 import yaml
 
-from . import settings
+from . import files, settings
 from .errors import ProfileMismatch, UsageError, suggest
 
 FORMAT = 1
@@ -220,16 +219,7 @@ def _plain(item: Any) -> Any:
 
 def save_profile(profile: DeviceProfile, path: str | os.PathLike[str]) -> None:
     """Writes the profile, whole or not at all. Raises OSError where the folder cannot be written."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(to_yaml(profile))
-        os.chmod(temporary, 0o644)  # mkstemp makes files private; a profile is for sharing
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    files.write(path, to_yaml(profile))
 
 
 # Reading

@@ -86,6 +86,14 @@ def _default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "coexec"
 
 
+def _default_key() -> Path:
+    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "coexec" / "key"
+
+
+#: Defaults that depend on the user.
+_PLACES: dict[str, Callable[[], Path]] = {"cache_dir": _default_cache, "key_file": _default_key}
+
+
 SETTINGS: dict[str, Setting] = {}
 _overrides: dict[str, Any] = {}
 
@@ -101,6 +109,8 @@ define("debug", 0, _count, "1 a line per prepared model: nodes, pieces, waits, m
        "source and build log. Any value above 0 lets tracebacks through.")
 define("check", False, _flag, "1 recomputes every node unsplit after it ran and stops at the first that differs (like `run --check`).")
 define("cache_dir", None, Path, "Where profiles, tuning results and program binaries are kept. Default: $XDG_CACHE_HOME/coexec or ~/.cache/coexec.")
+define("key_file", None, Path, "Where the key lies by which compiled kernels in the cache are known to be this user's own; made where it is missing. "
+       "Default: $XDG_STATE_HOME/coexec/key or ~/.local/state/coexec/key.")
 define("threads", 0, _count, "CPU threads of a session. 0: every core this process may use, less those an emulated GPU needs.")
 define("opencl", "", str, "Which OpenCL device is the GPU: PLATFORM:DEVICE, each an index or a part of the name; `none` for no GPU.")
 define("emulated_gpu_threads", 1, _count, "Cores given to an OpenCL device that runs on the CPU's own cores (PoCL); set before the first OpenCL call.")
@@ -139,7 +149,7 @@ def get(name: str) -> Any:
         return _overrides[name]
     text = os.environ.get(setting.variable)
     if text is None or text == "":
-        return _default_cache() if name == "cache_dir" else setting.default
+        return _PLACES[name]() if name in _PLACES else setting.default
     try:
         return setting.parse(text)
     except ValueError as error:

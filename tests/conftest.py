@@ -5,4 +5,6 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-os.environ.setdefault("COEXEC_CACHE_DIR", str(Path(__file__).resolve().parent.parent / ".pytest_cache" / "coexec"))
+OWN = Path(__file__).resolve().parent.parent / ".pytest_cache" / "coexec"
+os.environ.setdefault("COEXEC_CACHE_DIR", str(OWN))
+os.environ.setdefault("COEXEC_KEY_FILE", str(OWN / "key"))

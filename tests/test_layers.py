@@ -26,8 +26,9 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("graph", "ops"),
     ("profiles",),
     ("regions",),
+    ("seals",),
     ("settings",),
-    ("errors",),
+    ("errors", "files"),
     ("__init__",),
 )
 

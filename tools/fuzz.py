@@ -181,6 +181,8 @@ def fitting(field: object, rng: random.Random, old: object = None) -> object:
 
 def readers(folder: Path) -> dict[str, Callable[[bytes, int], None]]:
     """For each kind: reads a mutant as the program would, and uses what was read a little."""
+    import numpy as np
+
     import coexec
     from coexec import settings
     from coexec.api.models import bind, default_shapes, random_feeds
@@ -199,7 +201,9 @@ def readers(folder: Path) -> dict[str, Callable[[bytes, int], None]]:
         gpu = None
     good = coexec.load(seeds("model")[0])
     graph = bind(good, default_shapes(good))
-    file = folder / "case"
+    feeds, file = random_feeds(graph), folder / "case"
+    with coexec.InferenceSession(graph, strategy="cpu") as session:
+        expected = session.run(None, feeds)
 
     def written(data: bytes) -> Path:
         file.write_bytes(data)
@@ -212,15 +216,26 @@ def readers(folder: Path) -> dict[str, Callable[[bytes, int], None]]:
             with coexec.InferenceSession(found, coexec.SessionOptions(shapes=default_shapes(found)), strategy="cpu") as session:
                 session.run(None, random_feeds(found))
 
+    def used(**more) -> None:
+        """A session of the sound model, on both devices where there are two; every plan that is accepted gives the same answer."""
+        with settings.override(opencl="none" if gpu is None else "", self_test=False), coexec.InferenceSession(graph, **more) as session:
+            for found, right in zip(session.run(None, feeds), expected):
+                if not np.allclose(found, right, rtol=1e-3, atol=1e-4):
+                    raise AssertionError("a wrong answer")
+
     def profile(data: bytes, number: int) -> None:
         known = load_profile(written(data))
         parse_strategy("coexec").plan(graph, known, None)
         from_yaml(coexec.profiles.to_yaml(known))
+        if number % 5 == 0:
+            used(device_profile=known)
 
     def plan(data: bytes, number: int) -> None:
         made = Plan.load(written(data))
         str(made)
         made.check(graph)
+        if number % 5 == 0:
+            used(plan=made)
 
     def table(data: bytes, number: int) -> None:
         for row in read_table(written(data))[:20]:

@@ -2,9 +2,10 @@
 
     python -m tools.soak --runs 20000
 
-Prints a JSON object: runs, wrong answers, errors, faults that were injected and seen, runs of each thread (none may starve), the slope of
-resident memory over the second half (bytes a run), threads and descriptors at the start and at the end. Ends with 1 where a run was wrong
-or failed, memory grew by more than --slope bytes a run, or a descriptor leaked.
+Prints a JSON object: runs, wrong answers, errors, faults that were injected and seen; the share of all runs that each thread had, with the
+median, 99th percentile and longest of its calls (milliseconds, waiting for others and getting over faults included); the slope of resident
+memory over the second half (bytes a run); threads and descriptors at the start and at the end. Ends with 1 where a run was wrong or
+failed, a thread had less than half of its share, memory grew by more than --slope bytes a run, or a descriptor leaked.
 """
 
 from __future__ import annotations
@@ -62,7 +63,8 @@ def main() -> int:
         with coexec.InferenceSession(model, strategy="cpu") as alone:
             cases.append([(f, alone.run(None, f)) for f in feeds])
 
-    lock, done, wrong, errors = threading.Lock(), [0] * options.threads, [], []
+    lock, wrong, errors = threading.Lock(), [], []
+    calls_ms: list[list[float]] = [[] for _ in range(options.threads)]
     taken, injected, samples = 0, 0, []
     ways = [("start", fails()), ("start", foreign), ("wait", fails()), ("wait", foreign), ("flush", fails()), ("compile", fails()),
             ("allocate", fails()), ("seal", foreign)]
@@ -84,14 +86,15 @@ def main() -> int:
                 injectors[which].arm(point, how)
                 injected += 1
             feeds, expected = cases[which][int(own.integers(4))]
+            begun = time.perf_counter()
             try:
                 found = sessions[which].run(None, feeds)
             except Exception as error:
                 errors.append(repr(error))
                 continue
+            calls_ms[mine].append((time.perf_counter() - begun) * 1e3)
             if not all(np.allclose(a, b, rtol=1e-3, atol=1e-3 * max(1.0, float(np.abs(b).max(initial=0)))) for a, b in zip(found, expected)):
                 wrong.append(which)
-            done[mine] += 1
 
     for session, tried in zip(sessions, cases):
         session.run(None, tried[0][0])
@@ -108,14 +111,19 @@ def main() -> int:
         session.close()
     half = samples[len(samples) // 2:]
     slope = float(np.polyfit(*np.array(half, float).T, 1)[0]) if len(half) > 2 else 0.0
+    runs = sum(map(len, calls_ms))  # that ended, rightly or not
+    shares = [len(calls) / max(1, runs) for calls in calls_ms]
+    starved = min(shares) < 0.5 / options.threads
     report = {
-        "runs": sum(done), "seconds": round(seconds, 1), "wrong": len(wrong), "errors": errors[:5], "error_count": len(errors), "armed": injected,
-        "fired": fired, "faults_seen": seen, "runs_of_each_thread": done, "resident_start_bytes": samples[0][1] if samples else 0,
+        "runs": runs, "seconds": round(seconds, 1), "wrong": len(wrong), "errors": errors[:5], "error_count": len(errors), "armed": injected,
+        "fired": fired, "faults_seen": seen, "shares": [round(share, 4) for share in shares],
+        "calls_ms": [{"median": round(float(np.median(c)), 2), "p99": round(float(np.percentile(c, 99)), 2), "max": round(max(c), 2)} for c in calls_ms if c],
+        "resident_start_bytes": samples[0][1] if samples else 0,
         "resident_end_bytes": resident_bytes(), "slope_bytes_per_run": round(slope, 1), "threads": [threads_before, threads_after],
         "descriptors": [fds_before, fds_after],
     }
     print(json.dumps(report, indent=1))
-    return 1 if wrong or errors or slope > options.slope or fds_after > fds_before or threads_after > threads_before + len(sessions) else 0
+    return 1 if wrong or errors or starved or slope > options.slope or fds_after > fds_before or threads_after > threads_before + len(sessions) else 0
 
 
 if __name__ == "__main__":

@@ -9,8 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,21 +17,23 @@ from typing import Any
 
 import numpy as np
 
-from .. import __version__, settings
+from .. import __version__, files, settings
 from ..cost.compose import CostModel
 from ..cost.corrections import Corrections
 from ..devices.base import Device
 from ..devices.registry import session_threads
-from ..errors import CoexecError, UsageError
+from ..errors import CoexecError, DeviceHang, UsageError
 from ..graph.ir import Graph
 from ..partition.plan import Plan
 from ..partition.wishes import NONE, Wishes
 from ..profiles import DeviceProfile
 from ..report.timing import interleave
 from ..runtime.executor import PreparedRun
+from ..runtime.recovery import retire, timeout_s
 from ..runtime.schedule import HOST
 from ..runtime.trace import Trace
 from ..runtime.traced import run_traced
+from ..runtime.watchdog import TimedOut, Watch
 from .counting import by_counters
 from .observation import between, quiet, ratios_seen
 from .planning import plan_prepared
@@ -63,8 +63,8 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
            ) -> tuple[Plan, list[Candidate]]:
     """The fastest plan that was found, and every candidate in the order it was tried.
 
-    `feeds` are inputs to measure with. `threads` 0: as many as a session would take. Raises what preparing the first plan raises, and
-    UsageError where anything but the latency is to be best: nothing here measures that.
+    `feeds` are inputs to measure with. `threads` 0: as many as a session would take. Raises what preparing the first plan raises, DeviceHang
+    where a device does not answer, and UsageError where anything but the latency is to be best: nothing here measures that.
     """
     if wishes.objective != "latency":
         raise UsageError("only latency is checked by measurement", found=f"objective {wishes.objective}, which is modelled", expected="latency",
@@ -80,7 +80,7 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
     tell(0, steps, strategy)
     latest = plan_prepared(graph, strategy=strategy, **asked)
     best, tried = Candidate(strategy, latest, None), [Candidate(strategy, latest, None)]
-    running, corrections, costs = prepare(latest), Corrections(), CostModel(profile)
+    running, corrections, costs, runs = prepare(latest), Corrections(), CostModel(profile), _Runs()
 
     def how(plan: Plan) -> tuple:
         return plan.partitions, plan.counters, plan.band_bytes, plan.early_reuse
@@ -90,27 +90,32 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
         if how(plan) == how(best.plan):
             return
         challenger = prepare(plan)
-        if plan.counters and challenger.handshake is None:  # the device has none, and runs as before
-            challenger.close()
-            return
-        if plan.band_bytes and len(challenger.steps) == len(running.steps):  # nothing lies between its pieces that is too large
-            challenger.close()
-            return
-        defender_ms, challenger_ms = _compare(running, challenger, feeds)
-        tried.append(Candidate(name, plan, challenger_ms))
-        if challenger_ms < (1 - MARGIN) * defender_ms:
-            running, challenger = challenger, running
-            best = Candidate(name, plan, challenger_ms)
-        else:
-            best = replace(best, latency_ms=defender_ms)
-        challenger.close()
+        try:
+            if plan.counters and challenger.handshake is None:  # the device has none, and runs as before
+                return
+            if plan.band_bytes and len(challenger.steps) == len(running.steps):  # nothing lies between its pieces that is too large
+                return
+            defender_ms, challenger_ms = _compare(runs, running, challenger, feeds)
+            tried.append(Candidate(name, plan, challenger_ms))
+            if challenger_ms < (1 - MARGIN) * defender_ms:
+                running, challenger = challenger, running
+                best = Candidate(name, plan, challenger_ms)
+            else:
+                best = replace(best, latency_ms=defender_ms)
+        finally:
+            runs.retire(challenger)
+
+    counted = None  # between pieces, by counters; traces show it by events
 
     try:
         for turn in range(ROUNDS):
             if "gpu" not in latest.devices:
                 break
-            corrections = _observe(graph, latest, prepare, feeds, costs, corrections)
-            again = plan_prepared(graph, strategy=strategy, corrections=corrections, **asked)
+            corrections = _observe(runs, graph, latest, prepare, feeds, costs, corrections)
+            if turn == 0:
+                counted = by_counters(corrections.between, devices["gpu"], session_threads(dict(devices), threads))
+            shown = replace(corrections, between=counted) if latest.counters and counted is not None else corrections
+            again = plan_prepared(graph, strategy=strategy, corrections=shown, **asked)
             if again.partitions == latest.partitions:
                 break
             tell(turn + 1, steps, f"{strategy}, corrected")
@@ -122,7 +127,6 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
                 challenge(alone, plan_prepared(graph, strategy=alone, **asked))
         if {"cpu", "gpu"} <= latest.devices:
             tell(steps - 1, steps, "in step by counters")
-            counted = by_counters(corrections.between, devices["gpu"], session_threads(dict(devices), threads))
             if counted is not None and not latest.counters:
                 again = plan_prepared(graph, strategy=strategy, corrections=replace(corrections, between=counted), **asked)
                 challenge(f"{strategy}, corrected, in step by counters", replace(again, counters="gpu" in again.devices))
@@ -134,37 +138,65 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
             tell(steps - 1, steps, "band by band")
             challenge(f"{best.name}, band by band", replace(best.plan, band_bytes=cache))
         if best.latency_ms is None:
-            best = replace(best, latency_ms=_time(running, feeds))
+            best = replace(best, latency_ms=_time(runs, running, feeds))
     finally:
-        running.close()
+        runs.retire(running)
+        runs.close()
     tell(steps, steps, "")
     return replace(best.plan, strategy=strategy, predicted_ms=best.plan.predicted_ms, measured_ms=best.latency_ms), tried
 
 
-def _observe(graph: Graph, plan: Plan, prepare: Callable[..., PreparedRun], feeds: Mapping[str, Any], costs: CostModel,
+class _Runs:
+    """Runs of candidates, watched as a session's are: what that costs is measured with them, and a device that hangs is found out."""
+
+    def __init__(self) -> None:
+        self._watch, self._limit_s = Watch(), settings.get("timeout")
+
+    def do(self, prepared: PreparedRun, work: Callable[[], Any]) -> None:
+        """One run of it. Raises DeviceHang."""
+        if not self._limit_s or not prepared.is_far:
+            work()
+            return
+        limit_s = timeout_s(prepared, self._limit_s)
+        try:
+            self._watch.call(work, limit_s, prepared.places)
+        except TimedOut:
+            raise DeviceHang("the device did not answer in time", found=f"no answer after {limit_s:g} s",
+                             hint="COEXEC_TIMEOUT sets how long to wait") from None
+
+    def retire(self, prepared: PreparedRun) -> None:
+        """Closes it, or keeps it for ever where what it began may still be at work."""
+        retire(prepared, hung=self._watch.lost)
+
+    def close(self) -> None:
+        self._watch.close()
+
+
+def _observe(runs: _Runs, graph: Graph, plan: Plan, prepare: Callable[..., PreparedRun], feeds: Mapping[str, Any], costs: CostModel,
              known: Corrections) -> Corrections:
     """What traced runs of the plan add to the corrections."""
     trace = Trace()
     prepared = prepare(plan, trace)
     try:
-        prepared.run(feeds)
+        runs.do(prepared, lambda: prepared.run(feeds))
         for _ in range(TRACED):
-            run_traced(prepared, feeds, trace)
+            runs.do(prepared, lambda: run_traced(prepared, feeds, trace))
     finally:
-        prepared.close()
+        runs.retire(prepared)
     return known.seen(ratios_seen(graph, prepared.plan, trace, costs), between(trace))
 
 
-def _compare(first: PreparedRun, second: PreparedRun, feeds: Mapping[str, Any]) -> tuple[float, float]:
+def _compare(runs: _Runs, first: PreparedRun, second: PreparedRun, feeds: Mapping[str, Any]) -> tuple[float, float]:
     """Milliseconds of both, run in turns: lower quartiles."""
-    once = _time(first, feeds, 1) + _time(second, feeds, 1)
+    once = _time(runs, first, feeds, 1) + _time(runs, second, feeds, 1)
     turns = max(LEAST_TURNS, min(TURNS, int(COMPARE_S * 1e3 / max(once, 1e-3))))
-    times = interleave({"first": lambda: first.run(feeds), "second": lambda: second.run(feeds)}, 2, turns)
+    times = interleave({"first": lambda: runs.do(first, lambda: first.run(feeds)), "second": lambda: runs.do(second, lambda: second.run(feeds))},
+                       2, turns)
     return quiet(times["first"]), quiet(times["second"])
 
 
-def _time(run: PreparedRun, feeds: Mapping[str, Any], rounds: int = LEAST_TURNS) -> float:
-    return quiet(interleave({"it": lambda: run.run(feeds)}, 1, rounds)["it"])
+def _time(runs: _Runs, run: PreparedRun, feeds: Mapping[str, Any], rounds: int = LEAST_TURNS) -> float:
+    return quiet(interleave({"it": lambda: runs.do(run, lambda: run.run(feeds))}, 1, rounds)["it"])
 
 
 # What is remembered
@@ -175,15 +207,7 @@ def remember(plan: Plan, graph: Graph, profile: DeviceProfile, devices: Mapping[
     path = _path(graph, profile, devices, threads, plan.wishes)
     content = json.dumps({"format": FORMAT, "plan": plan.to_dict()}, indent=1)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(content)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        files.keep(path, content)
     except OSError as error:
         log.warning("[%s] the refined plan cannot be kept: %s; set COEXEC_CACHE_DIR to a writable folder", path.parent, error.strerror or error)
         return None

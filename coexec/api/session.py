@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 import time
 import weakref
 from collections import OrderedDict
@@ -21,7 +20,7 @@ from .. import settings
 from ..cost.corrections import Corrections
 from ..devices.base import Device
 from ..devices.registry import find_devices, session_threads
-from ..errors import DeviceError, DeviceHang, FallbackForbidden, InputError, NumericMismatch, UsageError, suggest
+from ..errors import CoexecError, DeviceError, DeviceHang, FallbackForbidden, InputError, NumericMismatch, UsageError, suggest
 from ..graph.ir import Graph, Value
 from ..graph.passes import deciding_inputs
 from ..partition.plan import Plan
@@ -31,7 +30,7 @@ from ..profiles import DeviceProfile
 from ..runtime.check import NodeError, run_checked
 from ..runtime.executor import PreparedRun
 from ..runtime.feeds import Familiar, check_feeds
-from ..runtime.memory import MemoryPlan, touched_bytes
+from ..runtime.memory import MemoryPlan
 from ..runtime.recovery import (
     Fault,
     Health,
@@ -48,7 +47,8 @@ from ..runtime.recovery import (
 from ..runtime.schedule import Move, Wait
 from ..runtime.trace import Trace, check_writable, phase
 from ..runtime.traced import facts_of, run_traced
-from ..runtime.watchdog import Runner, TimedOut
+from ..runtime.turns import Turns
+from ..runtime.watchdog import TimedOut, Watch
 from .following import Follower, Replan
 from .models import Shapes, bind, load, random_feeds
 from .planning import cached_profile, plan_prepared, resolve_profile
@@ -140,14 +140,17 @@ def _tell_of_unwritable_cache() -> None:
 
 
 @cache
-def _tried(gpu: Any) -> str:
-    """What is wrong with that device's answers; "" where they are right."""
+def _tried(gpu: Any) -> CoexecError | None:
+    """What is wrong with that device's answers; None where they are right."""
     from ..report.doctor import self_test
 
     try:
-        return self_test(gpu)["error"]
+        found = self_test(gpu)
     except gpu.failures as error:
-        return str(error)
+        found = {"error": str(error)}
+    if found.get("hangs"):
+        return DeviceHang("the start-up self-test did not end", found=found["error"])
+    return NumericMismatch("the start-up self-test failed", found=found["error"]) if found["error"] else None
 
 
 _sessions: weakref.WeakSet[InferenceSession] = weakref.WeakSet()
@@ -166,7 +169,7 @@ class InferenceSession:
 
     source: path, bytes, onnx.ModelProto or Graph. device_profile: a DeviceProfile or its path; default: this machine's.
     strategy: `cpu`, `gpu`, `fixed:gpu=0.5`, `flops`, `coexec` ...; plan: a Plan (or its path) to replay instead.
-    One thread at a time runs a session; others wait their turn. A GPU that fails or hangs is left alone from then on: the run ends on
+    One thread at a time runs a session; others wait their turn, in the order in which they came. A GPU that fails or hangs is left alone from then on: the run ends on
     the CPU with the right answer, and one warning says what happened (`faults` lists them). Raises ModelError, NoDevice, PlanMismatch, UsageError.
     """
 
@@ -188,12 +191,12 @@ class InferenceSession:
         self._profile = resolve_profile(device_profile)
         #: What `verify` tried, with what was measured; empty without it.
         self.candidates: list[Candidate] = []
-        self._lock = threading.RLock()
+        self._lock = Turns()
         self._prepared: OrderedDict[tuple, PreparedRun] = OrderedDict()
         self._current: PreparedRun | None = None
         self._closed = False
         self._health = Health(self.options.strict, self.options.device_retries)
-        self._runner: Runner | None = None
+        self._watch = Watch()
         self._forked = False
         self._knows_nan: set[int] = set()
         #: Of each prepared graph, what follows its times; None in a session that does not adapt.
@@ -336,6 +339,10 @@ class InferenceSession:
             except (InputError, DeviceError) as error:
                 log.warning("the plan cannot be checked by measurement: %s", error)
                 return None
+            except DeviceHang as error:
+                gpu = self.devices["gpu"].facts.name
+                self._health.report(Fault("gpu", gpu, "", "", f"{error.what} while the plan was checked by measurement: {error.found}", error))
+                return None
         return made
 
     def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, Any], run_options: Any = None) -> list[Any]:
@@ -388,7 +395,7 @@ class InferenceSession:
         """Times one operator on a unit that was slow. A device that fails meanwhile is as bad as one that fails in a run."""
         work, limit_s = partial(follower.probe, feeds), self._limit_s
         try:
-            self._watched(prepared, work, limit_s) if limit_s else work()
+            self._watch.call(work, limit_s, prepared.places) if limit_s else work()
         except (TimedOut, *failures(self.devices.values())) as error:
             follower.stop()
             if isinstance(error, TimedOut):
@@ -435,7 +442,7 @@ class InferenceSession:
             if checked or not limit_s:  # the reference takes as long as it takes
                 results = self._run_once(prepared, feeds, checked)
             else:
-                results = self._watched(prepared, partial(self._run_once, prepared, feeds, False), timeout_s(prepared, limit_s))
+                results = self._watch.call(partial(self._run_once, prepared, feeds, False), timeout_s(prepared, limit_s), prepared.places)
         except TimedOut:
             error = DeviceHang("the device did not answer in time", found=f"no answer after {timeout_s(prepared, limit_s):g} s",
                                hint="COEXEC_TIMEOUT sets how long to wait")
@@ -446,22 +453,9 @@ class InferenceSession:
             return self._judge_nan(prepared, feeds, results)
         return results
 
-    def _watched(self, prepared: PreparedRun, work: Callable[[], Any], limit_s: float) -> Any:
-        """work() by the runner. Both threads keep to the run's cores meanwhile: the hand-over costs a third of one between two cores."""
-        places = prepared.places
-        try:
-            for place in places:
-                place.enter()
-            if self._runner is None or self._runner.lost:
-                self._runner = Runner()  # its thread is born on those cores, and stays there
-            return self._runner.call(work, limit_s)
-        finally:
-            for place in reversed(places):
-                place.leave()
-
     def _leave_behind(self) -> None:
         """Gives up what a run may still use that hangs, or that Ctrl-C left before its end was known."""
-        if self._runner is None or not self._runner.lost:
+        if not self._watch.lost:
             return
         for prepared in self._prepared.values():
             if far_devices(prepared.plan):
@@ -469,7 +463,7 @@ class InferenceSession:
         self._prepared = OrderedDict((k, p) for k, p in self._prepared.items() if not far_devices(p.plan))
         if self._current is not None and far_devices(self._current.plan):
             self._current = None
-        self._runner = None
+        self._watch = Watch()
 
     def _drop(self, prepared: PreparedRun, hung: bool = False) -> tuple | None:
         """Forgets a prepared run whose device failed; returns its key."""
@@ -501,14 +495,14 @@ class InferenceSession:
             return found
         where = "in no node in particular: it did not happen again"
         try:
-            self._watched(prepared, partial(run_checked, prepared, feeds), timeout_s(prepared, max(60.0, self._limit_s)))
+            self._watch.call(partial(run_checked, prepared, feeds), timeout_s(prepared, max(60.0, self._limit_s)), prepared.places)
         except NumericMismatch as mismatch:
             where = mismatch.where
         except (TimedOut, *failures(self.devices.values())) as error:
             where = f"(the second look ended with {type(error).__name__})"
         error = NumericMismatch("the device computed NaN where the CPU does not", where=where)
         fault = fault_of(error, self.devices, prepared.plan, prepared.graph, prepared)
-        self._drop(prepared, hung=self._runner is not None and self._runner.lost)
+        self._drop(prepared, hung=self._watch.lost)
         self._health.report(fault)
         return expected
 
@@ -518,9 +512,8 @@ class InferenceSession:
         if gpu is None or not settings.get("self_test"):
             return
         wrong = _tried(gpu)
-        if wrong:
-            self._health.report(Fault("gpu", gpu.facts.name, "Conv 'self_test'", "", f"the start-up self-test failed: {wrong}",
-                                      NumericMismatch("the start-up self-test failed", found=wrong)))
+        if wrong is not None:
+            self._health.report(Fault("gpu", gpu.facts.name, "Conv 'self_test'", "", f"{wrong.what}: {wrong.found}", wrong))
 
     def _begin_anew(self) -> None:
         """Before a run: the devices are tried again, or, in a process that was forked, given up."""
@@ -532,21 +525,24 @@ class InferenceSession:
                 self._health.report(Fault("gpu", gpu.facts.name, "", "", "this process was forked, and OpenCL does not survive that"))
             self._health.retry_due = False
         else:
-            self.retry_device()
+            self._retry()
 
     def retry_device(self) -> None:
         """Tries a device again that failed: the next run prepares it anew."""
         with self._lock:
-            self._leave_behind()
-            self._health.forgive()
-            for follower in (self._followers or {}).values():
-                if follower is not None:
-                    follower.close()
-            self._followers = None if self._followers is None else {}
-            for prepared in self._prepared.values():
-                retire(prepared)
-            self._prepared.clear()
-            self._current = None
+            self._retry()
+
+    def _retry(self) -> None:
+        self._leave_behind()
+        self._health.forgive()
+        for follower in (self._followers or {}).values():
+            if follower is not None:
+                follower.close()
+        self._followers = None if self._followers is None else {}
+        for prepared in self._prepared.values():
+            retire(prepared)
+        self._prepared.clear()
+        self._current = None
 
     @property
     def faults(self) -> list[Fault]:
@@ -555,7 +551,7 @@ class InferenceSession:
 
     def _after_fork(self) -> None:
         """In the child: threads are gone, the driver's too, and another thread may have held the lock."""
-        self._lock, self._runner, self._forked = threading.RLock(), None, True
+        self._lock, self._watch, self._forked = Turns(), Watch(), True
         abandon((self._prepared, self._current, self._followers))
         self._followers = None
         self._prepared, self._current = OrderedDict(), None
@@ -575,12 +571,15 @@ class InferenceSession:
         Raises UsageError where nothing was traced, or the file cannot be written; then the trace is kept for another try.
         """
         with self._lock:
-            if self._trace is None:
-                raise UsageError("there is no trace to write", hint="make the session with SessionOptions(enable_profiling=True); "
-                                                                    "end_profiling writes once")
-            target = check_writable(self._trace_path() if path is None else path, "end_profiling")
-            self._trace.save(target)
-            self._trace = None
+            return self._write_trace(path)
+
+    def _write_trace(self, path: str | os.PathLike[str] | None = None) -> str:
+        if self._trace is None:
+            raise UsageError("there is no trace to write", hint="make the session with SessionOptions(enable_profiling=True); "
+                                                                "end_profiling writes once")
+        target = check_writable(self._trace_path() if path is None else path, "end_profiling")
+        self._trace.save(target)
+        self._trace = None
         return str(target)
 
     def _for(self, feeds: Mapping[str, Any]) -> PreparedRun:
@@ -660,14 +659,15 @@ class InferenceSession:
 
     @property
     def peak_memory_bytes(self) -> int:
-        """Bytes of activation memory, planned for all values together, images included."""
-        return self._ready.memory.nbytes + self._ready.image_plan.nbytes
+        """Bytes of activation memory, planned for all values together: images, and where nothing is shared both sides' copies, included."""
+        return self._ready.planned_bytes
 
     @property
     def measured_memory_bytes(self) -> int | None:
         """Bytes of that memory that the system has handed out by now, in whole pages; None where it does not tell."""
-        touched = touched_bytes(self._ready.buffer.host)
-        return None if touched is None else touched + self._ready.image_plan.nbytes
+        with self._lock:
+            told = [buffer.resident_bytes() for buffer in (self._ready.buffer, *self._ready.images)]
+        return None if None in told else sum(told)
 
     @property
     def copied_bytes_per_run(self) -> int:
@@ -683,7 +683,7 @@ class InferenceSession:
             self._closed, self._runs_familiar = True, None
             if self._trace is not None:
                 try:
-                    log.info("wrote the trace to %s", self.end_profiling())
+                    log.info("wrote the trace to %s", self._write_trace())
                 except (UsageError, OSError) as error:
                     log.warning("the trace is lost: %s", error)
                     self._trace = None
@@ -695,8 +695,7 @@ class InferenceSession:
                 prepared.close()
             self._prepared.clear()
             self._current = None
-            if self._runner is not None:
-                self._runner.close()
+            self._watch.close()
 
     def __enter__(self) -> InferenceSession:
         return self

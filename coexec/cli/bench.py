@@ -6,6 +6,7 @@ import argparse
 from contextlib import ExitStack
 from typing import Any
 
+from .. import files
 from ..errors import UsageError
 from . import options as shared
 from .console import Console, milliseconds, table
@@ -92,7 +93,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         **_version(),
     }
     for (_, form), path in exports.items():
-        path.write_text(form(times))
+        files.write(path, form(times))
     console.emit(report)
     _show(report, options, console)
     _show_spread(times, console)

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from ..errors import CoexecError, NoDevice, NumericMismatch
+from ..errors import CoexecError, DeviceHang, NoDevice, NumericMismatch
 from .console import Console, table
 
 HELP = "devices, drivers, why one is missing and what to do"
@@ -46,6 +46,8 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     failed = [d for d in devices if d["self_test"] and not d["self_test"]["ok"]]
     if not failed:
         return 0
+    if any(d["self_test"].get("hangs") for d in failed):
+        return DeviceHang.exit_code
     return NumericMismatch.exit_code if any(d["self_test"]["max_rel_error"] is not None for d in failed) else CoexecError.exit_code
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import files
 from ..errors import InputError, UsageError
 from .console import milliseconds, table
 
@@ -91,20 +90,11 @@ def save(path: Path, results: Mapping[str, Any]) -> None:
         raise UsageError(
             "an .npy file holds one array", where="-o", found=f"{len(arrays)} outputs", hint=f"write {path.with_suffix('.npz')}"
         )
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            if path.suffix == ".npy":
-                np.lib.format.write_array(file, next(iter(arrays.values())), allow_pickle=False)
-            else:
-                with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                    for name, array in arrays.items():
-                        with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                            np.lib.format.write_array(member, array, allow_pickle=False)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with files.written(path, "wb") as file:
+        if path.suffix == ".npy":
+            np.lib.format.write_array(file, next(iter(arrays.values())), allow_pickle=False)
+            return
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import tempfile
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..errors import UsageError
 from . import options as shared
 from .console import Console, milliseconds
@@ -53,7 +53,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     graph = load(options.model)
     told = _planned(graph, options, console) if options.no_run else _ran(graph, options, console)
     written = plots.save(told, folder) if folder is not None else []
-    _write(target, page.render(told))
+    files.write(target, page.render(told))
     console.emit({**told, "model_file": options.model, "written": [str(target), *map(str, written)]})
     if told["measured_ms"] is not None:
         console.result(f"{told['model']}: {milliseconds(told['measured_ms'])} ms measured, {milliseconds(told['predicted_ms'])} ms predicted")
@@ -128,18 +128,3 @@ def _rows(others: dict[str, Any], made: Any, measured: dict[str, float]) -> list
     rows = [{"strategy": name, "predicted_ms": p.predicted_ms, "measured_ms": measured.get(name)} for name, p in plans.items()]
     rows += [{"strategy": name, "predicted_ms": None, "measured_ms": ms} for name, ms in measured.items() if name not in plans]
     return sorted(rows, key=lambda r: (r["measured_ms"] is None, r["measured_ms"] or r["predicted_ms"] or 0.0))
-
-
-def _write(path: Path, text: str) -> None:
-    """The page, whole or not at all."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -8,6 +8,7 @@ import io
 from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..errors import UsageError
 from . import options as shared
 from .console import Console, milliseconds, table
@@ -173,7 +174,7 @@ def _sweep(graph: Any, board: Any, sweeps: Any, asked: list[str], targets: dict[
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([header, *lines])
     if targets["csv"] is not None:
-        targets["csv"].write_text(text.getvalue())
+        files.write(targets["csv"], text.getvalue())
         console.note(f"wrote {targets['csv']}")
     if targets["plot"] is not None:
         from ..report.plots import sweep

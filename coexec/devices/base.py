@@ -17,6 +17,7 @@ from ..graph.ir import Graph, Node, Value
 from ..partition.plan import Plan
 from ..regions import Region
 from .cores import Within
+from .pages import touched_bytes
 
 
 class Buffer(ABC):
@@ -33,6 +34,10 @@ class Buffer(ABC):
     def copies(self) -> bool:
         """True where a move copies bytes; False where there is nothing to move, or one allocation is handed over."""
         return not self.shared
+
+    def resident_bytes(self) -> int | None:
+        """Bytes of it that the system has handed out by now; None where nobody tells. Nothing may be running."""
+        return touched_bytes(self.host.ctypes.data, self.host.nbytes)
 
     def close(self) -> None:
         """Frees the memory; nobody may use a view of it afterwards."""
@@ -268,6 +273,10 @@ class Device(ABC):
     def allocate(self, nbytes: int) -> Buffer:
         """Memory that the host and this device both address. Raises DeviceError where there is not enough."""
         return HostBuffer(nbytes)
+
+    def taken_bytes(self, nbytes: int) -> int:
+        """What `allocate(nbytes)` takes of the machine's memory: more where each side has its own."""
+        return nbytes
 
     def declines_image(self, node: Node, regions: Sequence[Region]) -> str | None:
         """Why it cannot run the node on operands of those regions that lie in images (`partition.images`), or None where it can."""

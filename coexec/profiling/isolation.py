@@ -28,7 +28,7 @@ from .table import Measurement, node_of
 #: Seconds that a child may take to open its device, and to compile and time one kernel: drivers' watchdogs end kernels after about ten.
 START_S, HANG_S = 60.0, 30.0
 #: Settings that decide which device is opened, and how; overrides of this process hold in the child too.
-_TOLD = ("opencl", "sharing", "emulated_gpu_threads", "cache_dir")
+_TOLD = ("opencl", "sharing", "emulated_gpu_threads", "cache_dir", "key_file")
 
 
 class KernelLost(DeviceError):

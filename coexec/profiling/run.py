@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from .. import files
 from ..cost.compose import ALONE
 from ..cost.features import family
 from ..cost.kernels import bound_by
@@ -193,7 +194,7 @@ class Campaign:
     def keep_steady(self) -> None:
         """Writes down what good moments are like, for whoever resumes: he cannot know whether he begins in one."""
         if self.steady_path is not None:
-            self.steady_path.write_text(json.dumps({unit: steady.good_ns for unit, steady in self.steady.items()}))
+            files.write(self.steady_path, json.dumps({unit: steady.good_ns for unit, steady in self.steady.items()}))
 
     def add(self, row: Measurement) -> None:
         self.rows.append(row)
@@ -280,7 +281,7 @@ class Campaign:
         log.warning("%s: %s: %s; left out of the profile", self.devices["gpu"].facts.name, called(sample), error)
         self.lost[called(sample)] = {"op_type": sample.node.op_type, "reason": str(error)}
         if self.lost_path is not None:
-            self.lost_path.write_text(json.dumps(self.lost, indent=1))
+            files.write(self.lost_path, json.dumps(self.lost, indent=1))
 
     def refused(self) -> set[str]:
         """Operators of which so many kernels were lost that the GPU is better not given any."""

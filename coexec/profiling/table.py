@@ -5,14 +5,13 @@ from __future__ import annotations
 import csv
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
+from .. import files
 from ..errors import UsageError, suggest
 from ..graph.ir import Activation, Node, TensorType, Value
 from ..ops import op_for
@@ -75,18 +74,10 @@ _REAL = ("latency_us", "spread_us")
 
 def write_table(rows: Iterable[Measurement], path: str | os.PathLike[str]) -> None:
     """Writes the rows as CSV, whole or not at all. Raises OSError where the folder cannot be written."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=path.name, suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows(["" if (v := getattr(row, c)) is None else v for c in COLUMNS] for row in rows)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with files.written(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows(["" if (v := getattr(row, c)) is None else v for c in COLUMNS] for row in rows)
 
 
 def open_table(path: str | os.PathLike[str]) -> TextIO:

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from .. import settings
 from ..devices.base import Device, TensorView
 from ..errors import CoexecError
 from ..graph.ir import Activation, Node, TensorType, Value, constant
 from ..ops import op_for
 from ..regions import Region
+from ..runtime.watchdog import TimedOut, in_time
 from .board_checks import BOARD_CHECKS
 from .machine import EXTRAS, Machine
 from .problem import Problem
@@ -33,6 +35,9 @@ _RUSTICL_NAMES = {
 }
 _POCL = "apt install pocl-opencl-icd (OpenCL on the CPU's own cores), or on x86-64 pip install 'coexec[pocl]'"
 
+
+#: A self-test compiles its kernel, which takes seconds on some boards; one that takes longer hangs.
+SELF_TEST_S = 60.0
 
 Check = Callable[[Machine], Iterator[Problem]]
 
@@ -244,11 +249,16 @@ def diagnose(machine: Machine) -> list[Problem]:
 
 
 def self_test(device: Device) -> dict[str, Any]:
-    """A small convolution on that device beside NumPy's: {"ok", "max_rel_error", "error"}; a failing driver is an answer, not a crash."""
+    """A small convolution on that device beside NumPy's: {"ok", "max_rel_error", "error"}, and "hangs" where there is no answer.
+
+    A failing driver is an answer, not a crash. With the setting `timeout` at 0 a device may take for ever.
+    """
     node, x = _convolution()
     expected = op_for(node).run(node, [x, *(v.data for v in node.inputs[1:])], Region.whole(node.output.shape))[0]
     try:
-        found = _compute(device, node, x)
+        found = in_time(lambda: _compute(device, node, x), SELF_TEST_S if settings.get("timeout") else 0.0)
+    except TimedOut:
+        return {"ok": False, "max_rel_error": None, "error": f"no answer after {SELF_TEST_S:g} s", "hangs": True}
     except CoexecError as error:
         return {"ok": False, "max_rel_error": None, "error": str(error)}
     gap = float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import files
 from ..errors import UsageError
 
 _COLOURS = {"cpu": "#3f7fbf", "gpu": "#e0912f"}
@@ -36,7 +37,7 @@ def save(story: Mapping[str, Any], folder: Path) -> list[Path]:
         if not draw(story, axes):
             continue
         for suffix in (".png", ".svg"):
-            figure.savefig(folder / f"{name}{suffix}")
+            _draw(figure, folder / f"{name}{suffix}")
             written.append(folder / f"{name}{suffix}")
     return written
 
@@ -79,7 +80,12 @@ def sweep(points: Sequence[Sequence[float | None]], names: Sequence[str], lines:
     if min(values) > 0 and max(values) > 8 * min(values):
         axes.set_xscale("log")
     axes.legend(frameon=False, fontsize="small")
-    figure.savefig(path)
+    _draw(figure, path)
+
+
+def _draw(figure: Any, path: Path) -> None:
+    with files.written(path, "wb") as file:
+        figure.savefig(file, format=path.suffix[1:].lower())
 
 
 def _agreement(story: Mapping[str, Any], axes: Any) -> bool:

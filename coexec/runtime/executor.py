@@ -80,12 +80,13 @@ class PreparedRun:
             self.steps: list[Step] = guard(steps, self.memory)
         self.kept = self._in_images()
         self.image_plan = place(self.graph, self.steps, self.kept)
-        limit, needed = settings.get("memory_limit"), self.memory.nbytes + self.image_plan.nbytes
+        used = [self.devices[d] for d in sorted(plan.devices) if d in self.devices]
+        allocator = next((d for d in used if d.asynchronous), self.devices[HOST])
+        limit, needed = settings.get("memory_limit"), allocator.taken_bytes(self.memory.nbytes) + self.image_plan.nbytes
+        self.planned_bytes = needed
         if limit and needed > limit:
             raise MemoryLimit("the activations need more memory than the limit", where=self.graph.name, found=f"{needed} bytes",
                               expected=f"at most {limit}", hint="raise COEXEC_MEMORY_LIMIT, or take a smaller batch or input")
-        used = [self.devices[d] for d in sorted(plan.devices) if d in self.devices]
-        allocator = next((d for d in used if d.asynchronous), self.devices[HOST])
         self.images: list[Buffer] = []
         with phase(trace, "allocate", bytes=needed):
             try:

@@ -5,11 +5,8 @@ A view shares memory with what it views, and the inputs of a joined Concat lie i
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
 
 from ..graph.ir import Graph, Value
 from ..partition.joins import places
@@ -29,22 +26,6 @@ class MemoryPlan:
 
     offsets: Mapping[Value, int]
     nbytes: int
-
-
-def touched_bytes(host: np.ndarray) -> int | None:
-    """Bytes of an arena that the system really gave: its pages that are in memory by now. None where the system does not tell.
-
-    Linux hands pages out when they are first touched, and says in /proc/self/pagemap which are there (bit 63 of each page's word).
-    """
-    page = mmap.PAGESIZE
-    first, last = host.ctypes.data // page, -(-(host.ctypes.data + host.nbytes) // page)
-    try:
-        with open("/proc/self/pagemap", "rb") as file:
-            file.seek(first * 8)
-            words = np.frombuffer(file.read((last - first) * 8), np.uint64)
-    except OSError:
-        return None
-    return int(np.count_nonzero(words >> np.uint64(63))) * page
 
 
 @dataclass

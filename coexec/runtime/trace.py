@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
+from .. import __version__, files
 from ..errors import UsageError
 
 #: Track -> what a viewer calls it, from top to bottom; team threads and further devices follow.
@@ -107,7 +107,7 @@ class Trace:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the trace, whole or not at all. Raises OSError."""
-        _write(Path(path), json.dumps(self.to_dict(), allow_nan=False, default=_plain))
+        files.write(path, json.dumps(self.to_dict(), allow_nan=False, default=_plain))
 
 
 def _plain(value: Any) -> Any:
@@ -182,20 +182,6 @@ def check_writable(path: str | os.PathLike[str], where: str = "") -> Path:
     finally:
         os.unlink(temporary)
     return target
-
-
-def _write(path: Path, text: str) -> None:
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}", suffix=".part", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
 
 
 #: How many pieces `summary` names.

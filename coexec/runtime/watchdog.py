@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
+
+from ..devices.cores import Within
 
 #: How long an interrupted caller looks for a report that it may have taken already.
 GRACE_S = 0.05
@@ -16,6 +18,17 @@ GRACE_S = 0.05
 
 class TimedOut(Exception):
     """The work did not end in time. It is still running, and so is the thread that does it."""
+
+
+def in_time(work: Callable[[], Any], timeout_s: float) -> Any:
+    """work(), or what it raised, by a thread of its own. Raises TimedOut. timeout_s 0: by this thread, however long it takes."""
+    if not timeout_s:
+        return work()
+    runner = Runner()
+    try:
+        return runner.call(work, timeout_s)
+    finally:
+        runner.close()
 
 
 class Runner:
@@ -79,3 +92,34 @@ class Runner:
             self.lost = True
             self._work = None
             self._go.release()
+
+
+class Watch:
+    """Runs that are watched, one after the other, by one runner; by a new one after one was lost."""
+
+    def __init__(self) -> None:
+        self._runner: Runner | None = None
+
+    @property
+    def lost(self) -> bool:
+        """True after a time-out, or Ctrl-C: what the last call began may still be at work."""
+        return self._runner is not None and self._runner.lost
+
+    def call(self, work: Callable[[], Any], timeout_s: float, places: Sequence[Within] = ()) -> Any:
+        """work(), or what it raised. Raises TimedOut. Both threads keep to those cores meanwhile: handing over between two cores costs three
+        times as much."""
+        try:
+            for place in places:
+                place.enter()
+            if self._runner is None or self._runner.lost:
+                self._runner = Runner()  # its thread is born on those cores, and stays there
+            return self._runner.call(work, timeout_s)
+        finally:
+            for place in reversed(places):
+                place.leave()
+
+    def close(self) -> None:
+        """Ends the runner; a lost one is left where it is."""
+        if self._runner is not None:
+            self._runner.close()
+            self._runner = None

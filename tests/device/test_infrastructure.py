@@ -11,7 +11,7 @@ import numpy as np
 import pyopencl as cl
 import pytest
 
-from coexec import settings
+from coexec import files, seals, settings
 from coexec.devices.base import HostBuffer, TensorView
 from coexec.devices.opencl import builder, list_devices, memory, open_device, platform, program
 from coexec.devices.opencl.builder import ClOperand, Compile
@@ -135,7 +135,7 @@ def test_programs_are_kept_on_disk_and_used(device: OpenCLDevice, tmp_path: Path
 
 
 @pytest.mark.usefixtures("own_cache")
-@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "other format", "not the driver's"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "flipped", "other format", "another file's", "not the driver's"])
 def test_a_damaged_cache_entry_is_built_again_and_overwritten(device: OpenCLDevice, tmp_path: Path, damage: str) -> None:
     if damage == "not the driver's" and "rusticl" in device.facts.driver:
         pytest.skip("a check of binaries is missing in rusticl: it ends the process where one is not its own, instead of refusing it")
@@ -146,8 +146,9 @@ def test_a_damaged_cache_entry_is_built_again_and_overwritten(device: OpenCLDevi
         junk = b"these bytes are no program"
         kept.write_bytes({
             "empty": b"", "cut": good[:len(good) // 2], "flipped": good[:-9] + bytes([good[-9] ^ 255]) + good[-8:],
+            "another file's": program.MAGIC + seals.sealed("other.bin", good[len(program.MAGIC) + seals.SIZE:]),
             "other format": b"COEXECCL\x00" + good[len(program.MAGIC):],
-            "not the driver's": program.MAGIC + program.hashlib.sha256(junk).digest() + junk}[damage])
+            "not the driver's": program.MAGIC + seals.sealed(kept.name, junk)}[damage])
         _runs(device, _build_afresh(device))
         assert program._read(kept) is not None and len(kept.read_bytes()) > len(junk) + 64
         assert [p.name for p in kept.parent.iterdir()] == [kept.name], "temporary files were left behind"
@@ -168,7 +169,7 @@ def test_an_interrupted_write_leaves_nothing_behind(device: OpenCLDevice, tmp_pa
     def interrupted(*args: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(program.os, "replace", interrupted)
+    monkeypatch.setattr(files.os, "replace", interrupted)
     with settings.override(cache_dir=tmp_path), pytest.raises(KeyboardInterrupt):
         _build_afresh(device)
     assert not list((tmp_path / "opencl").iterdir())
@@ -179,7 +180,7 @@ def test_a_read_only_cache_is_survived(device: OpenCLDevice, tmp_path: Path, mon
     def refused(*args: object, **more: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(program.tempfile, "mkstemp", refused)
+    monkeypatch.setattr(files.os, "open", refused)
     with settings.override(cache_dir=tmp_path):
         _runs(device, _build_afresh(device))
     assert not list((tmp_path / "opencl").iterdir())

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from coexec import settings
+from coexec import files, settings
 from coexec.devices.opencl import tuning
 from coexec.devices.opencl.device import OpenCLDevice
 from coexec.devices.opencl.tiles import LIMITS, Tiles, tiles_for
@@ -142,7 +142,7 @@ def test_a_read_only_cache_is_one_warning_and_holds_for_the_process(device: Open
     def refused(*args: object, **more: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(tuning.tempfile, "mkstemp", refused)
+    monkeypatch.setattr(files.os, "open", refused)
     with caplog.at_level(logging.WARNING):
         found = [tuning.tune(device, pointwise(c)[0]) for c in (8, 9)]
     assert looked_up(device) == found[0] != tiles_for(device.facts)

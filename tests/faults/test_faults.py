@@ -15,6 +15,7 @@ from coexec.api import session as session_module
 from coexec.devices.cpu.device import CpuDevice
 from coexec.devices.registry import gpu_device
 from coexec.errors import CoexecError, DeviceError, DeviceHang, DeviceLost, KernelBuildError, NumericMismatch
+from tests.device.test_waits import profiled
 from tests.runtime.lazy_device import LazyDevice
 from tests.test_smoke import tiny_model
 
@@ -251,3 +252,46 @@ def test_a_failed_move_between_two_memories(monkeypatch, expected, caplog):
             np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
             assert faults.fired == [point] and len(session.faults) == 1
     assert len(warnings(caplog)) == 2
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_the_self_test_of_a_device_that_hangs_ends(rig, expected, caplog, monkeypatch, strict):
+    from coexec.report import doctor
+
+    faults, make = rig
+    monkeypatch.setattr(doctor, "SELF_TEST_S", 0.5)
+    faults.arm("wait", faults.hang)
+    with settings.override(self_test=True):
+        if strict:
+            with pytest.raises(DeviceHang, match="self-test") as caught:
+                make(strict=True)
+            assert caught.value.exit_code == 6
+            return
+        with make() as session:
+            np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
+            assert session.plan.devices == {"cpu"} and faults.fired == ["wait"]
+    said, = warnings(caplog)
+    assert "self-test did not end" in said
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_device_that_hangs_while_its_plan_is_checked_by_measurement(monkeypatch, expected, caplog, strict):
+    faults = Faults()
+    device = FaultyDevice(LazyDevice(), faults)
+    monkeypatch.setattr(session_module, "find_devices", lambda *_: {"cpu": CpuDevice(), "gpu": device})
+    options = coexec.SessionOptions(strict=strict, verify=True)
+    with settings.override(self_test=False, timeout=0.5):
+        faults.arm("wait", faults.hang, when=3)
+        make = lambda: coexec.InferenceSession(tiny_model(), options, strategy="flops", device_profile=profiled(device.facts.name))  # noqa: E731
+        if strict:
+            with pytest.raises(DeviceHang) as caught:
+                make()
+            assert caught.value.exit_code == 6
+        else:
+            with make() as session:
+                np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
+                assert session.plan.devices == {"cpu"} and len(session.faults) == 1
+            said, = warnings(caplog)
+            assert "checked by measurement" in said
+        assert faults.fired == ["wait"]
+    faults.released.set()

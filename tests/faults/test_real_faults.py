@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,12 @@ import pytest
 
 import coexec
 from coexec import settings
+from coexec.api.planning import cached_profile
 from coexec.devices.opencl import launch, memory, program, tuning
+from coexec.devices.registry import gpu_device
 from coexec.errors import DeviceLost, KernelBuildError
+from coexec.profiles import save_profile
+from tests.device.test_waits import profiled
 from tests.test_smoke import tiny_model
 
 X = np.random.default_rng(1).standard_normal((1, 3, 12, 12)).astype(np.float32)
@@ -99,8 +104,9 @@ def test_an_event_that_ends_with_an_error(monkeypatch, expected, caplog):
 
 
 def spoil(folder, how: str) -> int:
+    """Every file below the folder; how many there were."""
     count = 0
-    for path in sorted(p for p in folder.rglob("*") if p.is_file() and "numba" not in p.parts):
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         count += 1
         if how == "deleted":
             path.unlink()
@@ -131,7 +137,7 @@ def test_the_cache_is_spoilt_while_a_session_runs(tmp_path, monkeypatch, expecte
             with split() as other:
                 np.testing.assert_allclose(other.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
                 assert "gpu" in other.plan.devices
-        assert not [p for p in tmp_path.rglob("*.tmp")]
+        assert not [p for p in tmp_path.rglob("*.part")]
     assert not warnings(caplog)
 
 
@@ -150,6 +156,58 @@ def ends_well(done: subprocess.Popen) -> None:
         done.kill()
         raise AssertionError("it hangs: " + done.communicate()[1][-2000:]) from None
     assert done.returncode == 0, err[-2000:]
+
+
+ONCE = """
+    import numpy as np, coexec
+    from coexec.profiles import load_profile
+    x = np.load("x.npy")
+    with coexec.InferenceSession("m.onnx", device_profile="board.yaml") as session:
+        found = session.run(None, {"x": x})[0]
+        from coexec.api.refinement import remember
+        remember(session.plan, session.graph, session.profile, session.devices, 0)
+    np.save("y.npy", found)
+"""
+
+
+@pytest.mark.parametrize("how", ["deleted", "cut short", "noise", "a file in place of each folder"])
+def test_the_whole_cache_is_spoilt_between_two_processes(tmp_path, expected, how):
+    """Kernels of both processors, and the plan that was kept: the next process makes them anew, and says nothing."""
+    cache = tmp_path / "cache"
+    save_profile(profiled(gpu_device().facts.name), tmp_path / "board.yaml")
+    for turn in range(2):
+        done = python(ONCE, tmp_path, COEXEC_CACHE_DIR=str(cache), COEXEC_KEY_FILE=str(tmp_path / "key"))
+        out, err = done.communicate(timeout=120)
+        assert done.returncode == 0 and "Traceback" not in err, err
+        assert not err or how.startswith("a file") and turn and "cannot be kept" in err, err
+        np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=1e-4, atol=1e-5)
+        assert not list(tmp_path.rglob("*.part"))
+        if turn:
+            break
+        if how.startswith("a file"):
+            for folder in list(cache.iterdir()):
+                shutil.rmtree(folder)
+                folder.write_text("in the way")
+        else:
+            assert spoil(cache, how) > 4 and {p.name for p in cache.iterdir()} >= {"numba", "plans"}
+
+
+@pytest.mark.parametrize("damage", ["deleted", "emptied", "cut short", "noise", "of a later version"])
+def test_the_profile_in_the_cache_is_spoilt(tmp_path, monkeypatch, damage):
+    """It is measured anew, and written anew."""
+    made = profiled(gpu_device().facts.name)
+    monkeypatch.setattr("coexec.profiling.run.profile_devices", lambda *_, **__: (made, []))
+    monkeypatch.setattr("coexec.api.planning.with_run_costs", lambda profile, *_: profile)
+    with settings.override(cache_dir=tmp_path):
+        cached_profile()
+        path, = (tmp_path / "profiles").iterdir()
+        good = path.read_text()
+        if damage == "of a later version":
+            path.write_text(good.replace("format: ", "format: 99"))
+            assert path.read_text() != good
+        else:
+            spoil(tmp_path, damage)
+        assert cached_profile() == made and path.read_text() == good
 
 
 FORKED = """
@@ -185,6 +243,76 @@ def test_a_forked_process_goes_on_without_the_gpu(tmp_path, strategy, strict, co
     out, err = done.communicate(timeout=120)
     assert done.returncode == code, err
     assert says in err and "Traceback" not in err and err.count("\n") <= 1, err
+
+
+FORKED_MEANWHILE = """
+    import os, sys, threading, time, numpy as np, coexec
+    x = np.load("x.npy")
+    session = coexec.InferenceSession("m.onnx", strategy=sys.argv[1])
+    before, stop = session.run(None, {"x": x})[0], []
+    def busy():
+        while not stop:
+            session.run(None, {"x": x})
+    threads = [threading.Thread(target=busy) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for turn in range(8):
+        time.sleep(0.01)
+        child = os.fork()
+        if child == 0:
+            code = 9
+            try:
+                code = 0 if all(np.allclose(session.run(None, {"x": x})[0], before, atol=1e-5) for _ in range(2)) else 8
+            finally:
+                os._exit(code)
+        end = time.monotonic() + 20
+        while (done := os.waitpid(child, os.WNOHANG)) == (0, 0) and time.monotonic() < end:
+            time.sleep(0.01)
+        if done[1] or done == (0, 0):
+            os.kill(child, 9)
+            os._exit(7)
+    stop.append(1)
+    for thread in threads:
+        thread.join()
+    sys.exit(0 if np.allclose(session.run(None, {"x": x})[0], before, atol=1e-5) else 6)
+"""
+
+
+@pytest.mark.parametrize("strategy", ["cpu", "fixed:gpu=0.5"])
+def test_a_process_is_forked_while_other_threads_run(tmp_path, strategy):
+    """Those threads, and the locks they hold, are not there in the child."""
+    ends_well(python(FORKED_MEANWHILE, tmp_path, strategy, COEXEC_THREADS="2"))
+
+
+NO_ROOM = """
+    import resource, sys, numpy as np, coexec
+    from pathlib import Path
+    from onnx import TensorProto, helper
+    side = 1 << 13
+    info = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, side]), helper.make_tensor_value_info("y", TensorProto.FLOAT, [side, side])]
+    column = helper.make_tensor("column", TensorProto.FLOAT, [side, 1], np.ones(side, np.float32))
+    graph = helper.make_graph([helper.make_node("Add", ["x", "column"], ["y"], name="add")], "g", info[:1], info[1:], [column])
+    session = coexec.InferenceSession(helper.make_model(graph), strategy=sys.argv[1])
+    x = np.arange(side, dtype=np.float32)[None]
+    def right():
+        return np.array_equal(session.run(None, {"x": x})[0][::999], np.broadcast_to(x + 1, (side, side))[::999])
+    assert right()
+    most = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + (64 << 20)
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
+    try:
+        right()
+        sys.exit(9)
+    except MemoryError:
+        pass
+    resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
+    sys.exit(0 if right() and not session.faults else 8)
+"""
+
+
+@pytest.mark.parametrize("strategy", ["cpu", "fixed:gpu=0.5"])
+def test_no_memory_is_left_for_the_outputs(tmp_path, strategy):
+    """MemoryError, as NumPy says it; the session stays as it was."""
+    ends_well(python(NO_ROOM, tmp_path, strategy))
 
 
 HUNG = """

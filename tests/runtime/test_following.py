@@ -40,7 +40,7 @@ def model():
 def devices(where, monkeypatch):
     made = {name: PacedDevice(name, where) for name in ("cpu", "gpu")}
     monkeypatch.setattr(sessions, "find_devices", lambda *a: dict(made))
-    monkeypatch.setattr(sessions, "_tried", lambda gpu: "")
+    monkeypatch.setattr(sessions, "_tried", lambda gpu: None)
     with settings.override(timeout=0):
         yield made
 

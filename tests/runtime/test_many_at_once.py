@@ -55,6 +55,6 @@ def test_threads_share_sessions(way, count):
     assert not failed, failed[0]
     assert not any(session.faults for session in sessions)
     runs = done.sum(1)
-    assert runs.sum() > 20 and runs.min() > 0.2 * runs.mean(), runs
+    assert runs.sum() > 20 and runs.min() > 0.5 * runs.mean(), runs
     for session in sessions:
         session.close()

@@ -392,7 +392,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("coexec.runtime.trace.os.replace", full)
+    monkeypatch.setattr("coexec.files.os.replace", full)
     with pytest.raises(OSError, match="No space"):
         Trace().save(target)
     assert target.read_text() == before and list(tmp_path.iterdir()) == [target]

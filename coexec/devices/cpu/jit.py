@@ -18,6 +18,7 @@ from numba.core.caching import NullCache
 from numba.core.dispatcher import Dispatcher
 
 from ... import settings
+from .kernel_cache import SealedFiles
 
 #: Reassociation and contraction are free; NaN and infinity keep their meaning (Relu of NaN is NaN, masks are -inf).
 FASTMATH = {"reassoc", "contract", "nsz", "arcp", "afn"}
@@ -59,9 +60,11 @@ def kernel(function: Callable | None = None, **options: Any) -> Callable:
 
 def _cached(function: Callable, wanted: dict[str, Any]) -> Callable:
     try:
-        return numba.njit(cache=True, **wanted)(function)
+        made = numba.njit(cache=True, **wanted)(function)
     except RuntimeError:  # numba found no place it may write to
         return numba.njit(**wanted)(function)
+    made._cache._cache_file = SealedFiles(made._cache)
+    return made
 
 
 #: Kernels that are compiled, with the kinds of arguments: numba's own look takes as long as some kernels run.

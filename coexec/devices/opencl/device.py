@@ -94,6 +94,9 @@ class OpenCLDevice(Device):
     def allocate(self, nbytes: int) -> Buffer:
         return WAYS[self.sharing](self.context, nbytes)
 
+    def taken_bytes(self, nbytes: int) -> int:
+        return 2 * nbytes if self.sharing == "copy" else nbytes
+
     def declines_image(self, node: Node, regions: Sequence[Region]) -> str | None:
         return images.declines(self.facts, node, regions)
 

@@ -16,10 +16,11 @@ from ...ops.pool import average_divisors, pool_input, pool_params
 from ...partition.images import PIXEL, kind_of
 from ...regions import Region
 from ..base import Buffer, DeviceFacts, Operand, TensorView
+from ..pages import touched_bytes
 from .builder import ClOperand, Compile, Unbound, int8
 from .elementwise_binary import PLAIN
 from .elementwise_unary import expression
-from .memory import allocate
+from .memory import allocate, unmap
 
 FORMAT = (cl.channel_order.RGBA, cl.channel_type.FLOAT)
 #: Neighbouring outputs that a work-item of a convolution makes: so often is a weight used once it is read.
@@ -33,7 +34,17 @@ class ImageBuffer(Buffer):
 
     def __init__(self, context: cl.Context, width: int, height: int):
         self.nbytes, self.host = width * height * PIXEL * 4, np.empty(0, np.uint8)
-        self.handle = image(context, width, height)
+        self.context, self.handle = context, image(context, width, height)
+
+    def resident_bytes(self) -> int | None:
+        """Pages in memory where the driver keeps images in the host's (PoCL does); elsewhere what the driver says that it takes."""
+        queue = cl.CommandQueue(self.context)
+        try:
+            address, again = _address(queue, self.handle), _address(queue, self.handle)
+        except cl.Error:
+            address, again = 0, -1
+        touched = touched_bytes(address, self.nbytes) if address == again else None  # else each mapping is a copy
+        return self.handle.size if touched is None else touched
 
     def close(self) -> None:
         self.handle = None
@@ -44,6 +55,15 @@ def image(context: cl.Context, width: int, height: int) -> cl.Image:
     create = getattr(cl, "create_image", cl.Image)  # pyopencl before 2024.3 has the constructor alone, later ones warn of it
     return allocate(context, lambda _: create(context, cl.mem_flags.READ_WRITE, cl.ImageFormat(*FORMAT), shape=(width, height)),
                     width * height * PIXEL * 4)
+
+
+def _address(queue: cl.CommandQueue, mapped: cl.Image) -> int:
+    """Where an image's pixels are while it is mapped."""
+    width, height = mapped.width, mapped.height
+    array, *_ = cl.enqueue_map_image(queue, mapped, cl.map_flags.READ, (0, 0), (width, height), (height, width, PIXEL), np.float32)
+    address = array.ctypes.data
+    unmap(queue, array).wait()
+    return address
 
 
 def declines(facts: DeviceFacts, node: Node, regions: Sequence[Region]) -> str | None:

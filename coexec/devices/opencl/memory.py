@@ -105,19 +105,20 @@ class HostPointerBuffer(MappedBuffer):
         array, _ = cl.enqueue_map_buffer(queue, self.handle, cl.map_flags.WRITE, 0, (self.nbytes,), np.uint8)
         array[:] = 0
         address = array.ctypes.data
-        _unmap(queue, array).wait()
+        unmap(queue, array).wait()
         return np.asarray(_Window(self.handle, address, self.nbytes))
 
     def _hand_over(self, queue: cl.CommandQueue, start: int, length: int, flags: int) -> cl.Event:
         array, _ = cl.enqueue_map_buffer(queue, self.handle, flags, start, (length,), np.uint8, is_blocking=False)
         moved = array.ctypes.data - self.host.ctypes.data != start
-        event = _unmap(queue, array)
+        event = unmap(queue, array)
         if moved:
             raise DeviceError("the driver maps the buffer at another address each time", hint="COEXEC_SHARING=copy")
         return event
 
 
-def _unmap(queue: cl.CommandQueue, array: np.ndarray) -> cl.Event:
+def unmap(queue: cl.CommandQueue, array: np.ndarray) -> cl.Event:
+    """Gives a mapping back."""
     mapping = array.base
     try:
         return mapping.release(queue)
@@ -145,6 +146,10 @@ class CopyBuffer(Buffer):
     def move(self, queue: cl.CommandQueue, view: TensorView, to_host: bool) -> cl.Event | None:
         """Enqueues the copy of a window between the two sides; the last event, None for an empty window."""
         return transfer(queue, view, to_host)
+
+    def resident_bytes(self) -> int | None:
+        mine = super().resident_bytes()
+        return None if mine is None else mine + self.handle.size  # the device's side: what its driver says
 
     def close(self) -> None:
         self.handle, self.host = None, np.empty(0, np.uint8)

@@ -1,16 +1,14 @@
 """Programs: source and options in, a built program out, kept in the process and on disk.
 
-A cache file is MAGIC, the sha256 of the rest, then the driver's binary. Whatever does not check out is built again and overwritten.
+A cache file is MAGIC, a seal (`seals`), then the driver's binary. Whatever does not check out is built again and overwritten.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import os
 import re
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -21,13 +19,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyopencl as cl
 
-from ... import settings
+from ... import files, seals, settings
 from ...errors import DeviceError, KernelBuildError
 from . import quirks
 
 log = logging.getLogger(__name__)
 
-MAGIC = b"COEXECCL\x01"  # the last byte is the format's version
+MAGIC = b"COEXECCL\x02"  # the last byte is the format's version
 _OPTIONS = ("-cl-std=CL1.2", "-w")
 _programs: dict[tuple[int, str, tuple[str, ...]], cl.Program] = {}
 _lock = threading.RLock()
@@ -157,11 +155,9 @@ def _read(path: Path) -> bytes | None:
         content = path.read_bytes()
     except OSError:
         return None
-    head = len(MAGIC) + 32
-    binary = content[head:]
-    if content[:len(MAGIC)] != MAGIC or hashlib.sha256(binary).digest() != content[len(MAGIC):head]:
-        log.info("cached program %s is corrupt or of another format: building it again", path)
-        return None
+    binary = seals.unsealed(path.name, content[len(MAGIC):]) if content[:len(MAGIC)] == MAGIC else None
+    if binary is None:
+        log.info("cached program %s is corrupt, of another format or not our own: building it again", path)
     return binary
 
 
@@ -169,15 +165,7 @@ def _write(path: Path, binary: bytes) -> None:
     if not binary:  # some drivers keep their binaries to themselves
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(MAGIC + hashlib.sha256(binary).digest() + binary)
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        files.keep(path, MAGIC + seals.sealed(path.name, binary))
     except OSError as error:
         _warn_once(str(path.parent), str(error))
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ... import settings
+from ... import files, settings
 from ...errors import DeviceError
 from ...graph.ir import Graph, Node, Value
 from ...ops import op_for
@@ -151,15 +149,7 @@ def _store(facts: DeviceFacts, key: str, entry: dict[str, Any]) -> None:
         _tables[path] = {**_load(path, facts), **_read(path, facts), key: entry}
         content = json.dumps({**_header(facts), "entries": _tables[path]}, indent=1, sort_keys=True)
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    file.write(content)
-                os.replace(temporary, path)
-            except OSError:
-                os.unlink(temporary)
-                raise
+            files.keep(path, content)
         except OSError as error:
             _warn_once(str(path.parent), str(error))
 
