@@ -56,12 +56,15 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     percents = sorted({50.0, 90.0, 99.0, *options.percentiles})
     with ExitStack() as stack:
         sessions = {}
-        with Progress(console, "measuring") as tick:
+        with Progress(console, "preparing") as tick:
             for name in options.compare:
-                asked = session_options(options, shapes_of(given), tick, baseline=name in ("cpu", "gpu"))
+                asked = session_options(options, shapes_of(given), tick.of(name), baseline=name in ("cpu", "gpu"))
                 sessions[name] = stack.enter_context(InferenceSession(graph, asked, device_profile=known, strategy=name))
-        with Progress(console, "benchmark") as tick:
-            times = interleave({name: lambda s=s: s.run(None, given) for name, s in sessions.items()}, options.warmup, options.iters, tick)
+                if options.warmup:
+                    sessions[name].run(None, given)
+        with Progress(console, "benchmark", still=True) as tick:
+            runs = {name: lambda s=s: s.run(None, given) for name, s in sessions.items()}
+            times = interleave(runs, max(0, options.warmup - 1), options.iters, tick)
         found = {
             name: {
                 **summary(times[name], percents),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -99,8 +99,8 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         known = None if options.plan else profile(options, [options.strategy], console)
     started = time.perf_counter()
     with ExitStack() as stack:
-        with Progress(console, "measuring") as tick:
-            settings = replace(session_options(options, shapes_of(given), tick), enable_profiling=trace or False)
+        with (preparing := Progress(console, "preparing")):
+            settings = replace(session_options(options, shapes_of(given), preparing), enable_profiling=trace or False)
             session = stack.enter_context(
                 InferenceSession(graph, settings, device_profile=known, strategy=options.strategy, plan=options.plan)
             )
@@ -109,7 +109,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         if planned:
             describe_plan(session, console)
         with _written(session, options.trace, console):
-            results, times = _repeat(session, given, options.repeat)
+            results, times = _repeat(session, given, options.repeat, preparing)
         if not planned:
             describe_plan(session, console)
         if trace is not None:  # the runs alone, without what it takes to note them down
@@ -170,8 +170,6 @@ def _folder(options: argparse.Namespace) -> list[str]:
 
 def _others(session: Any, graph: Any, folder: list[str], options: argparse.Namespace, console: Console) -> dict[str, dict[str, Any]]:
     """The outputs of every picture of the folder but the first, which was run already."""
-    from .progress import Progress
-
     found = {}
     with Progress(console, "pictures") as tick:
         for done, file in enumerate(folder[1:], 2):
@@ -212,16 +210,25 @@ def _tell_trace(trace: Any, path: str, facts: dict[str, Any], console: Console) 
     console.note(f"wrote {path}; open it in ui.perfetto.dev or chrome://tracing")
 
 
-def _repeat(session: Any, given: dict[str, Any], times: int) -> tuple[list[Any], list[float]]:
+def _repeat(session: Any, given: dict[str, Any], times: int, preparing: Progress) -> tuple[list[Any], list[float]]:
     """The outputs, and the milliseconds of each run; with more than one, the first is a warm-up and not counted."""
-    run: Callable[[], list[Any]] = lambda: session.run(None, given)  # noqa: E731
-    if times > 1:
-        run()
     taken = []
-    for _ in range(times):
+
+    def run() -> list[Any]:
         started = time.perf_counter()
-        results = run()
+        results = session.run(None, given)
         taken.append((time.perf_counter() - started) * 1e3)
+        return results
+
+    with preparing:  # many drivers compile a kernel when it is first started
+        results = run()
+    if times == 1:
+        return results, taken
+    taken.clear()
+    with Progress(preparing.console, "running", still=True) as tick:
+        for turn in range(times):
+            results = run()
+            tick(turn + 1, times)
     return results, taken
 
 

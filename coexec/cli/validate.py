@@ -7,6 +7,7 @@ import argparse
 from ..errors import NumericMismatch
 from . import options as shared
 from .console import Console, table
+from .progress import Progress
 from .session import add_inputs, feeds, profile, session_options, shapes_of
 
 HELP = "compare with the unsplit reference"
@@ -34,17 +35,18 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     known = None if options.plan else profile(options, [options.strategy], console)
     if not (options.input or options.image or options.random):
         console.note(f"made-up inputs, seed {options.seed}")
-    found = validate(
-        graph,
-        strategy=options.strategy,
-        profile=known,
-        feeds=given,
-        rtol=options.rtol,
-        atol=options.atol,
-        per_op=options.per_op,
-        options=session_options(options, shapes_of(given)),
-        plan=options.plan,
-    )
+    with Progress(console, "validating") as tick:
+        found = validate(
+            graph,
+            strategy=options.strategy,
+            profile=known,
+            feeds=given,
+            rtol=options.rtol,
+            atol=options.atol,
+            per_op=options.per_op,
+            options=session_options(options, shapes_of(given), tick),
+            plan=options.plan,
+        )
     console.emit({"model": options.model, "strategy": options.strategy, "rtol": options.rtol, "atol": options.atol, **found})
     wrong = [n for n in found["nodes"] if not n["ok"]]
     shown = found["nodes"] if console.verbose else wrong

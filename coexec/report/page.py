@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from . import charts
+from .story import untraced_ms
 from .svg import microseconds, size
 
 #: Nodes in the table; the graph shows all.
@@ -29,7 +30,7 @@ section{background:var(--card);border:1px solid var(--line);border-radius:10px;p
 .tile{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:12px 14px}
 .tile b{display:block;font-size:1.45rem;line-height:1.2;font-variant-numeric:tabular-nums}.tile span{color:var(--soft);font-size:.82rem}
 .scroll{overflow:auto;max-width:100%;-webkit-overflow-scrolling:touch}.tall{max-height:680px;border:1px solid var(--line);border-radius:6px}
-.tall svg{margin:0 auto}svg{display:block;max-width:none}section>svg{width:100%;height:auto;max-width:640px;margin:0 auto}
+.tall{scroll-snap-type:x proximity}.tall svg{margin:0 auto;scroll-snap-align:center}svg{display:block;max-width:none}section>svg{width:100%;height:auto;max-width:640px;margin:0 auto}
 svg text{font-size:12px;fill:var(--ink);font-family:inherit}svg .tick,svg .cut{fill:var(--soft);font-size:11px}svg .axis{fill:var(--soft)}
 .node .name{font-weight:600}.node .cut{fill:var(--ink);opacity:.75}svg .slice{font-size:10px;fill:#fff;pointer-events:none}
 svg .grid{stroke:var(--line)}
@@ -45,7 +46,7 @@ rect.wait{fill:var(--wait)}rect.copy{fill:var(--copy)}rect.enqueue{fill:var(--so
 .measure{display:flex;align-items:center;gap:8px;margin:2px 0}.measure i{height:14px;border-radius:3px;min-width:2px;flex:none}
 .measure span{font-size:.82rem;color:var(--soft);white-space:nowrap;font-variant-numeric:tabular-nums}.chosen em{color:var(--both)}
 i.cpu,b.cpu{background:var(--cpu)}i.gpu,b.gpu{background:var(--gpu)}i.both,b.both{background:var(--both)}i.other,b.other{background:var(--other)}
-i.wait,b.wait{background:var(--wait)}i.copy,b.copy{background:var(--copy)}i.idle,b.idle{background:var(--idle)}
+i.wait,b.wait{background:var(--wait)}b.enqueue{background:var(--soft)}i.copy,b.copy{background:var(--copy)}i.idle,b.idle{background:var(--idle)}
 b.idle{border:1px solid var(--line)}i.ghost{background:transparent;border:1.5px dashed var(--soft)}
 .legend{display:flex;flex-wrap:wrap;gap:4px 14px;margin:0 0 6px;font-size:.82rem;color:var(--soft);max-width:none}
 .key{display:inline-block;width:11px;height:11px;border-radius:2px;margin-right:5px;vertical-align:-1px}
@@ -80,7 +81,8 @@ def _sections(story: Mapping[str, Any]) -> Iterator[str]:
                        charts.ranked([(a["strategy"], a["predicted_ms"], a.get("measured_ms"), a["strategy"] == story["strategy"])
                                       for a in story["alternatives"]]))
     if ran:
-        more = "".join(f'<span><b class="key {k}"></b>{k}</span>' for k in ("wait", "copy"))
+        keys = (("wait", "wait"), ("copy", "copy"), ("enqueue", "starting the GPU"))
+        more = "".join(f'<span><b class="key {k}"></b>{word}</span>' for k, word in keys)
         yield _section("timeline", "Both processors in one run",
                        "The traced run of median length; tracing adds a little. Rest the pointer on a slice for its kernel and "
                        "prediction; scroll "
@@ -112,7 +114,7 @@ def _tiles(story: Mapping[str, Any]) -> str:
     rows = story["nodes"]
     split = sum(len(set(r["devices"])) > 1 for r in rows)
     tiles: list[tuple[str, str]] = []
-    untraced = next((a.get("measured_ms") for a in story["alternatives"] if a["strategy"] == story["strategy"]), None)
+    untraced = untraced_ms(story)
     if untraced is not None:
         tiles.append((microseconds(untraced * 1e3), "measured, median"))
     elif story["measured_ms"] is not None:

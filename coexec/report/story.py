@@ -233,6 +233,11 @@ def predictor(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "median_error": statistics.median(errors), "mape": statistics.fmean(map(abs, errors))}
 
 
+def untraced_ms(story: Mapping[str, Any]) -> float | None:
+    """The median of the plan's runs that nobody traced, which is what a run takes; None where it was only traced, or never run."""
+    return next((row.get("measured_ms") for row in story["alternatives"] if row["strategy"] == story["strategy"]), None)
+
+
 def tell(graph: Graph, plan: Plan, *, profile: DeviceProfile | None = None, trace: Trace | None = None, alone: Mapping[str, Plan] | None = None,
          alternatives: Sequence[Mapping[str, Any]] = (), offsets: Mapping[Value, int] | None = None, arena_bytes: int = 0) -> dict[str, Any]:
     """All of a report. Without a trace nothing was run, and what only a run knows is empty; `alternatives` are rows for other strategies."""
