@@ -130,7 +130,8 @@ def timeline(spans: Sequence[Mapping[str, Any]], run_us: float, stretch: float =
     for at in svg.nice(run_us, round(8 * stretch)):
         if at <= run_us:
             x = left + at * scale
-            parts += [tag("line", x1=x, x2=x, y1=top, y2=bottom, class_="grid"), words(x, bottom + 16, microseconds(at), "tick", "middle" if at else "start")]
+            parts += [tag("line", x1=x, x2=x, y1=top, y2=bottom, class_="grid"),
+                      words(x, bottom + 16, microseconds(at), "tick", "middle" if at else "start")]
     for lane, track in enumerate(tracks):
         y = top + lane * (_LANE_H + _LANE_GAP)
         parts.append(tag("rect", x=left, y=y, width=right - left, height=_LANE_H, class_="lane"))
@@ -141,7 +142,8 @@ def timeline(spans: Sequence[Mapping[str, Any]], run_us: float, stretch: float =
                                          span["kernel"] or "", "" if span["predicted_us"] is None else
                                          f"the node was predicted to take {microseconds(span['predicted_us'])}") if t)
             x, w = left + span["start_us"] * scale, max(0.6, span["duration_us"] * scale)
-            label = [words(x + 3, y + _LANE_H / 2 + 4, span["name"][: int((w - 4) / 6.8)], f"slice on-{style.rpartition(' ')[2]}")] if w > 40 else []
+            said = span["name"][: int((w - 4) / 6.8)] if w > 40 else ""
+            label = [words(x + 3, y + _LANE_H / 2 + 4, said, f"slice on-{style.rpartition(' ')[2]}")] if said else []
             parts.append(tag("g", tip(f"{span['name']}\n{more}"), tag("rect", x=x, y=y, width=w, height=_LANE_H, class_=style), *label))
     height = bottom + 22
     drawn = svg.drawing(width, height, *parts, label="what each processor did when", class_="timeline", fixed=True)
@@ -167,7 +169,8 @@ def ranked(rows: Sequence[tuple[str, float | None, float | None, bool]]) -> str:
         bars = "".join(
             f'<div class="measure"><i class="{style}" style="width:calc((100% - 145px) * {value / longest:.4f})"></i>'
             f"<span>{value:.2f} ms {what}</span></div>"
-            for value, style, what in ((measured, "both" if chosen else "plain", "measured"), (predicted, "ghost", "predicted")) if value is not None and longest > 0
+            for value, style, what in ((measured, "both" if chosen else "plain", "measured"), (predicted, "ghost", "predicted"))
+            if value is not None and longest > 0
         )
         style, more = (" chosen", " (this plan)") if chosen else ("", "")
         lines.append(f'<div class="bar{style}"><em>{escape(name)}{more}</em>{bars}</div>')

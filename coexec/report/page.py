@@ -16,10 +16,10 @@ TABLE_ROWS = 40
 CLOSER = 5.0
 
 _STYLE = """
-:root{--paper:#fbfaf7;--card:#fff;--ink:#1d2329;--soft:#66707a;--line:#dfe2e5;--cpu:#3573b1;--gpu:#e0912f;--both:#5d9a63;--best:#37763e;--other:#8c7fb5;
---wait:#c9ced4;--copy:#ad578c;--idle:#eceff1;--cpu-soft:#bcd7f0;--gpu-soft:#f8d7a6;--other-soft:#d8d1ea}
-@media (prefers-color-scheme:dark){:root{--paper:#15181c;--card:#1e2227;--ink:#e8eaed;--soft:#9aa4ae;--line:#353b42;--wait:#4b535c;--idle:#2a2f35;--best:#8fce96;
---cpu-soft:#27496b;--gpu-soft:#6b4a1c;--other-soft:#453c63}}
+:root{--paper:#fbfaf7;--card:#fff;--ink:#1d2329;--soft:#66707a;--line:#dfe2e5;--cpu:#3573b1;--gpu:#e0912f;--both:#5d9a63;--best:#37763e;
+--other:#8c7fb5;--wait:#c9ced4;--copy:#ad578c;--idle:#eceff1;--cpu-soft:#bcd7f0;--gpu-soft:#f8d7a6;--other-soft:#d8d1ea}
+@media (prefers-color-scheme:dark){:root{--paper:#15181c;--card:#1e2227;--ink:#e8eaed;--soft:#9aa4ae;--line:#353b42;--wait:#4b535c;
+--idle:#2a2f35;--best:#8fce96;--cpu-soft:#27496b;--gpu-soft:#6b4a1c;--other-soft:#453c63}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 main{max-width:1320px;margin:0 auto;padding:20px 16px 60px}
@@ -35,7 +35,8 @@ section{background:var(--card);border:1px solid var(--line);border-radius:10px;p
 .scroll{overflow:auto;max-width:100%;-webkit-overflow-scrolling:touch}.tall{max-height:680px;border:1px solid var(--line);border-radius:6px}
 .tall{position:relative;scroll-snap-type:x mandatory}.tall svg{margin:0 auto}
 .start{position:absolute;top:0;width:2px;height:2px;animation:start .3s}@keyframes start{from,to{scroll-snap-align:center}}
-.lanes{display:flex;gap:4px}.lanes>svg{flex:none}.lanes .scroll{flex:1;min-width:0}details{margin:8px 0 0}summary{cursor:pointer;color:var(--soft);font-size:.87rem}
+.lanes{display:flex;gap:4px}.lanes>svg{flex:none}.lanes .scroll{flex:1;min-width:0}
+details{margin:8px 0 0}summary{cursor:pointer;color:var(--soft);font-size:.87rem}
 svg{display:block;max-width:none}section>svg{width:100%;height:auto;max-width:640px;margin:0 auto}
 svg text{font-size:12px;fill:var(--ink);font-family:inherit}svg .tick,svg .cut{fill:var(--soft);font-size:11px}svg .axis{fill:var(--soft)}
 @media (max-width:640px){section>svg text,section>svg .tick{font-size:16px}}
