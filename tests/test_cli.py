@@ -916,6 +916,25 @@ def test_a_folder_of_pictures_runs_each_by_name(call, folder, pictures):
     assert code == 0 and [line.split(":")[0] for line in out.splitlines() if "float32" in line] == ["a.jpg", "b.png", "c.bmp"]
 
 
+def test_a_broken_picture_of_a_folder_is_left_out_and_said(call, folder, pictures):
+    place = folder / "mixed"
+    place.mkdir()
+    for name in ("a.png", "c.png"):
+        (place / name).write_bytes(b"\x89PNG and no more")
+    for name in ("b.png", "d.png"):
+        (place / name).write_bytes((pictures / "b.png").read_bytes())
+    code, out, err = call("run", "tiny.onnx", "--image", "mixed", "--top", "1", "-o", "mixed.npz")
+    assert code == 2 and [line.split(":")[0] for line in out.splitlines() if "float32" in line] == ["b.png", "d.png"]
+    assert [line.split("]")[0] for line in err.splitlines() if line.startswith("left out")] == ["left out: [mixed/a.png", "left out: [mixed/c.png"]
+    with np.load(folder / "mixed.npz") as saved:
+        assert sorted(saved.files) == ["b.png/y", "d.png/y"]
+    told = json.loads(call("run", "tiny.onnx", "--image", "mixed", "--json")[1])
+    assert list(told["left_out"]) == ["mixed/a.png", "mixed/c.png"] and list(told["pictures"]) == ["mixed/b.png", "mixed/d.png"]
+    for name in ("b.png", "d.png"):
+        (place / name).unlink()
+    assert "cannot read the picture" in refused(call, 2, "run", "tiny.onnx", "--image", "mixed")
+
+
 def test_folders_that_cannot_be_run(call, folder, pictures):
     (folder / "empty").mkdir(exist_ok=True)
     assert "[empty] the folder holds no picture" in refused(call, 2, "run", "tiny.onnx", "--image", "empty")

@@ -135,6 +135,15 @@ def test_what_a_run_takes_is_what_it_takes_untraced():
     assert story.untraced_ms(only_traced) is None and "<b>100 us</b><span>measured while traced" in page.render(only_traced)
 
 
+def test_a_profile_of_another_board_is_said(call, place):
+    code, _, err = call("tiny.onnx", "--profile", "board.yaml", "--strategy", "cpu", "--iters", 2, "-o", "foreign.html")
+    assert code == 0 and "the profile is of another board than this" in err
+    assert "measured here, predicted for that other board" in (place / "foreign.html").read_text()
+    here = Trace()
+    here.facts["devices"] = {"cpu": {"name": board().cpu.name}}
+    assert story.foreign(board(), here) == [] and story.foreign(None, here) == [] and story.foreign(board(), None) == []
+
+
 def test_layers_are_longest_ways():
     graph = tangle()
     layers = story.layers_of(graph)

@@ -55,6 +55,9 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     told = _planned(graph, options, console) if options.no_run else _ran(graph, options, console)
     written = plots.save(told, folder) if folder is not None else []
     _write(target, page.render(told))
+    if told["foreign"]:
+        console.note(f"the profile is of another board than this, '{told['profile']}': what is predicted is for that board, what is measured is of "
+                     "this one; --no-run tells of that board alone")
     console.emit({**told, "model_file": options.model, "written": [str(target), *map(str, written)]})
     measured = untraced_ms(told) or told["measured_ms"]
     if measured is not None:

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import CoexecError, UsageError
+from ..errors import CoexecError, InputError, UsageError
 from . import options as shared
 from .console import Console, milliseconds
 from .progress import Progress
@@ -93,8 +93,8 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     with phase(trace, "import"):
         graph = load(options.model)
     with phase(trace, "inputs"):
-        folder = _folder(options)
-        given = feeds(graph, options)
+        folder, left_out = _folder(options), {}
+        given = _first(graph, folder, options, left_out) if folder else feeds(graph, options)
     with phase(trace, "profile"):
         known = None if options.plan else profile(options, [options.strategy], console)
     started = time.perf_counter()
@@ -117,12 +117,13 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         facts = _facts(session, options, prepared_ms)
         for change in session.replans:
             console.note(f"planned again {change}")
-        others = _others(session, graph, folder, options, console)
+        others = _others(session, graph, folder, options, left_out, console)
     found = dict(zip((v.name for v in graph.outputs), results))
     facts["outputs"] = {name: outputs.describe(value, labels, options.top) for name, value in found.items()}
     if folder:
         every = {folder[0]: found, **others}
         facts["pictures"] = {file: {name: outputs.describe(v, labels, options.top) for name, v in one.items()} for file, one in every.items()}
+        facts["left_out"] = left_out
         found = {f"{Path(file).name}/{name}": value for file, one in every.items() for name, value in one.items()}
     if len(times) > 1:
         from ..report.timing import summary
@@ -147,33 +148,55 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         console.note(f"wrote {target}")
     if options.check:
         console.note("every operator agrees with the unsplit reference")
+    for reason in left_out.values():
+        console.note(f"left out: {reason}")
     console.emit(facts)
-    return 0
+    return InputError.exit_code if left_out else 0
 
 
 def _folder(options: argparse.Namespace) -> list[str]:
-    """The pictures of the folder that --image names, of which `options` then names the first; nothing where it names a file."""
+    """The pictures of the folder that --image names; nothing where it names a file."""
     from .inputs import pictures_in
 
-    for at, words in enumerate(options.image):
+    for words in options.image:
         name, equals, path = words.rpartition("=")
         if Path(words).is_dir():
             name, equals, path = "", "", words
         if Path(path).is_dir():
             if len(options.image) > 1 or options.input:
                 raise UsageError("a folder of pictures is the only input", where="--image", found="other inputs beside it", hint="give one file each")
-            found = [f"{name}{equals}{file}" for file in pictures_in(path)]
-            options.image[at] = found[0]
-            return found
+            return [f"{name}{equals}{file}" for file in pictures_in(path)]
     return []
 
 
-def _others(session: Any, graph: Any, folder: list[str], options: argparse.Namespace, console: Console) -> dict[str, dict[str, Any]]:
-    """The outputs of every picture of the folder but the first, which was run already."""
+def _first(graph: Any, folder: list[str], options: argparse.Namespace, left_out: dict[str, str]) -> dict[str, Any]:
+    """The feeds of the first picture that can be read; those before it go from `folder` to `left_out`, with the reason. InputError where none can."""
+    while True:
+        try:
+            return feeds(graph, _with_image(options, folder[0]))
+        except InputError as error:
+            left_out[folder[0]] = str(error)
+            if len(folder) == 1:
+                raise
+            del folder[0]
+
+
+def _with_image(options: argparse.Namespace, image: str) -> argparse.Namespace:
+    """The options with that picture as the only one."""
+    return argparse.Namespace(**{**vars(options), "image": [image]})
+
+
+def _others(session: Any, graph: Any, folder: list[str], options: argparse.Namespace, left_out: dict[str, str], console: Console
+            ) -> dict[str, dict[str, Any]]:
+    """The outputs of every picture of the folder but the first, which was run already; those that cannot be read go to `left_out`."""
     found = {}
     with Progress(console, "pictures") as tick:
         for done, file in enumerate(folder[1:], 2):
-            given = feeds(graph, argparse.Namespace(**{**vars(options), "image": [file]}))
+            try:
+                given = feeds(graph, _with_image(options, file))
+            except InputError as error:
+                left_out[file] = str(error)
+                continue
             found[file] = dict(zip((v.name for v in graph.outputs), session.run(None, given)))
             tick(done, len(folder), Path(file).name)
     return found

@@ -147,7 +147,8 @@ def timeline(spans: Sequence[Mapping[str, Any]], run_us: float, stretch: float =
             parts.append(tag("g", tip(f"{span['name']}\n{more}"), tag("rect", x=x, y=y, width=w, height=_LANE_H, class_=style), *label))
     height = bottom + 22
     drawn = svg.drawing(width, height, *parts, label="what each processor did when", class_="timeline", fixed=True)
-    return f'<div class="lanes">{svg.drawing(_LABEL_W, height, *names, label="processors", fixed=True)}<div class="scroll" tabindex="0">{drawn}</div></div>'
+    beside = svg.drawing(_LABEL_W, height, *names, label="processors", fixed=True)
+    return f'<div class="lanes">{beside}<div class="scroll" tabindex="0">{drawn}</div></div>'
 
 
 def stacked(rows: Mapping[str, Sequence[tuple[str, float, str]]]) -> str:
@@ -168,7 +169,7 @@ def ranked(rows: Sequence[tuple[str, float | None, float | None, bool]]) -> str:
     for name, predicted, measured, chosen in rows:
         bars = "".join(
             f'<div class="measure"><i class="{style}" style="width:calc((100% - 145px) * {value / longest:.4f})"></i>'
-            f"<span>{value:.2f} ms {what}</span></div>"
+            f"<span>{microseconds(value * 1e3)} {what}</span></div>"
             for value, style, what in ((measured, "both" if chosen else "plain", "measured"), (predicted, "ghost", "predicted"))
             if value is not None and longest > 0
         )

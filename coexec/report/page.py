@@ -117,6 +117,8 @@ def _head(story: Mapping[str, Any]) -> str:
     shapes = ", ".join(f"{k} {'x'.join(map(str, v)) or 'scalar'}" for k, v in story["shapes"].items())
     board = f"profile {story['profile']}" if story["profile"] else "no profile"
     ran = "" if story["timeline"] else " · planned, not run"
+    if story["foreign"]:
+        ran += " · measured here, predicted for that other board: the two are not of one machine"
     return f'<h1>{escape(story["model"])}</h1><p class="soft">strategy {escape(story["strategy"])} · {escape(board)} · {escape(shapes)}{ran}</p>'
 
 

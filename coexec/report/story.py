@@ -238,6 +238,13 @@ def untraced_ms(story: Mapping[str, Any]) -> float | None:
     return next((row.get("measured_ms") for row in story["alternatives"] if row["strategy"] == story["strategy"]), None)
 
 
+def foreign(profile: DeviceProfile | None, trace: Trace | None) -> list[str]:
+    """The units that ran and that the profile knows by another name: it is of another board."""
+    ran = trace.facts.get("devices", {}) if trace is not None else {}
+    known = {} if profile is None else {"cpu": profile.cpu, "gpu": profile.gpu}
+    return [unit for unit, section in known.items() if section is not None and unit in ran and ran[unit]["name"] != section.name]
+
+
 def tell(graph: Graph, plan: Plan, *, profile: DeviceProfile | None = None, trace: Trace | None = None, alone: Mapping[str, Plan] | None = None,
          alternatives: Sequence[Mapping[str, Any]] = (), offsets: Mapping[Value, int] | None = None, arena_bytes: int = 0) -> dict[str, Any]:
     """All of a report. Without a trace nothing was run, and what only a run knows is empty; `alternatives` are rows for other strategies."""
@@ -249,6 +256,7 @@ def tell(graph: Graph, plan: Plan, *, profile: DeviceProfile | None = None, trac
         "model": plan.model,
         "model_digest": plan.model_digest,
         "profile": plan.profile or None,
+        "foreign": foreign(profile, trace),
         "strategy": plan.strategy,
         "shapes": {k: list(v) for k, v in plan.shapes.items()},
         "predicted_ms": plan.predicted_ms,
