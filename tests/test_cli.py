@@ -95,8 +95,8 @@ def test_help_of_a_verb_has_examples_and_common_options(call, name):
 def test_examples_are_valid_command_lines(name):
     from coexec.cli.main import parse
 
-    for example in verb(name).EXAMPLES:
-        words = example.split("  ")[0].split(" | ")[0].split()
+    for example in (*verb(name).EXAMPLES, *getattr(verb(name), "ON_A_BOARD", ())):
+        words = example.split("#")[0].split(" | ")[0].split()
         words = words[[w == "coexec" for w in words].index(True) + 1 :]
         assert parse(words).verb == name
 

@@ -17,12 +17,14 @@ EXAMPLES = (
     "coexec bench model.onnx",
     "coexec bench model.onnx --compare cpu,gpu,flops,coexec --iters 200",
     "coexec bench model.onnx --compare cpu,fixed:gpu=0.3,fixed:gpu=0.5 --json",
-    "coexec bench model.onnx --verify               the plan is first checked and corrected by measurement",
-    "coexec bench model.onnx --tune 2m --verify     ... after kernel forms were tried for what the GPU computes",
+    "coexec bench model.onnx --verify            # the plan is first checked and corrected by measurement",
+    "coexec bench model.onnx --tune 2m --verify  # ... after kernel forms were tried for what the GPU computes",
     "coexec bench model.onnx --compare cpu,gpu,coexec --max-gpu-share 0.3",
     "coexec bench model.onnx --oracle",
     "coexec bench model.onnx --export-json times.json --export-csv times.csv",
 )
+NOTES = """Strategies take turns, so that a noisy moment hits all alike; inputs are made up unless they are given. The bound 1 / (1 / cpu + 1 / gpu)
+is what no cut can pass. Histograms are all on one scale. The exported files are those of hyperfine, with a strategy in place of a command."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

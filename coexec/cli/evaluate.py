@@ -16,9 +16,10 @@ from .session import profile
 HELP = "how well a profile predicts whole models"
 EXAMPLES = (
     "coexec evaluate resnet18.onnx mobilenet_v2.onnx --profile p.yaml",
-    "coexec evaluate *.onnx --profile p.yaml --json",
     "coexec evaluate resnet18.onnx --profile p.yaml --baselines p.csv",
 )
+NOTES = """Judge a profile by models that took no part in fitting it. The noise floor says how often a second timing of the same kernel falls within
+10 % of the first: a prediction cannot be better than that."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,9 +20,11 @@ HELP = "a page with pictures of the plan and of a run"
 EXAMPLES = (
     "coexec report model.onnx -o report.html",
     "coexec report model.onnx --strategy fixed:gpu=0.5 --image cat.jpg -o report.html",
-    "coexec report model.onnx --profile profiles/board.yaml --no-run -o report.html    for a board that is not here",
+    "coexec report model.onnx --profile profiles/board.yaml --no-run -o report.html  # for a board that is not here",
     "coexec report model.onnx -o report.html --plots figures --json",
 )
+NOTES = """The page holds no script and fetches nothing. Inputs are made up unless they are given. Where the profile is of another board than this,
+use --no-run: it plans for that board and leaves out what only a run can tell."""
 
 #: Strategies whose prediction the page shows beside the plan's.
 OTHERS = ("cpu", "gpu", "fixed:gpu=0.5", "flops", "greedy", "coexec")

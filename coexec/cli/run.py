@@ -20,17 +20,20 @@ HELP = "run a model"
 EXAMPLES = (
     "coexec run model.onnx --random",
     "coexec run model.onnx --input x.npy -o out.npz",
-    "coexec run model.onnx --input ids=ids.npy mask=mask.npy",
+    "coexec run text.onnx --input ids=ids.npy mask=mask.npy",
     "coexec run digits.onnx --image 7.jpg",
     "coexec run model.onnx --image cat.jpg --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels names.txt",
-    "coexec run model.onnx --image pictures/ --labels names.txt --top 3      every picture of a folder, one after another",
-    "coexec run model.onnx --random --shape input:8,3,224,224 --strategy fixed:gpu=0.4 --check",
+    "coexec run model.onnx --image pictures/ --labels names.txt --top 3  # every picture of a folder, one after another",
+    "coexec run batch.onnx --random --shape x:8,3,224,224 --strategy fixed:gpu=0.4 --check",
     "coexec run model.onnx --random --plan plan.json --repeat 50",
-    "coexec run model.onnx --random --verify --repeat 50          plan, measure, correct the plan; remembered for the next time",
-    "coexec run model.onnx --random --repeat 1000 --adapt        the plan follows what else the machine does",
-    "coexec run model.onnx --random --force conv1=cpu --max-gpu-share 0.5 --memory-limit 200M",
+    "coexec run model.onnx --random --verify --repeat 50                 # plan, measure, correct the plan; remembered for the next time",
+    "coexec run model.onnx --random --repeat 1000 --adapt                # the plan follows what else the machine does",
+    "coexec run model.onnx --random --force conv=cpu --max-gpu-share 0.5 --memory-limit 200M",
     "coexec run model.onnx --random --repeat 3 --trace t.json -v",
 )
+NOTES = """A picture becomes numbers from 0 to 1; networks trained on ImageNet mostly want --mean and --std. A folder of pictures is run one after
+another; those that cannot be read are left out, said, and make the exit code 2. The first run on a machine measures it once and compiles
+kernels; both are kept (`coexec cache info`). A GPU that fails or hangs costs its share of the work, not the answer, unless --strict."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
