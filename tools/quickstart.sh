@@ -44,7 +44,7 @@ note "$MODEL"
 
 OUT=$ROOT/build/quickstart
 mkdir -p "$OUT"
-say "4/6 Measuring this machine (about a minute)"
+say "4/6 Measuring this machine (a minute and a half, most of it once per machine)"
 if [ -s "$OUT/profile.yaml" ]; then
     note "measured already; remove $OUT/profile.yaml to measure again"
 else
@@ -54,11 +54,11 @@ fi
 say "5/6 Planning, and checking the result against the unsplit reference"
 "$VENV/bin/coexec" plan "$MODEL" --profile "$OUT/profile.yaml" -o "$OUT/plan.json" -q >/dev/null ||
     fail "the model cannot be planned" "see the message above; coexec reads ONNX files of opset 7 and newer"
-"$VENV/bin/coexec" validate "$MODEL" --plan "$OUT/plan.json" --json -q >"$OUT/validate.json" ||
+"$VENV/bin/coexec" validate "$MODEL" --plan "$OUT/plan.json" --json >"$OUT/validate.json" ||
     fail "the co-executed result differs from the reference" "find the operator: $VENV/bin/coexec validate $MODEL --per-op" "and report it"
 
 say "6/6 CPU alone, GPU alone, both"
-"$VENV/bin/coexec" bench "$MODEL" --profile "$OUT/profile.yaml" --compare cpu,gpu,coexec --verify --iters 30 --json -q >"$OUT/bench.json" ||
+"$VENV/bin/coexec" bench "$MODEL" --profile "$OUT/profile.yaml" --compare cpu,gpu,coexec --verify --iters 30 --json >"$OUT/bench.json" ||
     fail "the benchmark failed" "see: $VENV/bin/coexec doctor"
 
 trap - ERR
@@ -82,8 +82,8 @@ print(f"\nFiles: {out}/profile.yaml, plan.json, validate.json, bench.json")
 print(f"""
 Next:
   source {venv}/bin/activate
+  coexec report {model} -o report.html     a page with pictures of the plan and of a run
   coexec doctor                            what this machine has
-  coexec plan {model} --explain
   coexec run YOUR_MODEL.onnx --random
   bash tools/test.sh                       the tests""")
 PY
