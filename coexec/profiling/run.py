@@ -153,20 +153,18 @@ class Campaign:
         wholes = {name: [whole_of(row) for row in rows[:PREPARED]] for name, rows in SHAPES.items()}
         families = {name: [*rows, *(piece for row in rows for piece in cut_samples(row, 0.5))] for name, rows in wholes.items()}
         firsts = [sample for rows in families.values() for sample in rows]
-        parts = {name: COMPILING.get(name, COMPILING_OTHERS) / len(rows) for name, rows in families.items()}
-        done, total = 0.0, sum(parts[name] * len(rows) for name, rows in families.items())
-        self.say(done, total, told)
+        parts = [COMPILING.get(name, COMPILING_OTHERS) for name in families]
+        self.say(0.0, sum(parts), told)
         if isolated is not None:
             try:
                 isolated.begin(firsts, threads, 0.0, Steadiness())
             except DeviceError:
                 isolated = None
-        for name, rows in families.items():
+        for at, rows in enumerate(families.values()):
             for sample in map(ready, rows):
                 with suppress(DeviceError):
                     Round(cpu, [(sample.node, sample.region)], threads).close()
-                done += parts[name]
-                self.say(min(done, total), total, f"{told}: {sample.node.op_type}")
+                self.say(sum(parts[: at + 1]), sum(parts), f"{told}: {sample.node.op_type}")  # the first of a family takes most of its time
         if isolated is not None:
             with suppress(DeviceError):
                 isolated.end(Steadiness())
