@@ -109,7 +109,7 @@ def _fills(row: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 def cut_words(row: Mapping[str, Any]) -> str:
     if row["view"]:
-        return "view: no work"
+        return "in place: no work"
     parts = _fills(row)
     if len({d for d, _ in parts}) < 2:
         return f"whole on {parts[0][0]}" if parts else "empty"

@@ -44,7 +44,7 @@ svg text{font-size:12px;fill:var(--ink);font-family:inherit}svg .tick,svg .cut{f
 svg .on-gpu,svg .on-other{fill:#1d2329}svg .on-cpu,svg .on-copy{fill:#fff}svg .on-enqueue{fill:var(--card)}
 svg .grid{stroke:var(--line)}
 .wire{stroke:var(--soft);stroke-opacity:.55}.box{stroke:var(--soft);stroke-opacity:.5}.box.view{fill:none;stroke-dasharray:4 3}
-.lane{fill:var(--idle)}.clear{fill:transparent}.diagonal{stroke:var(--soft);stroke-dasharray:5 4}.band{fill:var(--both);opacity:.14}
+.lane{fill:var(--idle)}.clear{fill:transparent}.diagonal{stroke:var(--soft);stroke-dasharray:5 4}.band{fill:var(--both);opacity:.3}
 .area{fill:var(--both);opacity:.45}
 .graph .fill.cpu{fill:var(--cpu-soft)}.graph .fill.gpu{fill:var(--gpu-soft)}.graph .fill.other{fill:var(--other-soft)}
 .fill.cpu,.dot.cpu{fill:var(--cpu)}.fill.gpu,.dot.gpu{fill:var(--gpu)}.fill.both,.dot.both{fill:var(--both)}.fill.other,.dot.other{fill:var(--other)}
@@ -62,6 +62,7 @@ b.idle{border:1px solid var(--line)}i.ghost{background:transparent;border:1.5px 
 table{border-collapse:collapse;font-size:.85rem;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:4px 10px 4px 0;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
 th{color:var(--soft);font-weight:600}th:first-child,td:first-child,.left{text-align:left}td:first-child{max-width:260px;overflow:hidden;text-overflow:ellipsis}
+@media (max-width:640px){th,td{padding-right:6px}}
 @media print{.tall{max-height:none}section{break-inside:avoid}}
 """
 _KEYS = ('<p class="legend"><span><b class="key cpu"></b>CPU</span><span><b class="key gpu"></b>GPU</span>{more}</p>')
@@ -99,7 +100,7 @@ def _sections(story: Mapping[str, Any]) -> Iterator[str]:
                        + charts.timeline(story["timeline"], story["measured_ms"] * 1e3, CLOSER) + "</details>")
     yield _section("graph", "The graph, and where every node is cut",
                    "A box is the node's output: cut into rows along the height, into columns along any other axis, "
-                   "in proportion. Times are " + ("measured." if ran else "predicted.") + " Dashed boxes are views and cost nothing.",
+                   "in proportion. Times are " + ("measured." if ran else "predicted.") + " Dashed boxes are done in place and cost nothing.",
                    _KEYS.format(more="") + '<div class="scroll tall" tabindex="0">'  # a page that is narrower is scrolled to the first node
                    + f'<i class="start" style="left:{charts.first_box(rows):.0f}px"></i>' + charts.graph(rows) + "</div>")
     cards = [c for c in (_time(story), _shares(story), _agreement(story), _errors(story), _roofline(story), _memory(story)) if c]

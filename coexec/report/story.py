@@ -14,6 +14,7 @@ from ..cost.compose import CostModel
 from ..graph.ir import Graph, Node, Value
 from ..ops import op_for
 from ..ops.fallback import is_fallback
+from ..partition.joins import joined
 from ..partition.plan import Plan, pieces
 from ..profiles import DeviceProfile
 from ..runtime.trace import Span, Trace
@@ -27,7 +28,7 @@ def nodes(graph: Graph, plan: Plan, alone: Mapping[str, Plan], measured: Mapping
 
     `alone` holds the plans of one device (`cpu`, `gpu`); `measured` the microseconds of a node's slower side.
     """
-    layers = layers_of(graph)
+    layers, free = layers_of(graph), joined(graph)
     rows = []
     for node in graph.nodes:
         cut, us = plan[node.name], measured.get(node.name)
@@ -42,7 +43,7 @@ def nodes(graph: Graph, plan: Plan, alone: Mapping[str, Plan], measured: Mapping
             "bounds": list(cut.bounds),
             "devices": list(cut.devices),
             "share": dict(cut.ratio),
-            "view": op_for(node).is_view,
+            "view": op_for(node).is_view or node in free,
             "flops": sum(flops.values()),
             "device_flops": flops,
             "bytes": nbytes,
