@@ -17,7 +17,7 @@ SIZES = (("1440", 1440, None), ("top", 1440, 1400), ("390", 390, None))
 
 
 #: As many as a page of flat colours and smooth letters shows.
-COLOURS = 128
+COLOURS = 256
 
 
 def main(page: str, folder: str) -> None:
@@ -30,8 +30,8 @@ def main(page: str, folder: str) -> None:
             browser.open(target.as_uri(), width, 900)
             file = Path(folder) / f"{target.stem}-{name}.png"
             browser.picture(file, height)
-            with Image.open(file) as seen:  # flat colours: a palette says it all, in a third of the bytes
-                seen.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(file, optimize=True)
+            with Image.open(file) as seen:  # flat colours: a palette of those farthest apart says it all
+                seen.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, optimize=True)
             print(file)
 
 

@@ -61,7 +61,8 @@ b.idle{border:1px solid var(--line)}i.ghost{background:transparent;border:1.5px 
 .key{display:inline-block;width:11px;height:11px;border-radius:2px;margin-right:5px;vertical-align:-1px}
 table{border-collapse:collapse;font-size:.85rem;width:100%;font-variant-numeric:tabular-nums}
 th,td{padding:4px 10px 4px 0;text-align:right;border-bottom:1px solid var(--line);white-space:nowrap}
-th{color:var(--soft);font-weight:600}th:first-child,td:first-child,.left{text-align:left}td:first-child{max-width:260px;overflow:hidden;text-overflow:ellipsis}
+th{color:var(--soft);font-weight:600}th:first-child,td:first-child,.left{text-align:left}
+td.left:last-child,th.left:last-child{padding-left:14px}td:first-child{max-width:260px;overflow:hidden;text-overflow:ellipsis}
 @media (max-width:640px){th,td{padding-right:6px}}
 @media print{.tall{max-height:none}section{break-inside:avoid}}
 """
