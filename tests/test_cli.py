@@ -95,8 +95,8 @@ def test_help_of_a_verb_has_examples_and_common_options(call, name):
 def test_examples_are_valid_command_lines(name):
     from coexec.cli.main import parse
 
-    for example in verb(name).EXAMPLES:
-        words = example.split("  ")[0].split(" | ")[0].split()
+    for example in (*verb(name).EXAMPLES, *getattr(verb(name), "ON_A_BOARD", ())):
+        words = example.split("#")[0].split(" | ")[0].split()
         words = words[[w == "coexec" for w in words].index(True) + 1 :]
         assert parse(words).verb == name
 
@@ -914,6 +914,25 @@ def test_a_folder_of_pictures_runs_each_by_name(call, folder, pictures):
         assert sorted(saved.files) == ["a.jpg/y", "b.png/y", "c.bmp/y"]
     code, out, _ = call("run", "tiny.onnx", "--image", "x=pictures", "--top", "1")
     assert code == 0 and [line.split(":")[0] for line in out.splitlines() if "float32" in line] == ["a.jpg", "b.png", "c.bmp"]
+
+
+def test_a_broken_picture_of_a_folder_is_left_out_and_said(call, folder, pictures):
+    place = folder / "mixed"
+    place.mkdir()
+    for name in ("a.png", "c.png"):
+        (place / name).write_bytes(b"\x89PNG and no more")
+    for name in ("b.png", "d.png"):
+        (place / name).write_bytes((pictures / "b.png").read_bytes())
+    code, out, err = call("run", "tiny.onnx", "--image", "mixed", "--top", "1", "-o", "mixed.npz")
+    assert code == 2 and [line.split(":")[0] for line in out.splitlines() if "float32" in line] == ["b.png", "d.png"]
+    assert [line.split("]")[0] for line in err.splitlines() if line.startswith("left out")] == ["left out: [mixed/a.png", "left out: [mixed/c.png"]
+    with np.load(folder / "mixed.npz") as saved:
+        assert sorted(saved.files) == ["b.png/y", "d.png/y"]
+    told = json.loads(call("run", "tiny.onnx", "--image", "mixed", "--json")[1])
+    assert list(told["left_out"]) == ["mixed/a.png", "mixed/c.png"] and list(told["pictures"]) == ["mixed/b.png", "mixed/d.png"]
+    for name in ("b.png", "d.png"):
+        (place / name).unlink()
+    assert "cannot read the picture" in refused(call, 2, "run", "tiny.onnx", "--image", "mixed")
 
 
 def test_folders_that_cannot_be_run(call, folder, pictures):

@@ -10,6 +10,7 @@ import ast
 import configparser
 import re
 import shlex
+import shutil
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,12 +21,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
-from coexec import settings
+from coexec import api, settings
 from coexec.cli.main import main, parse
 from coexec.devices.registry import find_devices
 from coexec.profiles import DeviceProfile, default_profile_path, save_profile
+from coexec.profiling.table import write_table
 
 from .partition.boards import board
+from .partition.phones import table
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -60,25 +63,38 @@ def blocks(path: Path) -> list[Block]:
 
 def commands() -> list[tuple[str, str, bool]]:
     """(page, command, whether to run it) of every line of every `sh` block."""
-    return [(b.page, line.split("#")[0].strip(), b.run) for path in PAGES for b in blocks(path) if b.language == "sh"
+    return [(b.page, line.split("#")[0].split(" | ")[0].strip(), b.run) for path in PAGES for b in blocks(path) if b.language == "sh"
             for line in b.lines if line.split("#")[0].strip()]  # fmt: skip
 
 
-def picture_net() -> onnx.ModelProto:
-    """[1, 3, 224, 224] to [1, 10]: a strided convolution, an average, a fully connected layer."""
+def picture_net(batch: int | str = 1) -> onnx.ModelProto:
+    """[batch, 3, 224, 224] to [batch, 10]: a strided convolution, an average, a fully connected layer."""
     rng = np.random.default_rng(0)
     weights = [numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n) for n, s in (("w", (8, 3, 3, 3)), ("fc", (8, 10)))]
     nodes = [helper.make_node("Conv", ["x", "w"], ["c"], "conv", strides=[4, 4]), helper.make_node("GlobalAveragePool", ["c"], ["g"], "pool"),
              helper.make_node("Flatten", ["g"], ["f"], "flatten"), helper.make_node("Gemm", ["f", "fc"], ["y"], "gemm")]  # fmt: skip
-    graph = helper.make_graph(nodes, "net", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 3, 224, 224])],
-                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 10])], weights)  # fmt: skip
+    graph = helper.make_graph(nodes, "net", [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3, 224, 224])],
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 10])], weights)  # fmt: skip
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+def text_net() -> onnx.ModelProto:
+    """Two inputs, ids and mask, of [1, 8], multiplied."""
+    inputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 8]) for n in ("ids", "mask")]
+    graph = helper.make_graph([helper.make_node("Mul", ["ids", "mask"], ["y"], "mul")], "text", inputs,
+                              [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 8])])  # fmt: skip
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
+#: Models that pages and examples name by what is special about them; any other is a `picture_net`.
+MODELS = {"batch.onnx": lambda: picture_net("N"), "text.onnx": text_net}
 
 
 def this_machines() -> DeviceProfile:
     """A made-up profile under the names of the devices here, on which plans made from it may run."""
     made, here = board(), {name: device.facts.name for name, device in find_devices().items()}
-    return replace(made, cpu=replace(made.cpu, name=here["cpu"]), gpu=replace(made.gpu, name=here.get("gpu", made.gpu.name)))
+    return replace(made, cpu=replace(made.cpu, name=here["cpu"], power_w=2.0, idle_w=0.3),
+                   gpu=replace(made.gpu, name=here.get("gpu", made.gpu.name), power_w=1.5, idle_w=0.1))  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +106,10 @@ def place(tmp_path_factory):
     x.tofile(folder / "x.bin")
     (folder / "names.txt").write_text("\n".join(f"class {i}" for i in range(10)))
     (folder / "pictures").mkdir()
-    for name in ("cat.jpg", "pictures/one.png", "pictures/two.png"):
+    for name in ("ids", "mask"):
+        np.save(folder / f"{name}.npy", np.ones((1, 8), np.float32))
+    write_table([*table("cpu_little"), *table("gpu_image")], folder / "timings.csv")
+    for name in ("cat.jpg", "7.jpg", "pictures/one.png", "pictures/two.png"):
         Image.new("RGB", (32, 24), (200, 90, 10)).save(folder / name)
     with settings.override(cache_dir=folder / "cache"):
         kept = default_profile_path({name: device.facts for name, device in find_devices().items()})
@@ -100,16 +119,22 @@ def place(tmp_path_factory):
 
 
 def supply(folder: Path, words: list[str]) -> None:
-    """Makes the models and profiles that those words name and that the command does not make."""
+    """Makes the models, profiles, plans and tables that those words name and that the command does not make."""
     for before, word in zip(["", *words], words):
         path = folder / word
-        if before in MADE_BY or path.exists() or path.suffix not in (".onnx", ".yaml"):
+        if before in MADE_BY or path.exists() or path.suffix not in (".onnx", ".yaml", ".json", ".csv"):
             continue
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".onnx":
-            onnx.save(picture_net(), path)
-        else:
+        if word.startswith("profiles/") and (ROOT / word).exists():
+            shutil.copy(ROOT / word, path)
+        elif path.suffix == ".onnx":
+            onnx.save(MODELS.get(path.name, picture_net)(), path)
+        elif path.suffix == ".yaml":
             save_profile(this_machines(), path)
+        elif path.suffix == ".csv":
+            shutil.copy(folder / "timings.csv", path)
+        else:
+            api.plan(api.bind(api.load(picture_net())), profile=this_machines()).save(path)
 
 
 @pytest.mark.parametrize("page, command", [(p, c) for p, c, run in commands() if run and c.startswith("coexec ")])
@@ -120,9 +145,12 @@ def test_a_command_of_the_docs_works(page, command, place, monkeypatch, capsys):
     for made in [w for before, w in zip(words, words[1:]) if before in MADE_BY]:
         (place / made).parent.mkdir(parents=True, exist_ok=True)
     supply(place, words)
-    if words[0] == "profile" and "-o" in words and "--time-budget" not in words:  # two seconds in place of 45
-        words += ["--time-budget", "2s"]
-    code = main([*words, "-q"])
+    words = ["2s" if before in ("--time-budget", "--tune") else w for before, w in zip(["", *words], words)]  # in place of minutes
+    if words[0] == "profile" and not {"check", "diff", "--from-csv", "--time-budget"} & set(words):
+        words = [w for w in words if w != "--full"] + ["--time-budget", "2s"]
+    replaces = words[:2] == ["cache", "clear"] or words[0] == "profile" and "-o" not in words  # what other commands here rely on
+    with settings.override(**({"cache_dir": place / "another cache"} if replaces else {})):
+        code = main([*words, "-q"])
     out, err = capsys.readouterr()
     # A profile of two seconds, made and checked while other tests run, may be found not to fit: that is an answer too.
     answers = (0, 7) if words[:2] == ["profile", "check"] else (0,)
@@ -137,6 +165,11 @@ def test_a_command_that_is_not_run_is_valid(page, command):
 @pytest.mark.parametrize("page, command", [(p, c) for p, c, _ in commands() if not c.startswith("coexec ")])
 def test_other_commands_name_things_that_are_there(page, command):
     words = shlex.split(command)
+    while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+        del words[0]
+    if words[0] == "coexec":
+        assert parse(words[1:]).verb
+        return
     scripts = [w for w in words if w.endswith((".sh", ".py"))]
     extras = configparser.ConfigParser()
     extras.read(ROOT / "setup.cfg")
@@ -214,7 +247,23 @@ def test_the_tab_key(words, expected, place):
     assert found.stdout.split() == expected and found.stderr == ""
 
 
-def test_zsh_gets_the_same_by_bashcompinit():
+def test_zsh_gets_the_same_by_bashcompinit(tmp_path):
     from coexec.cli.complete import script
 
     assert script("zsh").startswith("#compdef coexec\n") and script("zsh").endswith(script("bash"))
+    assert shutil.which("zsh"), "install zsh; tools/test.sh does"
+    (tmp_path / "_coexec").write_text(script("zsh"))
+    asked = f"autoload -Uz compinit && compinit -D && source {tmp_path}/_coexec && whence _coexec && print -r -- $_comps[coexec]"
+    found = subprocess.run(["zsh", "-f", "-c", asked], capture_output=True, text=True, cwd=tmp_path)
+    assert found.returncode == 0 and "_coexec" in found.stdout.split()[-1] + found.stdout and found.stderr == "", found.stderr
+
+
+@pytest.mark.parametrize("words, expected", COMPLETIONS, ids=lambda v: " ".join(v))
+def test_the_tab_key_in_fish(words, expected, place, tmp_path):
+    from coexec.cli.complete import script
+
+    assert shutil.which("fish"), "install fish; tools/test.sh does"
+    (tmp_path / "coexec.fish").write_text(script("fish"))
+    asked = f"source {tmp_path}/coexec.fish; complete -C '{' '.join(words)}'"
+    found = subprocess.run(["fish", "--no-config", "-c", asked], cwd=place, capture_output=True, text=True, check=True)
+    assert [line.split("\t")[0] for line in found.stdout.splitlines()] == expected and found.stderr == "", found.stdout

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -299,6 +302,22 @@ def test_a_driver_for_another_processor(board):
             ["libmali.so.1 is made for another processor"] if foreign else [])  # fmt: skip
 
 
+def test_a_library_newer_than_the_kernels_driver(board):
+    """As on Rockchip's boards: libmali-valhall-g610-g18p0-x11-wayland-gbm.so beside a module of g13."""
+    name = "libmali-valhall-g610-g18p0-gbm.so"
+    board.driver("mali", name)
+    board.file("dev/mali0", mode=0o666)
+    module = "sys/module/bifrost_kbase/version"
+    board.file(module, "g13p0-01eac0 (UK version 11.38)\n")
+    found = board.problems([POCL])[f"{name} and the kernel's driver are of different releases"]
+    assert found.severity == "error" and "release 18" in found.why and "package of release 13" in found.fix
+    board.file(module, "g21p0-01eac0\n")
+    assert board.problems([POCL])[f"{name} and the kernel's driver are of different releases"].severity == "warning"
+    assert only(board.problems([GPU])).severity == "note"
+    board.file(module, "g18p0-01eac0\n")
+    assert board.problems([GPU]) == {}
+
+
 def test_a_gpu_held_at_its_lowest_clock(board):
     board.driver("mali", "libmali.so.1")
     board.file("dev/mali0", mode=0o666)
@@ -358,6 +377,38 @@ def test_missing_extras_name_what_to_install():
     found = doctor.diagnose(Machine(loaders=("/usr/lib/libOpenCL.so.1",), devices=(GPU,), missing_extras=tuple(EXTRAS)))
     assert sorted(p.fix for p in found) == sorted(f"pip install 'coexec[{extra}]'" for extra in EXTRAS)
     assert {p.severity for p in found} == {"note"}
+
+
+def test_what_is_looked_at_is_told(board):
+    tree(board, "arm,mali-valhall-csf")
+    for core in range(4):
+        board.file(f"sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor", ("schedutil" if core else "performance") + "\n")
+    board.file("sys/class/devfreq/fb000000.gpu/governor", "simple_ondemand\n")
+    seen = board.look([GPU]).board
+    assert seen.governors == ("1 core(s) by performance", "3 core(s) by schedutil", "fb000000.gpu by simple_ondemand")
+    assert [(g.name, g.module, g.driven) for g in seen.hardware] == [("arm,mali-valhall-csf", "panthor", False)]
+
+
+def test_a_driver_that_is_really_taken_away(tmp_path):
+    """This machine's own command, with the loader sent where no driver is registered, and then to one whose library is gone."""
+    def doctor_says(**changed):
+        env = {k: v for k, v in os.environ.items() if k not in ("OCL_ICD_VENDORS", "OPENCL_VENDOR_PATH")} | changed
+        env["COEXEC_CACHE_DIR"] = str(tmp_path / "cache")
+        done = subprocess.run([sys.executable, "-m", "coexec", "doctor", "--json"], env=env, capture_output=True, text=True, timeout=120)
+        told = json.loads(done.stdout)
+        return done, told, {p["what"]: p for p in told["problems"]}
+
+    (tmp_path / "vendors").mkdir()
+    gone = {"OCL_ICD_VENDORS": str(tmp_path / "vendors"), "OPENCL_VENDOR_PATH": str(tmp_path / "vendors")}
+    done, told, problems = doctor_says(**gone)
+    assert done.returncode == 3 and "Traceback" not in done.stderr and [d["unit"] for d in told["devices"]] == ["cpu"]
+    assert problems["no OpenCL driver is registered"]["fix"] == "unset OCL_ICD_VENDORS" and told["cache"]["profiles"] == 0
+    assert told["devices"][0]["self_test"]["ok"], "the CPU works anyway"
+    (tmp_path / "vendors/gone.icd").write_text("libgone.so.1\n")
+    done, told, problems = doctor_says(**gone)
+    assert done.returncode == 3 and f"{tmp_path}/vendors/gone.icd names a driver that is not there" in problems
+    done, told, problems = doctor_says()
+    assert done.returncode == 0 and "gpu" in [d["unit"] for d in told["devices"]], "and with the driver back it is found"
 
 
 def test_grave_problems_come_first(board):

@@ -125,6 +125,25 @@ def test_pieces_are_judged_by_the_cost_model():
     assert story.predictor([]) == {}
 
 
+def test_what_a_run_takes_is_what_it_takes_untraced():
+    graph = relus("a")
+    rows = [{"strategy": "cpu", "predicted_ms": 1.0, "measured_ms": 3.0}, {"strategy": "test", "predicted_ms": 1.0, "measured_ms": 2.0}]
+    told = story.tell(graph, cut_plan(graph), trace=trace_of(("a", "cpu", 0, 60, {})), alternatives=rows)
+    assert story.untraced_ms(told) == 2.0 and told["measured_ms"] == pytest.approx(0.1)
+    assert "<b>2 ms</b><span>measured, median</span>" in page.render(told)
+    only_traced = story.tell(graph, cut_plan(graph), trace=trace_of(("a", "cpu", 0, 60, {})))
+    assert story.untraced_ms(only_traced) is None and "<b>100 us</b><span>measured while traced" in page.render(only_traced)
+
+
+def test_a_profile_of_another_board_is_said(call, place):
+    code, _, err = call("tiny.onnx", "--profile", "board.yaml", "--strategy", "cpu", "--iters", 2, "-o", "foreign.html")
+    assert code == 0 and "the profile is of another board than this" in err
+    assert "measured here, predicted for that other board" in (place / "foreign.html").read_text()
+    here = Trace()
+    here.facts["devices"] = {"cpu": {"name": board().cpu.name}}
+    assert story.foreign(board(), here) == [] and story.foreign(None, here) == [] and story.foreign(board(), None) == []
+
+
 def test_layers_are_longest_ways():
     graph = tangle()
     layers = story.layers_of(graph)
@@ -193,11 +212,19 @@ def test_a_run_makes_a_whole_page_that_fetches_nothing(call, place):
     reader = Reader(text)
     assert reader.fetched == [] and "default-src 'none'" in text and "width=device-width" in text
     assert {"alternatives", "timeline", "graph", "time", "shares", "agreement", "errors", "roofline", "memory", "nodes"} <= set(reader.ids)
-    assert len(drawings(text)) == 6
+    assert len(drawings(text)) == 9, "the timeline twice, each with its names beside it"
+    assert f"<b>{svg.microseconds(story.untraced_ms(told) * 1e3)}</b><span>measured, median" in text and 'class="key enqueue"' in text
     assert told["runs"] == 3 and told["measured_ms"] > 0 and {"cpu", "gpu"} <= {a["strategy"] for a in told["alternatives"] if a["measured_ms"]}
     assert {s["track"] for s in told["timeline"]} >= {"cpu", "host", "gpu"} and told["memory"]["arena_bytes"] >= max(told["memory"]["live_bytes"])
     assert told["predictor"]["count"] == len(told["pieces"]) > 0
     assert not list(place.glob("coexec_profile_*"))
+
+
+def test_the_command_says_what_the_page_says(call, place):
+    code, out, err = call("tiny.onnx", "--profile", "board.yaml", "--strategy", "fixed:gpu=0.5", "--iters", 3, "-o", "said.html")
+    assert code == 0, err
+    number, unit = re.search(r"<b>([\d.]+) (us|ms)</b><span>measured, median", (place / "said.html").read_text()).groups()
+    assert float(re.search(r"tiny: ([\d.]+) ms measured", out)[1]) == pytest.approx(float(number) / (1000 if unit == "us" else 1), abs=0.0051)
 
 
 def test_a_plan_for_a_board_that_is_not_here_opens_no_device(call, place, monkeypatch):

@@ -26,8 +26,10 @@ def page() -> str:
     for name in VERBS:
         module = verb(name)
         rows = [f"| {_names(action)} | {_meaning(action)} |" for action in parsers[name]._actions if action.dest != "help"]
-        parts.append(f"## coexec {name}\n\n{module.__doc__.strip()}\n\n| Argument | Meaning |\n|---|---|\n" + "\n".join(rows)
-                     + "\n\nExamples:\n\n```\n" + "\n".join(module.EXAMPLES) + "\n```\n")
+        elsewhere = getattr(module, "ON_A_BOARD", ())
+        parts.append(f"## coexec {name}\n\n{module.__doc__.strip()}\n\n{module.NOTES}\n\n| Argument | Meaning |\n|---|---|\n" + "\n".join(rows)
+                     + "\n\nExamples:\n\n```sh\n" + "\n".join(module.EXAMPLES) + "\n```\n"
+                     + ("\n<!-- needs a board: its drivers or cores -->\n```sh\n" + "\n".join(elsewhere) + "\n```\n" if elsewhere else ""))
     return "\n".join(parts)
 
 

@@ -44,21 +44,28 @@ note "$MODEL"
 
 OUT=$ROOT/build/quickstart
 mkdir -p "$OUT"
-say "4/6 Measuring this machine (about a minute)"
+say "4/6 Measuring this machine (a minute and a half; it is kept)"
 if [ -s "$OUT/profile.yaml" ]; then
     note "measured already; remove $OUT/profile.yaml to measure again"
 else
-    "$VENV/bin/coexec" profile --quick -o "$OUT/profile.yaml" >&2 || fail "the machine could not be measured" "see: $VENV/bin/coexec doctor"
+    "$VENV/bin/coexec" profile --quick >&2 || fail "the machine could not be measured" "see: $VENV/bin/coexec doctor"
+    "$PYTHON_BIN" - "$OUT" <<'PY'  # it is this machine's from now on, in the cache; a copy to read
+import shutil
+import sys
+from coexec.devices.registry import find_devices
+from coexec.profiles import default_profile_path
+shutil.copy(default_profile_path({name: device.facts for name, device in find_devices().items()}), f"{sys.argv[1]}/profile.yaml")
+PY
 fi
 
 say "5/6 Planning, and checking the result against the unsplit reference"
-"$VENV/bin/coexec" plan "$MODEL" --profile "$OUT/profile.yaml" -o "$OUT/plan.json" -q >/dev/null ||
+"$VENV/bin/coexec" plan "$MODEL" -o "$OUT/plan.json" -q >/dev/null ||
     fail "the model cannot be planned" "see the message above; coexec reads ONNX files of opset 7 and newer"
-"$VENV/bin/coexec" validate "$MODEL" --plan "$OUT/plan.json" --json -q >"$OUT/validate.json" ||
+"$VENV/bin/coexec" validate "$MODEL" --plan "$OUT/plan.json" --json >"$OUT/validate.json" ||
     fail "the co-executed result differs from the reference" "find the operator: $VENV/bin/coexec validate $MODEL --per-op" "and report it"
 
 say "6/6 CPU alone, GPU alone, both"
-"$VENV/bin/coexec" bench "$MODEL" --profile "$OUT/profile.yaml" --compare cpu,gpu,coexec --verify --iters 30 --json -q >"$OUT/bench.json" ||
+"$VENV/bin/coexec" bench "$MODEL" --compare cpu,gpu,coexec --verify --iters 30 --json >"$OUT/bench.json" ||
     fail "the benchmark failed" "see: $VENV/bin/coexec doctor"
 
 trap - ERR
@@ -82,8 +89,8 @@ print(f"\nFiles: {out}/profile.yaml, plan.json, validate.json, bench.json")
 print(f"""
 Next:
   source {venv}/bin/activate
+  coexec report {model} -o report.html     a page with pictures of the plan and of a run
   coexec doctor                            what this machine has
-  coexec plan {model} --explain
   coexec run YOUR_MODEL.onnx --random
   bash tools/test.sh                       the tests""")
 PY

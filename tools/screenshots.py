@@ -1,31 +1,37 @@
 #!/usr/bin/env python3
-"""Pictures of a report page in a headless Chromium, 1440 (also only its top) and 390 pixels wide: PAGE.html FOLDER. Needs `chromium` on the PATH."""
+"""Pictures of a report page in a headless Chromium, 1440 (also only its top) and 390 pixels wide: PAGE.html FOLDER. Needs Pillow."""
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-#: Name, width and height of each picture. A desk's whole page and its top; a phone's first screens.
-SIZES = (("1440", 1440, 3700), ("top", 1440, 1450), ("390", 390, 2600))
-#: Headless Chromium makes no window narrower than this: a frame of the wanted width stands in for the phone.
-NARROWEST = 500
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from browser import chromium, find_chromium  # noqa: E402
+
+#: Name, width, and height of each picture; None for the whole page.
+SIZES = (("1440", 1440, None), ("top", 1440, 1400), ("390", 390, None))
+
+
+#: As many as a page of flat colours and smooth letters shows.
+COLOURS = 256
 
 
 def main(page: str, folder: str) -> None:
+    program = find_chromium()
+    if program is None:
+        sys.exit("there is no Chromium here: apt install chromium")
     target = Path(page).resolve()
-    with tempfile.TemporaryDirectory() as place:
+    with chromium(program) as browser:
         for name, width, height in SIZES:
-            shown = target
-            if width < NARROWEST:
-                shown = Path(place) / "frame.html"
-                style = f"width:{width}px;height:{height}px;border:0"
-                shown.write_text(f'<body style="margin:0"><iframe src="{target.as_uri()}" style="{style}"></iframe>')
-            file = Path(folder).resolve() / f"{target.stem}-{name}.png"
-            subprocess.run(["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--window-size={width},{height}",
-                            f"--screenshot={file}", shown.as_uri()], check=True, capture_output=True, timeout=120)
+            browser.open(target.as_uri(), width, 900)
+            file = Path(folder) / f"{target.stem}-{name}.png"
+            browser.picture(file, height)
+            with Image.open(file) as seen:  # flat colours: a palette of those farthest apart says it all
+                seen.convert("RGB").quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(file, optimize=True)
             print(file)
 
 

@@ -12,9 +12,9 @@ VENV=${COEXEC_VENV:-$ROOT/.venv}
 make_environment "$VENV"
 install_package "$VENV" "test,image,cli"
 
-for package in pocl-opencl-icd oclgrind mesa-opencl-icd; do
+for package in pocl-opencl-icd oclgrind mesa-opencl-icd chromium fonts-dejavu-core fish zsh; do
     if ! dpkg -s "$package" >/dev/null 2>&1 && ! apt_install "$package"; then
-        note "$package is not installed and apt may not be used: tests of that driver cannot run"
+        note "$package is not installed and apt may not be used: tests that need it cannot run"
     fi
 done
 if ! have_opencl "$VENV/bin/python" && [ "$(uname -m)" = x86_64 ]; then

@@ -79,7 +79,7 @@ class SessionOptions:
         kept, the CPU's and the GPU's own plans among the candidates. Takes seconds; remembered, so that later sessions start with it.
     adapt: watch how long runs take; where that drifts away from what was predicted, because of another load or a device that throttles, plan again
         beside the runs and swap the plan between two of them. `session.replans` tells.
-    progress: called with (done, of, what) meanwhile.
+    progress: called with (done, of, what) while the session tunes, verifies and compiles, and in its first run.
     enable_profiling: trace the session's making and its runs, for `end_profiling` to write; or a Trace that was begun before.
     profile_file_prefix: where `end_profiling` writes unless it is told: PREFIX_DATE_TIME.json.
     """
@@ -261,7 +261,7 @@ class InferenceSession:
             made = self._planned(graph, feeds)
         if self.options.tune_budget_s > 0 and "gpu" in made.devices and "gpu" in self.devices:
             with phase(self._trace, "tune"):
-                self.devices["gpu"].tune(graph, made, self.options.tune_budget_s, self.options.progress)
+                self.devices["gpu"].tune(graph, made, self.options.tune_budget_s, self._telling_of_tuning())
         fallen = [(p.name, p.note) for p in made.partitions if p.note.startswith(("fallback:", "gpu:"))]
         if self.options.strict and fallen:
             raise FallbackForbidden(fallen, where=graph.name)
@@ -281,10 +281,25 @@ class InferenceSession:
             self._prepared.popitem(last=False)[1].close()
         return prepared
 
+    def _telling(self, work: str) -> Callable[[int, int, str], None] | None:
+        """The progress that was asked for, which is told what is being done, too."""
+        told = self.options.progress
+        return None if told is None else lambda done, total, what: told(done, total, f"{work}, {what}" if what else work)
+
+    def _telling_of_tuning(self) -> Callable[[int, int, str], None] | None:
+        """The same of tuning, which ends when all pieces are done or its time is over: the nearer of the two, in 1000 parts."""
+        told, begun = self._telling("tuning"), time.perf_counter()
+
+        def tell(done: int, total: int, what: str) -> None:
+            share = max(done / total if total else 1.0, (time.perf_counter() - begun) / self.options.tune_budget_s)
+            told(round(1000 * min(1.0, share)), 1000 if total else 0, what)  # type: ignore[misc]
+
+        return None if told is None else tell
+
     def _prepared_run(self, graph: Graph, plan: Plan) -> PreparedRun:
         threads = session_threads(self.devices, self.options.intra_op_num_threads, "gpu" in plan.devices)
         trace = self._trace if self._followers is None else Trace()
-        return PreparedRun(graph, plan, self.devices, threads, self.options.strict, trace)
+        return PreparedRun(graph, plan, self.devices, threads, self.options.strict, trace, self.options.progress)
 
     def _tell(self, prepared: PreparedRun) -> None:
         """The trace's facts, and the first rungs of COEXEC_DEBUG, on stderr."""
@@ -335,7 +350,7 @@ class InferenceSession:
             try:
                 made, self.candidates = refine(
                     graph, random_feeds(graph) if feeds is None else feeds, self._by_event(), self._profile, strategy=self.strategy,
-                    threads=self.options.intra_op_num_threads, wishes=self._wishes, progress=self.options.progress)
+                    threads=self.options.intra_op_num_threads, wishes=self._wishes, progress=self._telling("checking plans"))
             except (InputError, DeviceError) as error:
                 log.warning("the plan cannot be checked by measurement: %s", error)
                 return None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,11 +35,12 @@ def validate(source: Any, *, strategy: str = "coexec", profile: DeviceProfile | 
     nodes: list[NodeError] = []
     with InferenceSession(graph, chosen, device_profile=profile, strategy=strategy, plan=plan) as session:
         if per_op:
-            found = session.run_checked(feeds, rtol, atol, stop=False, report=nodes.append)
+            total = len(session.graph.nodes) if session.is_prepared else 0
+            found = session.run_checked(feeds, rtol, atol, stop=False, report=partial(_noted, nodes, total, chosen.progress))
         else:
             found = dict(zip((v.name for v in graph.outputs), session.run(None, feeds)))
         plain = prepare(graph, {k: np.shape(v) for k, v in feeds.items()}, passes=UNFUSED)
-    reference = evaluate(plain, feeds)
+    reference = evaluate(plain, feeds, chosen.progress)
     gaps = [difference(np.asarray(found[v.name]), np.asarray(reference[v.name]), rtol, atol) for v in graph.outputs]
     return {
         "ok": all(g[2] for g in gaps) and all(n.ok for n in nodes),
@@ -46,3 +48,10 @@ def validate(source: Any, *, strategy: str = "coexec", profile: DeviceProfile | 
         "max_rel_error": max((g[1] for g in gaps), default=0.0),
         "nodes": [n.__dict__ for n in nodes],
     }
+
+
+def _noted(nodes: list[NodeError], total: int, progress: Callable[[int, int, str], None] | None, error: NodeError) -> None:
+    """Keeps what was found of a node, and tells how many of `total` are done."""
+    nodes.append(error)
+    if progress is not None:
+        progress(len(nodes), total, f"operators, {error.name}")

@@ -18,12 +18,14 @@ EXAMPLES = (
     "coexec bench model.onnx",
     "coexec bench model.onnx --compare cpu,gpu,flops,coexec --iters 200",
     "coexec bench model.onnx --compare cpu,fixed:gpu=0.3,fixed:gpu=0.5 --json",
-    "coexec bench model.onnx --verify               the plan is first checked and corrected by measurement",
-    "coexec bench model.onnx --tune 2m --verify     ... after kernel forms were tried for what the GPU computes",
+    "coexec bench model.onnx --verify            # the plan is first checked and corrected by measurement",
+    "coexec bench model.onnx --tune 2m --verify  # ... after kernel forms were tried for what the GPU computes",
     "coexec bench model.onnx --compare cpu,gpu,coexec --max-gpu-share 0.3",
     "coexec bench model.onnx --oracle",
     "coexec bench model.onnx --export-json times.json --export-csv times.csv",
 )
+NOTES = """Strategies take turns, so that a noisy moment hits all alike; inputs are made up unless they are given. The bound 1 / (1 / cpu + 1 / gpu)
+is what no cut can pass. Histograms are all on one scale. The exported files are those of hyperfine, with a strategy in place of a command."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,12 +59,15 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     percents = sorted({50.0, 90.0, 99.0, *options.percentiles})
     with ExitStack() as stack:
         sessions = {}
-        with Progress(console, "measuring") as tick:
+        with Progress(console, "preparing") as tick:
             for name in options.compare:
-                asked = session_options(options, shapes_of(given), tick, baseline=name in ("cpu", "gpu"))
+                asked = session_options(options, shapes_of(given), tick.of(name), baseline=name in ("cpu", "gpu"))
                 sessions[name] = stack.enter_context(InferenceSession(graph, asked, device_profile=known, strategy=name))
-        with Progress(console, "benchmark") as tick:
-            times = interleave({name: lambda s=s: s.run(None, given) for name, s in sessions.items()}, options.warmup, options.iters, tick)
+                if options.warmup:
+                    sessions[name].run(None, given)
+        with Progress(console, "benchmark", still=True) as tick:
+            runs = {name: lambda s=s: s.run(None, given) for name, s in sessions.items()}
+            times = interleave(runs, max(0, options.warmup - 1), options.iters, tick)
         found = {
             name: {
                 **summary(times[name], percents),

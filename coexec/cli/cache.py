@@ -13,9 +13,10 @@ from .console import Console, table
 HELP = "what is kept between runs"
 EXAMPLES = (
     "coexec cache info",
-    "coexec cache clear               everything",
-    "coexec cache clear opencl        compiled kernels only",
+    "coexec cache clear         # everything",
+    "coexec cache clear opencl  # compiled kernels only",
 )
+NOTES = """Everything in it can be made again. COEXEC_CACHE_DIR moves it; `clear` removes only coexec's own folders in it."""
 
 #: Folders of the cache and what they hold. Nothing else is ever removed: COEXEC_CACHE_DIR may point at a folder with other things in it.
 PARTS = {

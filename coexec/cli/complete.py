@@ -1,4 +1,4 @@
-"""Prints a script that completes verbs, options and their choices in bash or zsh. It is made from the parser, so it knows every option.
+"""Prints a script that completes verbs, options and their choices in bash, zsh or fish. It is made from the parser, so it knows every option.
 
 A script, not argcomplete: completing then starts no Python, which takes a second on a board, and needs no package.
 """
@@ -6,14 +6,18 @@ A script, not argcomplete: completing then starts no Python, which takes a secon
 from __future__ import annotations
 
 import argparse
+import shlex
+from collections.abc import Iterator
 
 from .console import Console
 
 HELP = "a script for the shell's TAB key"
 EXAMPLES = (
-    "coexec complete bash         save it as ~/.local/share/bash-completion/completions/coexec",
-    "coexec complete zsh          save it as _coexec in a folder of $fpath",
+    "coexec complete bash  # save it as ~/.local/share/bash-completion/completions/coexec",
+    "coexec complete zsh   # save it as _coexec in a folder of $fpath",
+    "coexec complete fish  # save it as ~/.config/fish/completions/coexec.fish",
 )
+NOTES = """Start a new shell afterwards. The script knows every option and choice, and starts no Python when TAB is pressed."""
 
 _BASH = """\
 _coexec() {{
@@ -41,11 +45,15 @@ _coexec() {{
 }}
 complete -o filenames -F _coexec coexec
 """
+#: A line per verb, option and choice; `__fish_seen_subcommand_from` says which verb the line is of.
+_FISH_VERB = "complete -c coexec -f -n __fish_use_subcommand -a {verb} -d {help}"
+_FISH_OPTION = "complete -c coexec -n '__fish_seen_subcommand_from {verb}'{names}{takes} -d {help}"
+_FISH_CHOICES = "complete -c coexec -f -n '__fish_seen_subcommand_from {verb}' -a {choices}"
 _ZSH = "#compdef coexec\nautoload -U +X bashcompinit && bashcompinit\n"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shell", choices=("bash", "zsh"), metavar="bash|zsh")
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="bash|zsh|fish")
 
 
 def execute(options: argparse.Namespace, console: Console) -> int:
@@ -57,17 +65,43 @@ def execute(options: argparse.Namespace, console: Console) -> int:
 
 def script(shell: str) -> str:
     """The completion script of that shell."""
-    from ..partition.strategies.base import strategies
     from .main import make_parser
 
     parsers = make_parser()[1]
+    if shell == "fish":
+        return "\n".join(_fish(parsers)) + "\n"
     options, choices = [], []
     for verb, parser in parsers.items():
         names = [name for action in parser._actions for name in action.option_strings]
         options.append(f'        {verb}) words="{" ".join(names)}" ;;')
         for action in parser._actions:
-            known = list(action.choices or (strategies() if "--strategy" in action.option_strings else ()))
+            known = _choices(action)
             for name in (action.option_strings or [verb]) if known else ():
                 choices.append(f'        "{verb} {name}") words="{" ".join(map(str, known))}" ;;')
     text = _BASH.format(verbs=" ".join(parsers), options="\n".join(options), choices="\n".join(choices))
     return (_ZSH if shell == "zsh" else "") + text
+
+
+def _choices(action: argparse.Action) -> list[str]:
+    """What may follow that option, or stand in that place; nothing where it is free."""
+    from ..partition.strategies.base import strategies
+
+    return list(action.choices or (strategies() if "--strategy" in action.option_strings else ()))
+
+
+def _fish(parsers: dict[str, argparse.ArgumentParser]) -> Iterator[str]:
+    """fish's lines, with what each verb and option is for."""
+    from .main import verb as module
+
+    for verb, parser in parsers.items():
+        yield _FISH_VERB.format(verb=verb, help=shlex.quote(module(verb).HELP))
+        for action in parser._actions:
+            known = _choices(action)
+            if not action.option_strings:
+                if known:
+                    yield _FISH_CHOICES.format(verb=verb, choices=shlex.quote(" ".join(known)))
+                continue
+            names = "".join(f" -l {name[2:]}" if name.startswith("--") else f" -s {name[1:]}" for name in action.option_strings)
+            takes = f" -x -a {shlex.quote(' '.join(known))}" if known else "" if action.nargs == 0 else " -r"
+            said = (action.help or "").replace("%(default)s", str(action.default)).replace("%%", "%")
+            yield _FISH_OPTION.format(verb=verb, names=names, takes=takes, help=shlex.quote(said))

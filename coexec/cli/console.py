@@ -88,6 +88,8 @@ def milliseconds(value: float | None) -> str:
         else f"{value:.1f}"
         if value >= 10
         else f"{value:.2f}"
+        if value >= 1
+        else f"{value:.3g}"
     )
 
 

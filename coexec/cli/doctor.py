@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from ..errors import CoexecError, DeviceHang, NoDevice, NumericMismatch
+from .cache import PARTS, measure
 from .console import Console, table
 
 HELP = "devices, drivers, why one is missing and what to do"
 EXAMPLES = (
     "coexec doctor",
     "coexec doctor --json | python3 -m json.tool",
-    "RUSTICL_ENABLE=panfrost coexec doctor       with the devices that Mesa hides",
 )
+ON_A_BOARD = ("RUSTICL_ENABLE=panfrost coexec doctor  # with the devices that Mesa hides",)
+NOTES = """Nothing is changed: what a trouble needs is printed as a command, and is yours to run. Errors keep a device from being used, warnings make
+it slow, notes are worth knowing. Exit code 3 means that no GPU can be used; the CPU works anyway (--strategy cpu). With -v, also every driver
+file, device node, GPU of the kernel's and clock governor that was looked at."""
 
 _MARKS = {"error": "red", "warning": "yellow", "note": "dim"}
 
@@ -30,6 +35,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     machine = look()
     devices = [_cpu(options)] + [_gpu(facts, options) for facts in machine.devices]
     problems = diagnose(machine)
+    kept = _kept(machine)
     console.emit(
         {
             "devices": devices,
@@ -38,9 +44,12 @@ def execute(options: argparse.Namespace, console: Console) -> int:
             "device_nodes": [asdict(n) for n in machine.nodes],
             "loaders": machine.loaders,
             "cache_dir": machine.cache_dir,
+            "cache": kept,
+            "kernel_gpus": [asdict(g) for g in machine.board.hardware],
+            "governors": list(machine.board.governors),
         }
     )
-    _show(devices, problems, machine, console)
+    _show(devices, problems, machine, kept, console)
     if not machine.usable:
         return NoDevice.exit_code
     failed = [d for d in devices if d["self_test"] and not d["self_test"]["ok"]]
@@ -81,7 +90,15 @@ def _gpu(facts: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     return {"unit": "gpu", **facts, "self_test": tried}
 
 
-def _show(devices: list[dict[str, Any]], problems: list[Any], machine: Any, console: Console) -> None:
+def _kept(machine: Any) -> dict[str, Any]:
+    """The cache's state: files and bytes in it, free bytes of its disk, and how many profiles of this machine it holds."""
+    sizes = {part: measure(Path(machine.cache_dir) / part) for part in PARTS}
+    profiles = len(list((Path(machine.cache_dir) / "profiles").glob("*.yaml")))
+    return {"files": sum(n for n, _ in sizes.values()), "bytes": sum(b for _, b in sizes.values()), "free_bytes": machine.cache_free_bytes,
+            "profiles": profiles}  # fmt: skip
+
+
+def _show(devices: list[dict[str, Any]], problems: list[Any], machine: Any, kept: dict[str, Any], console: Console) -> None:
     rows = []
     for device in devices:
         tried = device["self_test"]
@@ -105,9 +122,16 @@ def _show(devices: list[dict[str, Any]], problems: list[Any], machine: Any, cons
         console.result(f"  why: {problem.why}")
         console.result(f"  fix: {problem.fix}")
     console.result()
-    console.result(f"Cache: {machine.cache_dir}")
+    free = f", {kept['free_bytes'] / 1e9:.1f} GB free there" if kept["free_bytes"] >= 0 else ""
+    measured = "this machine is measured" if kept["profiles"] else "this machine is not measured yet: the first plan does it, or `coexec profile`"
+    console.result(f"Cache: {machine.cache_dir}: {kept['bytes'] / 1e6:.1f} MB in {kept['files']} files{free}; {measured}")
     if console.verbose:
         for icd in machine.icds:
             console.result(f"Driver: {icd.file} -> {icd.library}{'' if icd.exists else ' (missing)'}")
         for node in machine.nodes:
-            console.result(f"Device node: {node.path}, group {node.group}{'' if node.allowed else ' (no permission)'}")
+            driver = f", kernel driver {node.driver}" if node.driver else ""
+            console.result(f"Device node: {node.path}, group {node.group}{driver}{'' if node.allowed else ' (no permission)'}")
+        for gpu in machine.board.hardware:
+            console.result(f"GPU of the kernel: {gpu.name}, {'driven' if gpu.driven else f'no driver (module {gpu.module})'}")
+        for governor in machine.board.governors:
+            console.result(f"Clocks: {governor}")

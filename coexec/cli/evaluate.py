@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,10 @@ from .session import profile
 HELP = "how well a profile predicts whole models"
 EXAMPLES = (
     "coexec evaluate resnet18.onnx mobilenet_v2.onnx --profile p.yaml",
-    "coexec evaluate *.onnx --profile p.yaml --json",
     "coexec evaluate resnet18.onnx --profile p.yaml --baselines p.csv",
 )
+NOTES = """Judge a profile by models that took no part in fitting it. The noise floor says how often a second timing of the same kernel falls within
+10 % of the first: a prediction cannot be better than that."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -71,10 +73,14 @@ def _one(name: str, path: str, known: Any, options: argparse.Namespace, console:
 
     graph = load(path)
     shapes = default_shapes(graph, {k: v for k, v in options.shape if any(k == i.name for i in graph.inputs)})
-    settings = SessionOptions(**shared.wished(options), shapes=shapes)
-    with InferenceSession(graph, settings, device_profile=known, strategy=options.strategy) as session:
-        given = random_feeds(graph, shapes, options.seed)
-        times = interleave({name: lambda: session.run(None, given)}, 2, options.iters)[name]
+    given = random_feeds(graph, shapes, options.seed)
+    with ExitStack() as stack:
+        with Progress(console, "preparing") as tick:
+            settings = SessionOptions(**shared.wished(options), shapes=shapes, progress=tick.of(name))
+            session = stack.enter_context(InferenceSession(graph, settings, device_profile=known, strategy=options.strategy))
+            session.run(None, given)
+        with Progress(console, "measuring", still=True) as tick:
+            times = interleave({name: lambda: session.run(None, given)}, 1, options.iters, tick.of(name))[name]
         predicted, measured, prepared = session.plan.predicted_ms, percentile(times, 50), session.graph
         devices, threads = session.devices, session.threads
     error = predicted / measured - 1 if predicted is not None else None

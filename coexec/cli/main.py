@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import sys
+import textwrap
 import traceback
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,8 @@ from ..errors import CoexecError, UsageError, suggest
 from . import options
 from .console import Console, silence
 
-#: In the order of --help. Each is a module beside this one with HELP, EXAMPLES, arguments(parser) and execute(options, console).
+#: In the order of --help. Each is a module beside this one with HELP, NOTES, EXAMPLES, arguments(parser) and execute(options, console);
+#: ON_A_BOARD has the examples that need one.
 VERBS = ("doctor", "profile", "plan", "simulate", "run", "bench", "report", "evaluate", "validate", "cache", "complete")
 
 INTERRUPTED, PIPE_CLOSED = 130, 141
@@ -25,10 +27,12 @@ EPILOG = """first steps:
   coexec doctor                          what this machine has, and what is missing
   coexec run model.onnx --random         run a model on made-up input
   coexec bench model.onnx                CPU alone, GPU alone and both, side by side
+  coexec report model.onnx               a page with pictures of the plan and of a run
   coexec VERB --help                     options and examples of a verb
 
-exit codes:
-  0 ok  1 failure  2 usage  3 no device  4 unsupported model  5 numeric mismatch  6 hang or time-out  7 profile mismatch"""
+"""
+EXIT_CODES = """exit codes:
+  0 ok  1 failure  2 usage  3 no device  4 unsupported model  5 numeric mismatch  6 hang or time-out  7 profile mismatch  130 Ctrl-C"""
 
 
 def verb(name: str) -> Any:
@@ -38,14 +42,15 @@ def verb(name: str) -> Any:
 
 def make_parser() -> tuple[options.Parser, dict[str, options.Parser]]:
     """The whole command line, and its verbs' parsers by name."""
-    parser = options.Parser(prog="coexec", description=DESCRIPTION, epilog=EPILOG)
+    parser = options.Parser(prog="coexec", description=DESCRIPTION, epilog=EPILOG + EXIT_CODES)
     parser.add_argument("--version", action="version", version=f"coexec {__version__}")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=options.Parser)
     parsers = {}
     for name in VERBS:
         module = verb(name)
-        examples = "examples:\n" + "\n".join(f"  {line}" for line in module.EXAMPLES)
-        parsers[name] = verbs.add_parser(name, help=module.HELP, description=module.__doc__, epilog=examples)
+        examples = "\n".join(f"  {line}" for line in (*module.EXAMPLES, *getattr(module, "ON_A_BOARD", ())))
+        epilog = f"notes:\n{textwrap.indent(module.NOTES, '  ')}\n\nexamples:\n{examples}\n\n{EXIT_CODES}"
+        parsers[name] = verbs.add_parser(name, help=module.HELP, description=module.__doc__, epilog=epilog)
         module.arguments(parsers[name])
         options.common(parsers[name])
     return parser, parsers

@@ -13,14 +13,16 @@ from .session import profile
 HELP = "how a model is cut, and what it should take"
 EXAMPLES = (
     "coexec plan model.onnx",
-    "coexec plan model.onnx --profile profiles/board.yaml         for a board that is not here",
+    "coexec plan model.onnx --profile profiles/board.yaml  # for a board that is not here",
     "coexec plan model.onnx --strategy flops -o plan.json",
-    "coexec plan model.onnx --explain                             beside what each device alone would take",
-    "coexec plan model.onnx --explain conv1                       why this cut, what it costs, and the runners-up",
-    "coexec plan model.onnx --force conv1=cpu --max-gpu-share 0.5 --memory-limit 200M",
-    "coexec plan model.onnx --objective energy                    the least energy, by the watts in the profile",
-    "coexec plan --diff old.json new.json                         which nodes two saved plans place differently",
+    "coexec plan model.onnx --explain                      # beside what each device alone would take",
+    "coexec plan model.onnx --explain conv                 # why this cut, what it costs, and the runners-up",
+    "coexec plan model.onnx --force conv=cpu --max-gpu-share 0.5 --memory-limit 200M",
+    "coexec plan model.onnx --profile watts.yaml --objective energy  # the least energy, by power_w and idle_w in the profile",
+    "coexec plan --diff old.json new.json                  # which nodes two saved plans place differently",
 )
+NOTES = """No device is touched where --profile names a board. ~ marks a rough estimate: nothing like that operator was measured. The plan is saved as
+JSON with -o, replayed by `coexec run --plan`, and refused for another model, other shapes or another board (exit code 7)."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,15 +17,18 @@ from .progress import Progress
 
 HELP = "measure this machine"
 EXAMPLES = (
-    "coexec profile                                     quickly, kept in the cache: the default of every other verb",
+    "coexec profile                                      # quickly, kept in the cache: the default of every other verb",
     "coexec profile -o profiles/my-board.yaml --full",
-    "coexec profile -o p.yaml --time-budget 5m --threads 4 --cpu-affinity 4-7",
-    "coexec profile -o p.yaml --csv timings.csv          the raw measurements there",
-    "coexec profile -o p.yaml --resume --time-budget 5m  more measurements for the same profile",
+    "coexec profile -o p.yaml --csv timings.csv          # the raw measurements there",
+    "coexec profile -o p.yaml --resume --time-budget 5m  # more measurements for the same profile",
     "coexec profile --from-csv timings.csv --group-by shape -o p.yaml --json",
-    "coexec profile check p.yaml                         does it fit this machine? exit code 7 where not",
+    "coexec profile check p.yaml                         # does it fit this machine? exit code 7 where not",
     "coexec profile diff old.yaml new.yaml",
 )
+ON_A_BOARD = ("coexec profile -o p.yaml --time-budget 5m --threads 4 --cpu-affinity 4-7  # on the big cores alone",)
+NOTES = """Let the board be quiet and cool: timings repeat only where clocks do. A machine's first profile compiles its kernels first, which is not
+counted in the time budget. Every timing is written down as it is made: after Ctrl-C what is there is fitted, and --resume adds to it. A kernel
+that hangs or crashes its driver is listed beside the table, and the round goes on."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -20,9 +20,11 @@ HELP = "a page with pictures of the plan and of a run"
 EXAMPLES = (
     "coexec report model.onnx -o report.html",
     "coexec report model.onnx --strategy fixed:gpu=0.5 --image cat.jpg -o report.html",
-    "coexec report model.onnx --profile profiles/board.yaml --no-run -o report.html    for a board that is not here",
+    "coexec report model.onnx --profile profiles/board.yaml --no-run -o report.html  # for a board that is not here",
     "coexec report model.onnx -o report.html --plots figures --json",
 )
+NOTES = """The page holds no script and fetches nothing. Inputs are made up unless they are given. Where the profile is of another board than this,
+use --no-run: it plans for that board and leaves out what only a run can tell."""
 
 #: Strategies whose prediction the page shows beside the plan's.
 OTHERS = ("cpu", "gpu", "fixed:gpu=0.5", "flops", "greedy", "coexec")
@@ -43,6 +45,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace, console: Console) -> int:
     from ..api import load
     from ..report import page, plots
+    from ..report.story import untraced_ms
 
     target = shared.writable(options.output)
     folder = Path(options.plots) if options.plots else None
@@ -54,9 +57,13 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     told = _planned(graph, options, console) if options.no_run else _ran(graph, options, console)
     written = plots.save(told, folder) if folder is not None else []
     files.write(target, page.render(told))
+    if told["foreign"]:
+        console.note(f"the profile is of another board than this, '{told['profile']}': what is predicted is for that board, what is measured is of "
+                     "this one; --no-run tells of that board alone")
     console.emit({**told, "model_file": options.model, "written": [str(target), *map(str, written)]})
-    if told["measured_ms"] is not None:
-        console.result(f"{told['model']}: {milliseconds(told['measured_ms'])} ms measured, {milliseconds(told['predicted_ms'])} ms predicted")
+    measured = untraced_ms(told) or told["measured_ms"]
+    if measured is not None:
+        console.result(f"{told['model']}: {milliseconds(measured)} ms measured, {milliseconds(told['predicted_ms'])} ms predicted")
     else:
         console.result(f"{told['model']}: {milliseconds(told['predicted_ms'])} ms predicted")
     console.result(f"wrote {target}" + (f" and {len(written)} plots in {folder}" if written else ""))
@@ -86,20 +93,19 @@ def _ran(graph: Any, options: argparse.Namespace, console: Console) -> dict[str,
     given = feeds(graph, options, random_by_default=True)
     known = profile(options, [options.strategy], console)
     trace, shapes = Trace(), shapes_of(given)
-    asked, alone = session_options(options, shapes), session_options(options, shapes, baseline=True)
     with ExitStack() as stack:
         names = list(dict.fromkeys([options.strategy, "cpu", *(["gpu"] if "gpu" in find_devices() else [])]))
         sessions = {}
         with Progress(console, "preparing") as tick:
-            for done, name in enumerate(names):
-                tick(done, len(names), name)
-                sessions[name] = stack.enter_context(InferenceSession(
-                    graph, asked if name == options.strategy else alone, device_profile=known, strategy=name))
-        with Progress(console, "measuring") as tick:
-            times = interleave({name: lambda s=s: s.run(None, given) for name, s in sessions.items()}, 2, options.iters, tick)
+            for name in names:
+                asked = session_options(options, shapes, tick.of(name), baseline=name != options.strategy)
+                sessions[name] = stack.enter_context(InferenceSession(graph, asked, device_profile=known, strategy=name))
+                sessions[name].run(None, given)
+        with Progress(console, "measuring", still=True) as tick:
+            times = interleave({name: lambda s=s: s.run(None, given) for name, s in sessions.items()}, 1, options.iters, tick)
         chosen = sessions[options.strategy]
-        traced = replace(asked, enable_profiling=trace)
-        with InferenceSession(graph, traced, plan=replace(chosen.plan, board={})) as session, Progress(console, "tracing") as tick:
+        traced = replace(chosen.options, enable_profiling=trace, progress=None)
+        with InferenceSession(graph, traced, plan=replace(chosen.plan, board={})) as session, Progress(console, "tracing", still=True) as tick:
             for turn in range(options.iters + 1):
                 session.run(None, given)
                 tick(turn + 1, options.iters + 1)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from ..errors import CoexecError, UsageError
+from ..errors import CoexecError, InputError, UsageError
 from . import options as shared
 from .console import Console, milliseconds
 from .progress import Progress
@@ -20,17 +20,20 @@ HELP = "run a model"
 EXAMPLES = (
     "coexec run model.onnx --random",
     "coexec run model.onnx --input x.npy -o out.npz",
-    "coexec run model.onnx --input ids=ids.npy mask=mask.npy",
+    "coexec run text.onnx --input ids=ids.npy mask=mask.npy",
     "coexec run digits.onnx --image 7.jpg",
     "coexec run model.onnx --image cat.jpg --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 --labels names.txt",
-    "coexec run model.onnx --image pictures/ --labels names.txt --top 3      every picture of a folder, one after another",
-    "coexec run model.onnx --random --shape input:8,3,224,224 --strategy fixed:gpu=0.4 --check",
+    "coexec run model.onnx --image pictures/ --labels names.txt --top 3  # every picture of a folder, one after another",
+    "coexec run batch.onnx --random --shape x:8,3,224,224 --strategy fixed:gpu=0.4 --check",
     "coexec run model.onnx --random --plan plan.json --repeat 50",
-    "coexec run model.onnx --random --verify --repeat 50          plan, measure, correct the plan; remembered for the next time",
-    "coexec run model.onnx --random --repeat 1000 --adapt        the plan follows what else the machine does",
-    "coexec run model.onnx --random --force conv1=cpu --max-gpu-share 0.5 --memory-limit 200M",
+    "coexec run model.onnx --random --verify --repeat 50                 # plan, measure, correct the plan; remembered for the next time",
+    "coexec run model.onnx --random --repeat 1000 --adapt                # the plan follows what else the machine does",
+    "coexec run model.onnx --random --force conv=cpu --max-gpu-share 0.5 --memory-limit 200M",
     "coexec run model.onnx --random --repeat 3 --trace t.json -v",
 )
+NOTES = """A picture becomes numbers from 0 to 1; networks trained on ImageNet mostly want --mean and --std. A folder of pictures is run one after
+another; those that cannot be read are left out, said, and make the exit code 2. The first run on a machine measures it once and compiles
+kernels; both are kept (`coexec cache info`). A GPU that fails or hangs costs its share of the work, not the answer, unless --strict."""
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,14 +96,14 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     with phase(trace, "import"):
         graph = load(options.model)
     with phase(trace, "inputs"):
-        folder = _folder(options)
-        given = feeds(graph, options)
+        folder, left_out = _folder(options), {}
+        given = _first(graph, folder, options, left_out) if folder else feeds(graph, options)
     with phase(trace, "profile"):
         known = None if options.plan else profile(options, [options.strategy], console)
     started = time.perf_counter()
     with ExitStack() as stack:
-        with Progress(console, "measuring") as tick:
-            settings = replace(session_options(options, shapes_of(given), tick), enable_profiling=trace or False)
+        with (preparing := Progress(console, "preparing")):
+            settings = replace(session_options(options, shapes_of(given), preparing), enable_profiling=trace or False)
             session = stack.enter_context(
                 InferenceSession(graph, settings, device_profile=known, strategy=options.strategy, plan=options.plan)
             )
@@ -109,7 +112,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         if planned:
             describe_plan(session, console)
         with _written(session, options.trace, console):
-            results, times = _repeat(session, given, options.repeat)
+            results, times = _repeat(session, given, options.repeat, preparing)
         if not planned:
             describe_plan(session, console)
         if trace is not None:  # the runs alone, without what it takes to note them down
@@ -117,12 +120,13 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         facts = _facts(session, options, prepared_ms)
         for change in session.replans:
             console.note(f"planned again {change}")
-        others = _others(session, graph, folder, options, console)
+        others = _others(session, graph, folder, options, left_out, console)
     found = dict(zip((v.name for v in graph.outputs), results))
     facts["outputs"] = {name: outputs.describe(value, labels, options.top) for name, value in found.items()}
     if folder:
         every = {folder[0]: found, **others}
         facts["pictures"] = {file: {name: outputs.describe(v, labels, options.top) for name, v in one.items()} for file, one in every.items()}
+        facts["left_out"] = left_out
         found = {f"{Path(file).name}/{name}": value for file, one in every.items() for name, value in one.items()}
     if len(times) > 1:
         from ..report.timing import summary
@@ -147,35 +151,55 @@ def execute(options: argparse.Namespace, console: Console) -> int:
         console.note(f"wrote {target}")
     if options.check:
         console.note("every operator agrees with the unsplit reference")
+    for reason in left_out.values():
+        console.note(f"left out: {reason}")
     console.emit(facts)
-    return 0
+    return InputError.exit_code if left_out else 0
 
 
 def _folder(options: argparse.Namespace) -> list[str]:
-    """The pictures of the folder that --image names, of which `options` then names the first; nothing where it names a file."""
+    """The pictures of the folder that --image names; nothing where it names a file."""
     from .inputs import pictures_in
 
-    for at, words in enumerate(options.image):
+    for words in options.image:
         name, equals, path = words.rpartition("=")
         if Path(words).is_dir():
             name, equals, path = "", "", words
         if Path(path).is_dir():
             if len(options.image) > 1 or options.input:
                 raise UsageError("a folder of pictures is the only input", where="--image", found="other inputs beside it", hint="give one file each")
-            found = [f"{name}{equals}{file}" for file in pictures_in(path)]
-            options.image[at] = found[0]
-            return found
+            return [f"{name}{equals}{file}" for file in pictures_in(path)]
     return []
 
 
-def _others(session: Any, graph: Any, folder: list[str], options: argparse.Namespace, console: Console) -> dict[str, dict[str, Any]]:
-    """The outputs of every picture of the folder but the first, which was run already."""
-    from .progress import Progress
+def _first(graph: Any, folder: list[str], options: argparse.Namespace, left_out: dict[str, str]) -> dict[str, Any]:
+    """The feeds of the first picture that can be read; those before it go from `folder` to `left_out`, with the reason. InputError where none can."""
+    while True:
+        try:
+            return feeds(graph, _with_image(options, folder[0]))
+        except InputError as error:
+            left_out[folder[0]] = str(error)
+            if len(folder) == 1:
+                raise
+            del folder[0]
 
+
+def _with_image(options: argparse.Namespace, image: str) -> argparse.Namespace:
+    """The options with that picture as the only one."""
+    return argparse.Namespace(**{**vars(options), "image": [image]})
+
+
+def _others(session: Any, graph: Any, folder: list[str], options: argparse.Namespace, left_out: dict[str, str], console: Console
+            ) -> dict[str, dict[str, Any]]:
+    """The outputs of every picture of the folder but the first, which was run already; those that cannot be read go to `left_out`."""
     found = {}
     with Progress(console, "pictures") as tick:
         for done, file in enumerate(folder[1:], 2):
-            given = feeds(graph, argparse.Namespace(**{**vars(options), "image": [file]}))
+            try:
+                given = feeds(graph, _with_image(options, file))
+            except InputError as error:
+                left_out[file] = str(error)
+                continue
             found[file] = dict(zip((v.name for v in graph.outputs), session.run(None, given)))
             tick(done, len(folder), Path(file).name)
     return found
@@ -212,16 +236,25 @@ def _tell_trace(trace: Any, path: str, facts: dict[str, Any], console: Console) 
     console.note(f"wrote {path}; open it in ui.perfetto.dev or chrome://tracing")
 
 
-def _repeat(session: Any, given: dict[str, Any], times: int) -> tuple[list[Any], list[float]]:
+def _repeat(session: Any, given: dict[str, Any], times: int, preparing: Progress) -> tuple[list[Any], list[float]]:
     """The outputs, and the milliseconds of each run; with more than one, the first is a warm-up and not counted."""
-    run: Callable[[], list[Any]] = lambda: session.run(None, given)  # noqa: E731
-    if times > 1:
-        run()
     taken = []
-    for _ in range(times):
+
+    def run() -> list[Any]:
         started = time.perf_counter()
-        results = run()
+        results = session.run(None, given)
         taken.append((time.perf_counter() - started) * 1e3)
+        return results
+
+    with preparing:  # many drivers compile a kernel when it is first started
+        results = run()
+    if times == 1:
+        return results, taken
+    taken.clear()
+    with Progress(preparing.console, "running", still=True) as tick:
+        for turn in range(times):
+            results = run()
+            tick(turn + 1, times)
     return results, taken
 
 

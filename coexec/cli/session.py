@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..errors import UsageError
@@ -88,7 +88,7 @@ def profile(options: argparse.Namespace, strategies: list[str], console: Console
         return cached_profile(progress=tick)
 
 
-def session_options(options: argparse.Namespace, shapes: Mapping[str, Any], progress: Progress | None = None, baseline: bool = False) -> Any:
+def session_options(options: argparse.Namespace, shapes: Mapping[str, Any], progress: Callable | None = None, baseline: bool = False) -> Any:
     """SessionOptions of a command line, for a `baseline` those of one device alone; threads and GPU travel by the settings."""
     from ..api import SessionOptions
 

@@ -23,6 +23,8 @@ EXAMPLES = (
     "coexec simulate model.onnx --profile board.yaml --sweep sync_us=10..1000:20 --csv sweep.csv --plot sweep.png",
     "coexec simulate model.onnx --profile board.yaml --scenario throttle:gpu,to=0.5,after=1s --runs 100",
 )
+NOTES = """Everything here is simulated, nothing is measured: a run is taken through the executor's own steps, on clocks, with the profile's times.
+profiles/ holds boards made from datasheets; docs/boards.md says how near simulations come."""
 #: Strategies that are compared unless others are named.
 COMPARED = ("cpu", "gpu", "coexec")
 

@@ -174,6 +174,8 @@ class Queue(ABC):
     """One session's in-order use of a device: weights packed once, scratch memory shared by all its kernels."""
 
     device: Device
+    #: Called with (done, of, what) while `seal` compiles.
+    progress: Callable[[int, int, str], None] | None = None
 
     @abstractmethod
     def compile(self, node: Node, out_region: Region, inputs: Sequence[Operand], outputs: Sequence[TensorView | None]) -> Kernel:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +54,10 @@ class Board:
     cores: int = 0
     allowed_cores: int = 0
     container: bool = False
+    #: Which governor sets the clocks of how many cores, and of each devfreq device, in words.
+    governors: tuple[str, ...] = ()
+    #: The release of Mali's own kernel driver, such as 18 of g18p0; 0 where there is none.
+    mali_release: int = 0
 
 
 def look_at_board(root: Path) -> Board:
@@ -62,6 +69,8 @@ def look_at_board(root: Path) -> Board:
         cores=count_cores(_text(root / "sys/devices/system/cpu/online")),
         allowed_cores=_allowed(root),
         container=(root / ".dockerenv").exists() or (root / "run/.containerenv").exists(),
+        governors=tuple(_governors(root)),
+        mali_release=next((n for p in ("mali_kbase", "bifrost_kbase") if (n := mali_release(_text(root / "sys/module" / p / "version")))), 0),
     )
 
 
@@ -107,6 +116,18 @@ def _slow_gpus(root: Path) -> tuple[Clock, ...]:
         if _text(folder / "governor") == "powersave" and any(w in folder.name.lower() for w in _GPU_WORDS):
             found.append(Clock(str(Path("/") / folder.relative_to(root)), tuple(_text(folder / "available_governors").split())))
     return tuple(found)
+
+
+def _governors(root: Path) -> Iterator[str]:
+    cores = Counter(_text(file) for file in root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor"))
+    yield from (f"{count} core(s) by {name}" for name, count in sorted(cores.items()))
+    yield from (f"{folder.name} by {name}" for folder in sorted(root.glob("sys/class/devfreq/*")) if (name := _text(folder / "governor")))
+
+
+def mali_release(text: str) -> int:
+    """The number of a release of Arm's driver in a version or a file's name (`g18p0`, `r44p1`); 0 where there is none."""
+    found = re.search(r"(?<![a-z0-9])[gr](\d{1,2})p\d", text)
+    return int(found[1]) if found else 0
 
 
 def _hottest(root: Path) -> tuple[str, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from .board import mali_release
 from .machine import Machine
 from .problem import Problem
 
@@ -32,6 +33,20 @@ def container_without_nodes(machine: Machine) -> Iterator[Problem]:
             "docker run --device /dev/dri (Mali's own driver: --device /dev/mali0; Adreno's: --device /dev/kgsl-3d0)",
             "error" if not machine.usable else "warning",
         )
+
+
+def mali_of_another_release(machine: Machine) -> Iterator[Problem]:
+    kernel = machine.board.mali_release
+    for library in (*(i.library for i in machine.icds if i.exists), *machine.vendor_libraries):
+        release = mali_release(library.rpartition("/")[2])
+        if kernel and release and release != kernel:
+            yield Problem(
+                f"{library} and the kernel's driver are of different releases",
+                f"the library is of release {release}, the kernel's module of {kernel}; a library that is newer than its module is refused by it",
+                f"install the libmali package of release {kernel}, or a kernel whose module is of {release}",
+                "note" if any(not d.get("emulated") for d in machine.usable) else "error" if release > kernel else "warning",
+            )
+            return
 
 
 def wrong_rusticl_name(machine: Machine) -> Iterator[Problem]:
@@ -130,6 +145,7 @@ def foreign_cache(machine: Machine) -> Iterator[Problem]:
 BOARD_CHECKS = (
     gpu_without_kernel_driver,
     container_without_nodes,
+    mali_of_another_release,
     wrong_rusticl_name,
     rusticl_without_half,
     ignored_variable,

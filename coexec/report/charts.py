@@ -11,8 +11,8 @@ from .svg import Axes, microseconds, tag, tip, words
 
 #: Boxes of the graph, in pixels.
 _BOX_W, _BOX_H, _GAP_X, _GAP_Y = 168.0, 40.0, 26.0, 24.0
-_TRACKS = {"cpu": "CPU", "host": "CPU: waits, copies", "gpu": "GPU"}
-_TIMELINE_W, _LANE_H = 1180.0, 34.0
+_TRACKS = {"cpu": "CPU", "host": "CPU waits", "gpu": "GPU"}
+_TIMELINE_W, _LABEL_W, _LANE_H, _LANE_GAP = 1130.0, 68.0, 34.0, 8.0
 
 
 def device_class(device: str) -> str:
@@ -42,6 +42,11 @@ def graph(rows: Sequence[Mapping[str, Any]]) -> str:
     wires = [_wire(places[source], places[row["name"]]) for row in rows for source in row["inputs"] if source in places]
     return svg.drawing(width, height, *wires, *(_box(row, *places[row["name"]]) for row in rows), label="the graph and how each node is cut",
                        class_="graph", fixed=True)
+
+
+def first_box(rows: Sequence[Mapping[str, Any]]) -> float:
+    """Where the middle of the first node's box is, in pixels from the drawing's left edge."""
+    return _places(rows)[rows[0]["name"]][0] + _BOX_W / 2 if rows else 0.0
 
 
 def _places(rows: Sequence[Mapping[str, Any]]) -> dict[str, tuple[float, float]]:
@@ -104,40 +109,46 @@ def _fills(row: Mapping[str, Any]) -> list[tuple[str, float]]:
 
 def cut_words(row: Mapping[str, Any]) -> str:
     if row["view"]:
-        return "view: no work"
+        return "in place: no work"
     parts = _fills(row)
     if len({d for d, _ in parts}) < 2:
         return f"whole on {parts[0][0]}" if parts else "empty"
     return f"{row['axis']}: " + " | ".join(f"{d} {100 * p:.0f}%" for d, p in parts)
 
 
-def timeline(spans: Sequence[Mapping[str, Any]], run_us: float) -> str:
-    """The median run: a lane per processor, a slice per piece, wait and copy."""
+def timeline(spans: Sequence[Mapping[str, Any]], run_us: float, stretch: float = 1.0) -> str:
+    """The median run: a lane per processor, a slice per piece, wait and copy; `stretch` times as wide as a page. Names stay while lanes scroll."""
     if not spans or not run_us:
         return ""
     used = dict.fromkeys(s["track"] for s in spans)
     tracks = [t for t in _TRACKS if t in used] + sorted(t for t in used if t not in _TRACKS and not t.startswith("cpu:"))
-    left, right, top = 124.0, _TIMELINE_W - 14, 8.0
+    width = _TIMELINE_W * stretch
+    left, right, top = 8.0, width - 30, 8.0
     scale = (right - left) / run_us
-    bottom = top + len(tracks) * (_LANE_H + 8)
-    parts = []
-    for at in svg.nice(run_us, 8):
+    bottom = top + len(tracks) * (_LANE_H + _LANE_GAP)
+    parts, names = [], []
+    for at in svg.nice(run_us, round(8 * stretch)):
         if at <= run_us:
             x = left + at * scale
-            parts += [tag("line", x1=x, x2=x, y1=top, y2=bottom, class_="grid"), words(x, bottom + 16, microseconds(at), "tick", "middle")]
+            parts += [tag("line", x1=x, x2=x, y1=top, y2=bottom, class_="grid"),
+                      words(x, bottom + 16, microseconds(at), "tick", "middle" if at else "start")]
     for lane, track in enumerate(tracks):
-        y = top + lane * (_LANE_H + 8)
-        parts += [tag("rect", x=left, y=y, width=right - left, height=_LANE_H, class_="lane"),
-                  words(left - 8, y + _LANE_H / 2 + 4, _TRACKS.get(track, track), "axis", "end")]
+        y = top + lane * (_LANE_H + _LANE_GAP)
+        parts.append(tag("rect", x=left, y=y, width=right - left, height=_LANE_H, class_="lane"))
+        names.append(words(0, y + _LANE_H / 2 + 4, _TRACKS.get(track, track), "axis"))
         for span in (s for s in spans if s["track"] == track):
             style = f"fill {device_class(track)}" if span["category"] == "piece" else span["category"]
             more = "\n".join(t for t in (f"{span['category']}, {microseconds(span['duration_us'])} from {microseconds(span['start_us'])} on",
                                          span["kernel"] or "", "" if span["predicted_us"] is None else
                                          f"the node was predicted to take {microseconds(span['predicted_us'])}") if t)
             x, w = left + span["start_us"] * scale, max(0.6, span["duration_us"] * scale)
-            label = [words(x + 3, y + _LANE_H / 2 + 4, span["name"][: int((w - 4) / 6.2)], "slice")] if w > 40 else []
+            said = span["name"][: int((w - 4) / 6.8)] if w > 40 else ""
+            label = [words(x + 3, y + _LANE_H / 2 + 4, said, f"slice on-{style.rpartition(' ')[2]}")] if said else []
             parts.append(tag("g", tip(f"{span['name']}\n{more}"), tag("rect", x=x, y=y, width=w, height=_LANE_H, class_=style), *label))
-    return svg.drawing(_TIMELINE_W, bottom + 22, *parts, label="what each processor did when", class_="timeline", fixed=True)
+    height = bottom + 22
+    drawn = svg.drawing(width, height, *parts, label="what each processor did when", class_="timeline", fixed=True)
+    beside = svg.drawing(_LABEL_W, height, *names, label="processors", fixed=True)
+    return f'<div class="lanes">{beside}<div class="scroll" tabindex="0">{drawn}</div></div>'
 
 
 def stacked(rows: Mapping[str, Sequence[tuple[str, float, str]]]) -> str:
@@ -157,9 +168,10 @@ def ranked(rows: Sequence[tuple[str, float | None, float | None, bool]]) -> str:
     lines = []
     for name, predicted, measured, chosen in rows:
         bars = "".join(
-            f'<div class="measure"><i class="{style}" style="width:calc((100% - 130px) * {value / longest:.4f})"></i>'
-            f"<span>{value:.2f} ms {what}</span></div>"
-            for value, style, what in ((measured, "cpu", "measured"), (predicted, "ghost", "predicted")) if value is not None and longest > 0
+            f'<div class="measure"><i class="{style}" style="width:calc((100% - 145px) * {value / longest:.4f})"></i>'
+            f"<span>{microseconds(value * 1e3)} {what}</span></div>"
+            for value, style, what in ((measured, "both" if chosen else "plain", "measured"), (predicted, "ghost", "predicted"))
+            if value is not None and longest > 0
         )
         style, more = (" chosen", " (this plan)") if chosen else ("", "")
         lines.append(f'<div class="bar{style}"><em>{escape(name)}{more}</em>{bars}</div>')

@@ -9,7 +9,7 @@ from typing import Any
 from .. import files
 from ..errors import UsageError
 
-_COLOURS = {"cpu": "#3f7fbf", "gpu": "#e0912f"}
+_COLOURS = {"cpu": "#3573b1", "gpu": "#e0912f"}
 _OTHER = "#5d9a63"
 
 
@@ -122,7 +122,7 @@ def _roofline(story: Mapping[str, Any], axes: Any) -> bool:
 def _timeline(story: Mapping[str, Any], axes: Any) -> bool:
     lanes = [t for t in ("gpu", "host", "cpu") if any(s["track"] == t for s in story["timeline"])]
     for lane, track in enumerate(lanes):
-        for category, colour in (("piece", _COLOURS.get(track, _OTHER)), ("wait", "#c9ced4"), ("copy", "#b9689a")):
+        for category, colour in (("piece", _COLOURS.get(track, _OTHER)), ("wait", "#c9ced4"), ("copy", "#ad578c"), ("enqueue", "#66707a")):
             spans = [(s["start_us"] / 1e3, s["duration_us"] / 1e3) for s in story["timeline"] if s["track"] == track and s["category"] == category]
             axes.broken_barh(spans, (lane - 0.35, 0.7), facecolors=colour)
     axes.set(yticks=range(len(lanes)), yticklabels=lanes, xlabel="ms", title=f"{story['model']}: one run")
@@ -137,6 +137,32 @@ def _memory(story: Mapping[str, Any], axes: Any) -> bool:
     axes.axhline(story["memory"]["arena_bytes"] / 1e6, linestyle="--", color="grey", linewidth=1)
     axes.set(xlabel="node, in order", ylabel="MB in use", ylim=(0, None), title=f"{story['model']}: activation memory")
     return True
+
+
+def _errors(story: Mapping[str, Any], axes: Any) -> bool:
+    rows = story["pieces"]
+    if not rows:
+        return False
+    edges = [10 * i - 100 for i in range(21)]  # all beyond 100 % in the last, as on the page
+    errors = {unit: [min(99.9, 100 * r["error"]) for r in rows if r["device"] == unit] for unit in _COLOURS}
+    axes.hist(list(errors.values()), edges, color=list(_COLOURS.values()), stacked=True, label=list(errors))
+    axes.set(xlabel="error in %, too long to the right", ylabel="pieces", title=f"{story['model']}: the predictor's error")
+    axes.legend(frameon=False)
+    return True
+
+
+def _time(story: Mapping[str, Any], axes: Any) -> bool:
+    units = list(story["time"])[::-1]
+    left = [0.0] * len(units)
+    for key, word, colour in (("compute_us", "compute", None), ("wait_us", "wait", "#c9ced4"), ("transform_us", "transform", "#ad578c"),
+                              ("other_us", "start, idle", "#eceff1")):
+        widths = [story["time"][u][key] / 1e3 for u in units]
+        axes.barh(units, widths, 0.6, left, color=colour or [_COLOURS.get(u, _OTHER) for u in units], label=word)
+        left = [at + w for at, w in zip(left, widths)]
+    if units:
+        axes.set(xlabel="ms of a run", title=f"{story['model']}: where the time goes")
+        axes.legend(frameon=False, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1.08), fontsize="small")
+    return bool(units)
 
 
 def _alternatives(story: Mapping[str, Any], axes: Any) -> bool:
@@ -154,6 +180,8 @@ def _alternatives(story: Mapping[str, Any], axes: Any) -> bool:
 PLOTS: dict[str, Callable[[Mapping[str, Any], Any], bool]] = {
     "timeline": _timeline,
     "agreement": _agreement,
+    "errors": _errors,
+    "time": _time,
     "roofline": _roofline,
     "memory": _memory,
     "alternatives": _alternatives,

@@ -14,6 +14,7 @@ from ..cost.compose import CostModel
 from ..graph.ir import Graph, Node, Value
 from ..ops import op_for
 from ..ops.fallback import is_fallback
+from ..partition.joins import joined
 from ..partition.plan import Plan, pieces
 from ..profiles import DeviceProfile
 from ..runtime.trace import Span, Trace
@@ -27,7 +28,7 @@ def nodes(graph: Graph, plan: Plan, alone: Mapping[str, Plan], measured: Mapping
 
     `alone` holds the plans of one device (`cpu`, `gpu`); `measured` the microseconds of a node's slower side.
     """
-    layers = layers_of(graph)
+    layers, free = layers_of(graph), joined(graph)
     rows = []
     for node in graph.nodes:
         cut, us = plan[node.name], measured.get(node.name)
@@ -42,7 +43,7 @@ def nodes(graph: Graph, plan: Plan, alone: Mapping[str, Plan], measured: Mapping
             "bounds": list(cut.bounds),
             "devices": list(cut.devices),
             "share": dict(cut.ratio),
-            "view": op_for(node).is_view,
+            "view": op_for(node).is_view or node in free,
             "flops": sum(flops.values()),
             "device_flops": flops,
             "bytes": nbytes,
@@ -233,6 +234,18 @@ def predictor(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "median_error": statistics.median(errors), "mape": statistics.fmean(map(abs, errors))}
 
 
+def untraced_ms(story: Mapping[str, Any]) -> float | None:
+    """The median of the plan's runs that nobody traced, which is what a run takes; None where it was only traced, or never run."""
+    return next((row.get("measured_ms") for row in story["alternatives"] if row["strategy"] == story["strategy"]), None)
+
+
+def foreign(profile: DeviceProfile | None, trace: Trace | None) -> list[str]:
+    """The units that ran and that the profile knows by another name: it is of another board."""
+    ran = trace.facts.get("devices", {}) if trace is not None else {}
+    known = {} if profile is None else {"cpu": profile.cpu, "gpu": profile.gpu}
+    return [unit for unit, section in known.items() if section is not None and unit in ran and ran[unit]["name"] != section.name]
+
+
 def tell(graph: Graph, plan: Plan, *, profile: DeviceProfile | None = None, trace: Trace | None = None, alone: Mapping[str, Plan] | None = None,
          alternatives: Sequence[Mapping[str, Any]] = (), offsets: Mapping[Value, int] | None = None, arena_bytes: int = 0) -> dict[str, Any]:
     """All of a report. Without a trace nothing was run, and what only a run knows is empty; `alternatives` are rows for other strategies."""
@@ -244,6 +257,7 @@ def tell(graph: Graph, plan: Plan, *, profile: DeviceProfile | None = None, trac
         "model": plan.model,
         "model_digest": plan.model_digest,
         "profile": plan.profile or None,
+        "foreign": foreign(profile, trace),
         "strategy": plan.strategy,
         "shapes": {k: list(v) for k, v in plan.shapes.items()},
         "predicted_ms": plan.predicted_ms,

@@ -60,7 +60,7 @@ class Axes:
     def __init__(self, xs: list[float], ys: list[float], names: tuple[str, str], width: float = 460, height: float = 320, log: bool = False):
         self.xs, self.ys, self.names, self.log = xs, ys, names, log
         self.width, self.height = width, height
-        self.left, self.right, self.top, self.bottom = 52.0, width - 14, 14.0, height - 42
+        self.left, self.right, self.top, self.bottom = 68.0, width - 14, 14.0, height - 46
 
     def _part(self, value: float, ticks: list[float]) -> float:
         low, high = ticks[0], ticks[-1]
@@ -79,7 +79,7 @@ class Axes:
         parts = []
         for value in self.xs:
             parts += [tag("line", x1=self.x(value), x2=self.x(value), y1=self.top, y2=self.bottom, class_="grid"),
-                      words(self.x(value), self.bottom + 16, short(value), "tick", "middle")]
+                      words(self.x(value), self.bottom + 20, short(value), "tick", "middle")]
         for value in self.ys:
             parts += [tag("line", x1=self.left, x2=self.right, y1=self.y(value), y2=self.y(value), class_="grid"),
                       words(self.left - 6, self.y(value) + 4, short(value), "tick", "end")]

@@ -44,12 +44,13 @@ class PreparedRun:
 
     `plan` is the plan that really runs: a node whose kernel a device cannot build goes to the CPU with a warning, or, with
     `strict`, raises the DeviceError. With a `trace` its preparation is traced, and `runtime.traced.run_traced` can time its runs.
+    `progress` is called with (done, of, what) while kernels are compiled, and in the first run, in which drivers compile too.
     """
 
     def __init__(self, graph: Graph, plan: Plan, devices: Mapping[str, Device], threads: int = 1, strict: bool = False,
-                 trace: Trace | None = None):
+                 trace: Trace | None = None, progress: Callable[[int, int, str], None] | None = None):
         plan.check(graph)
-        self.graph, self.devices, self.threads, self.trace = graph, devices, threads, trace
+        self.graph, self.devices, self.threads, self.trace, self.progress = graph, devices, threads, trace, progress
         self.plan = settle(graph, plan, devices, strict)
         self.has_run = False
         refused: list[_NoKernel] = []
@@ -109,8 +110,13 @@ class PreparedRun:
         self.described: dict[Start, dict[str, Any]] = {}
         slots = self._number_pieces()
         with phase(trace, "compile"):
-            compiled = [(step, self._action(step, slots)) for step in self.steps]
+            compiled = []
+            for done, step in enumerate(self.steps):
+                if self.progress is not None and isinstance(step, Start):
+                    self.progress(done, len(self.steps), f"kernels, {step.node.name}")
+                compiled.append((step, self._action(step, slots)))
         for name, queue in self.queues.items():
+            queue.progress = self.progress
             with phase(trace, f"pack {name}"):  # fills packed weights, allocates scratch memory, binds arguments
                 queue.seal()
         self.actions = [(step, action) for step, action in compiled if action is not None]
@@ -273,8 +279,11 @@ class PreparedRun:
         for queue in queues:
             queue.begin_run()
         try:
-            for action in self.hot:
-                action()
+            if self.progress is not None and not self.has_run:
+                self._run_first()
+            else:
+                for action in self.hot:
+                    action()
             self.has_run = True
         except BaseException:
             if self.handshake is not None:
@@ -290,6 +299,13 @@ class PreparedRun:
         """Before `actions` are run, step by step, instead of `hot`: nothing there counts, so pieces that are in step wait for nobody."""
         if self.handshake is not None:
             self.handshake.release()
+
+    def _run_first(self) -> None:
+        """The run, while `progress` is told of it: many drivers compile a kernel when it is started for the first time."""
+        for done, action in enumerate(self.hot):
+            self.progress(done, len(self.hot), "first run")  # type: ignore[misc]
+            action()
+        self.progress(len(self.hot), len(self.hot), "first run")  # type: ignore[misc]
 
     def _feed(self, feeds: Mapping[str, Any]) -> None:
         for value, target in self.inputs:

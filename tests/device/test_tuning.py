@@ -215,6 +215,8 @@ def test_a_session_tunes_its_plan_s_pieces_once(tmp_path):
             options = SessionOptions(tune_budget_s=30.0, progress=lambda *told: said.append(told))
             with InferenceSession(tiny_model(), options, strategy="gpu") as session:
                 session.run(None, {session.get_inputs()[0].name: np.ones((1, 3, 12, 12), np.float32)})
-            assert bool(said and said[-1][1]) is expected
+            tuned = [s for s in said if s[2].startswith("tuning")]
+            assert bool(tuned and tuned[-1][:2] == (1000, 1000)) is expected
+            assert [s for s in said if s[2].startswith("kernels, ")] and said[-1][0] == said[-1][1] and said[-1][2] == "first run"
         assert list((tmp_path / "tuning").glob("*.json"))
     tuning.forget()

@@ -286,7 +286,8 @@ def test_profiling_null_devices_finds_what_they_were_told():
     for unit, us_per_mflop in (("cpu", 5.0), ("gpu", 2.5)):
         fits = profile.unit(unit).latency
         assert fits["conv_3x3"].terms["us_per_mflop"] == pytest.approx(us_per_mflop, rel=0.25)
-    assert told[0][0] == 0 and told[-1][:2] == (25.0, 25.0) and all(a[0] <= b[0] for a, b in zip(told, told[1:]))
+    assert told[0][0] == 0 and told[-1][:2] == (25.0, 25.0)
+    assert all(a[0] <= b[0] for a, b in zip(told, told[1:]) if a[1] == b[1]) and all(done <= total for done, total, _ in told)
     alone, _ = profile_devices(NullDevice("cpu", 1e-5, asynchronous=False), time_budget_s=0.3)
     assert alone.gpu is None
 

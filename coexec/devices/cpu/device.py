@@ -107,7 +107,11 @@ class CpuQueue(Queue):
             needed = max((k.programs[i].scratch_bytes for k in self._kernels if i < len(k.programs)), default=0)
             if needed > self._scratch[i].nbytes:
                 self._scratch[i], grown = _aligned(needed), True
+        kinds, seen = {k.implementation for k in self._kernels}, set()
         for kernel in self._kernels:
+            if self.progress is not None and kernel.implementation not in seen:  # others of that kind find it compiled
+                self.progress(len(seen), len(kinds), f"kernels of the CPU, {kernel.implementation}")
+                seen.add(kernel.implementation)
             if grown or kernel.tasks is None:
                 kernel.tasks = [ready(p.bind(s[:p.scratch_bytes])) for p, s in zip(kernel.programs, self._scratch)]
         parallel = any(len(k.programs) > 1 for k in self._kernels)
