@@ -626,6 +626,13 @@ def _gpu_conv(g: Windowed, f: Facts) -> Iterator[Case]:
     unit = up(g.icg, up(g.icg, unit))
     sums = np.where(unit < g.icg, 4 * up(g.ocg, rows) * rows * columns, 64)
     fits = unit * step + 4 * (f.gpu_width + _strip_elements(g, height, width, columns, f.gpu_width)) + sums <= f.local_bytes
+    vector = fits & flat & (g.groups == 1) & (g.full_oh * g.full_ow == 1)
+    if (rest & vector).any():
+        for case in _gpu_product(Products.of_vectors(g.n, g.oc, int(g.icg), True), f):
+            yield _pick(case, rest & vector)  # type: ignore[misc]
+        rest &= ~vector
+        if not rest.any():
+            return
     direct = fits & (g.ocg == 1) & (depth < 8)
     winograd = np.zeros(len(g.n), bool)
     if _square(g):

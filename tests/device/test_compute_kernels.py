@@ -61,6 +61,7 @@ def check(device: Any, node: Node, arrays: Sequence[np.ndarray | None], ulps: fl
 CONVS = {
     "3x3": ((1, 16, 14, 14), (24, 16, 3, 3), dict(pads=[1, 1, 1, 1])),
     "1x1": ((2, 16, 9, 40), (20, 16, 1, 1), {}),
+    "maps of one pixel": ((3, 40, 1, 1), (150, 40, 1, 1), {}),
     "1x1 strided": ((1, 9, 9, 20), (7, 9, 1, 1), dict(strides=[2, 2])),
     "grouped, dilated, uneven pads": ((2, 6, 9, 11), (10, 3, 3, 3), dict(group=2, strides=[2, 1], pads=[1, 0, 2, 1], dilations=[1, 2])),
     "wide filter, SAME": ((1, 8, 7, 50), (20, 8, 3, 5), dict(auto_pad="SAME_UPPER", strides=[1, 3])),

@@ -15,6 +15,7 @@ from . import host
 from .builder import ClOperand, Compile, builds, int8, short
 from .program import Forms
 from .strips import Strip, share
+from .products import Product, build_product, matrix
 from .tail import bias_args, five, i32, late_tail, three, type_defines
 from .tiles import Tiles
 
@@ -65,6 +66,13 @@ class Shape:
         flat = [w and replace(w, shape=(*w.shape[:2], 1, 1, pixels), strides=(*w.strides[:2], 0, pixels, 1)) for w in (self.x, self.y,
             self.r)]
         return replace(self, x=flat[0], y=flat[1], r=flat[2])
+
+    @property
+    def is_vector(self) -> bool:
+        """True for maps of one pixel: a row of channels times a matrix."""
+        windows = [w for w in (self.x, self.y, self.r) if w is not None]
+        return (prod(self.kernel) == self.groups == 1 and not any(self.pads) and all(prod(w.shape[2:]) == 1 for w in windows)
+                and all(w.strides[1] == 1 for w in windows[1:]))
 
     def args(self) -> list[Any]:
         """in, out, size, stride, dilation, pad as kernel arguments."""
@@ -129,6 +137,8 @@ def choose(s: Shape, tiles: Tiles, wanted: str | None = None) -> str:
             possible.insert(0, "panel")
             if can_winograd(s, tiles):
                 possible.insert(1, "winograd")
+            if s.is_vector:
+                possible.insert(0, "vector")
     if wanted in possible:
         return wanted
     if possible[0] == "panel" and s.out_channels == 1 and s.depth < 8:
@@ -348,4 +358,15 @@ def _plane_args(s: Shape) -> list[Any]:
     return [*args[:2], *args[3:]]
 
 
-_METHODS = {"direct": build_direct, "panel": build_panel, "tiled": build_tiled, "depthwise": build_depthwise, "winograd": build_winograd}
+def build_vector(c: Compile, s: Shape, tiles: Tiles) -> None:
+    """Maps of one pixel, as a product with the weights turned: a panel there is as wide as many channels, not as one pixel."""
+    x, y = (replace(w, shape=w.shape[:2], strides=w.strides[:2]) for w in (s.x, s.y))
+    r = s.r and matrix(replace(s.r, shape=s.r.shape[:2], strides=s.r.strides[:2]), ())
+    w = c.input(1)
+    turned = replace(w, shape=w.shape[1::-1], strides=w.strides[1::-1])
+    bias = matrix(c.input(2), ()) if c.has(2) else None
+    build_product(c, Product(matrix(x, ()), matrix(turned, ()), matrix(y, ()), bias, r, y.shape[0], s.in_channels, s.out_channels,
+                             constant_b=True, transposed_b=True))
+
+
+_METHODS = {"direct": build_direct, "panel": build_panel, "vector": build_vector, "tiled": build_tiled, "depthwise": build_depthwise, "winograd": build_winograd}

@@ -136,7 +136,11 @@ def _panel(c: Compile, p: Product, tiles: Tiles, defines: dict[str, Any]) -> Non
     late, chosen = late_tail(c)
     defines = {**late, **({"BIAS": 1} if p.bias is not None else {}), **tiles.panel_defines(rows, vectors)}
     if packs:
-        b = c.packed(1, ("columns", p.transposed_b, columns), lambda b: pack_columns(b.T if p.transposed_b else b, columns))
+        def pack(b: np.ndarray) -> np.ndarray:
+            b = b.reshape(b.shape[:2])  # weights of a convolution have axes of extent 1 behind
+            return pack_columns(b.T if p.transposed_b else b, columns)
+
+        b = c.packed(1, ("columns", p.transposed_b, columns), pack)
         right, local = [b, *i32(0, 0)], []
         defines["PACKED"] = 1
     else:
