@@ -175,7 +175,7 @@ class _Importer:
         for number, tensor in enumerate(proto.initializer):
             self.values[tensor.name] = constant(tensor.name, self._array(tensor, self.weights.get(number)))
         for sparse in proto.sparse_initializer:
-            self.values[sparse.values.name] = constant(sparse.values.name, dense_from_sparse(sparse))
+            self.values[sparse.values.name] = constant(sparse.values.name, self._dense(sparse))
         inputs = []
         for info in proto.input:
             if info.name not in self.values:
@@ -198,6 +198,13 @@ class _Importer:
         except (ValueError, TypeError, KeyError, OverflowError) as error:
             raise InvalidModel(f"initializer '{tensor.name}' is damaged", where=self.where, found=str(error)[:200],
                                expected=f"{list(tensor.dims)} elements of its type", hint="export or copy the model again") from None
+
+    def _dense(self, sparse: onnx.SparseTensorProto) -> np.ndarray:
+        try:
+            return dense_from_sparse(sparse)
+        except (ValueError, TypeError, KeyError, OverflowError, IndexError, MemoryError) as error:
+            raise InvalidModel(f"sparse initializer '{sparse.values.name}' is damaged", where=self.where, found=str(error)[:200],
+                               expected=f"values, and their places in {list(sparse.dims)}", hint="export or copy the model again") from None
 
     def _nodes(self, proto: onnx.GraphProto) -> list[Node]:
         """Outputs are named before inputs are looked up, so that a file may list nodes in any order."""

@@ -177,3 +177,24 @@ def test_control_flow_with_captured_values_runs_by_the_reference():
     x = np.array([10, 20], np.float32)
     for condition, expected in ((True, [11, 22]), (False, [9, 18])):
         assert evaluate(prepare(load_model(made)), {"x": x, "c": np.array(condition)})["y"].tolist() == expected
+
+
+def sparse(values=(5.0,), places=((1, 2),), shape=(2, 3), kind=TensorProto.FLOAT):
+    """x + a sparse initializer."""
+    made = model([helper.make_node("Add", ["x", "w"], ["y"], name="a")], [info("x", [2, 3])], [info("y", [2, 3])])
+    held = numpy_helper.from_array(np.array(values, np.float32), "w")
+    held.data_type = kind
+    made.graph.sparse_initializer.append(onnx.SparseTensorProto(values=held, indices=numpy_helper.from_array(np.array(places, np.int64)), dims=shape))
+    return made
+
+
+def test_a_sparse_initializer_is_dense_here():
+    (y,) = evaluate(infer_and_fold(bind_shapes(load_model(sparse()), {})), {"x": np.ones((2, 3), np.float32)}).values()
+    np.testing.assert_array_equal(y, [[1, 1, 1], [1, 1, 6]])
+
+
+@pytest.mark.parametrize("more", [{"kind": TensorProto.UNDEFINED}, {"places": ((9, 9),)}, {"shape": (-2, 3)}, {"shape": (2**40, 2**20)},
+                                  {"shape": (2**62, 3)}, {"shape": ()}, {"values": (1.0, 2.0, 3.0)}], ids=str)
+def test_a_damaged_sparse_initializer_is_refused(more):
+    with pytest.raises(InvalidModel, match="sparse initializer 'w' is damaged"):
+        load_model(sparse(**more))
