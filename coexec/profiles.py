@@ -222,6 +222,11 @@ def save_profile(profile: DeviceProfile, path: str | os.PathLike[str]) -> None:
     files.write(path, to_yaml(profile))
 
 
+def rounded(numbers: Mapping[str, float]) -> dict[str, float]:
+    """With four significant digits each, as measured numbers are kept in profiles."""
+    return {k: float(f"{v:.4g}") for k, v in numbers.items()}
+
+
 # Reading
 
 

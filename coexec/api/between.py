@@ -16,7 +16,7 @@ from ..devices.base import Device
 from ..graph.ir import Activation, Graph, Node, TensorType, Value, constant
 from ..partition.plan import Plan, on_one_device
 from ..partition.strategies.base import preferred_axis, share
-from ..profiles import DeviceProfile, UnitProfile
+from ..profiles import DeviceProfile, UnitProfile, rounded
 from ..profiling.rounds import own_bytes
 from ..runtime.executor import PreparedRun
 from ..runtime.trace import Trace
@@ -44,7 +44,7 @@ def with_run_costs(profile: DeviceProfile, devices: Mapping[str, Device], thread
     alone = _run(graph, traces["cpu"])
     if gpu is None:
         return replace(profile, cpu=replace(profile.cpu, **alone))
-    gpu = replace(gpu, **_short({k: v for k, v in vars(between(traces["cut"])).items() if v is not None}))
+    gpu = replace(gpu, **rounded({k: v for k, v in vars(between(traces["cut"])).items() if v is not None}))
     if f"gpu {DEPTHS[0]}" in traces:
         told = {len(asked[k][0].nodes): quiet(edges_us(traces[k], "gpu")) for k in (f"gpu {deep}" for deep in DEPTHS)}
         gpu = replace(gpu, **_away(gpu, told))
@@ -55,7 +55,7 @@ def with_run_costs(profile: DeviceProfile, devices: Mapping[str, Device], thread
 def _run(graph: Graph, trace: Trace) -> dict[str, float]:
     """run_us and copy_gbs of a host's section, by traced runs of a plan that gives the host some work."""
     copied = sum(v.type.nbytes for v in graph.inputs)
-    return _short({"run_us": quiet(edges_us(trace)), "copy_gbs": 2 * copied / 1e3 / max(quiet(fed_us(trace)), 1e-3)})
+    return rounded({"run_us": quiet(edges_us(trace)), "copy_gbs": 2 * copied / 1e3 / max(quiet(fed_us(trace)), 1e-3)})
 
 
 def _away(gpu: UnitProfile, told: Mapping[int, float]) -> dict[str, float]:
@@ -66,11 +66,7 @@ def _away(gpu: UnitProfile, told: Mapping[int, float]) -> dict[str, float]:
     """
     (few, least), (many, most) = sorted(told.items())
     each = min(max(0.0, (most - least) / (many - few)), least / few)
-    return _short({"run_us": max(0.0, least - few * each - gpu.launch_us - gpu.begin_us - gpu.sync_us), "run_piece_us": each})
-
-
-def _short(numbers: Mapping[str, float]) -> dict[str, float]:
-    return {k: float(f"{v:.4g}") for k, v in numbers.items()}
+    return rounded({"run_us": max(0.0, least - few * each - gpu.launch_us - gpu.begin_us - gpu.sync_us), "run_piece_us": each})
 
 
 def traced(devices: Mapping[str, Device], asked: Mapping[str, tuple[Graph, Plan, int]]) -> dict[str, Trace]:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from .. import settings
 from ..cost.corrections import Between
 from ..devices.base import Device
-from ..profiles import DeviceProfile
+from ..profiles import DeviceProfile, rounded
 
 
 def by_counters(seen: Between, gpu: Device, threads: int) -> Between | None:
@@ -36,4 +36,4 @@ def with_counters(profile: DeviceProfile, gpu: Device, threads: int) -> DevicePr
     counted = by_counters(Between(known.launch_us, known.begin_us, known.sync_us, known.ready_us), gpu, threads)
     if counted is None:
         return profile
-    return replace(profile, gpu=replace(known, **{k: float(f"{v:.4g}") for k, v in vars(counted).items() if v is not None}))
+    return replace(profile, gpu=replace(known, **rounded({k: v for k, v in vars(counted).items() if v is not None})))

@@ -169,8 +169,8 @@ class InferenceSession:
 
     source: path, bytes, onnx.ModelProto or Graph. device_profile: a DeviceProfile or its path; default: this machine's.
     strategy: `cpu`, `gpu`, `fixed:gpu=0.5`, `flops`, `coexec` ...; plan: a Plan (or its path) to replay instead.
-    One thread at a time runs a session; others wait their turn, in the order in which they came. A GPU that fails or hangs is left alone from then on: the run ends on
-    the CPU with the right answer, and one warning says what happened (`faults` lists them). Raises ModelError, NoDevice, PlanMismatch, UsageError.
+    One thread at a time runs a session; others wait their turn, in the order in which they came. A GPU that fails or hangs
+    is left alone from then on: the run ends on the CPU with the right answer, and one warning says what happened (`faults` lists them). Raises ModelError, NoDevice, PlanMismatch, UsageError.
     """
 
     def __init__(self, source: Any, sess_options: SessionOptions | None = None, *, device_profile: DeviceProfile | str | None = None,

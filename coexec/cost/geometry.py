@@ -199,11 +199,11 @@ class Products:
         self.biased = node.operand(2) is not None
 
     @classmethod
-    def of_vectors(cls, rows: Array, columns: Array, depth: int, biased: bool) -> Products:
+    def of_vectors(cls, rows: Array, columns: Array, depth: int) -> Products:
         """Pieces of a convolution whose maps have one pixel: rows of channels times the weights, turned."""
         made = object.__new__(cls)
         made.__dict__.update(depth=depth, b_turned=True, a_turned=False, rows=rows, columns=columns, count=np.ones_like(rows), a_fixed=False,
-                             b_fixed=True, flat_b=True, biased=biased)
+                             b_fixed=True, flat_b=True, biased=True)
         return made
 
     def resized(self, rows: Array, columns: Array, count: Array) -> Products:

@@ -628,7 +628,7 @@ def _gpu_conv(g: Windowed, f: Facts) -> Iterator[Case]:
     fits = unit * step + 4 * (f.gpu_width + _strip_elements(g, height, width, columns, f.gpu_width)) + sums <= f.local_bytes
     vector = fits & flat & (g.groups == 1) & (g.full_oh * g.full_ow == 1)
     if (rest & vector).any():
-        for case in _gpu_product(Products.of_vectors(g.n, g.oc, int(g.icg), True), f):
+        for case in _gpu_product(Products.of_vectors(g.n, g.oc, int(g.icg)), f):
             yield _pick(case, rest & vector)  # type: ignore[misc]
         rest &= ~vector
         if not rest.any():

@@ -147,7 +147,7 @@ class Handshake(ABC):
     def sync(self, signal: int = 0, target: int = 0) -> Kernel:
         """Work that sets `heard` to `signal`, then waits until `told` is at least `target`; 0 leaves that half out."""
 
-    def within(self, piece: Kernel, signal: int, target: int) -> bool:
+    def embed(self, piece: Kernel, signal: int, target: int) -> bool:
         """True where that piece can do itself, at its beginning, what `sync` would before it, and now will in every start; else False.
 
         One that waits does so in every run: where nobody counts, `release` first.

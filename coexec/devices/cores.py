@@ -64,8 +64,7 @@ def apart(count: int, cores: frozenset[int]) -> tuple[frozenset[int], ...]:
     """Where each of `count` threads runs, the caller's first: on a core of its own where there are just as many of `cores` (empty: of those that
     the calling thread may use), else on all of them.
 
-    Left alone, the system puts a thread that is woken on its waker's core, and two shares of a kernel take turns there until it notices: kernels
-    of two threads took twice as long in the first milliseconds after a pause (x86-64 server, 2026-11).
+    Left alone, the system puts a thread that is woken on its waker's core, and two shares of a kernel take turns there until it notices.
     """
     own = sorted(cores or usable())
     return tuple(frozenset({core}) for core in own) if count > 1 and len(own) == count else (cores,) * count

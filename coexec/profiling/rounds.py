@@ -137,7 +137,7 @@ class Round:
         return _Turn(kernel, [self._fill, *touches[::-1]])  # the first input is what the operator before has just made
 
     def _reference_of(self, node: Node) -> Kernel:
-        """A reference kernel, always at the same places of a page: stores took 12 % longer where input and output lay otherwise."""
+        """A reference kernel, always at the same places of a page: how input and output lie to each other changes what stores take."""
         source, target = node.inputs[0], node.output
         buffer = self.device.allocate(_pages(source) + _pages(target) + PAGE)
         self.buffers.append(buffer)
@@ -248,7 +248,7 @@ class Round:
                 begun = _now()
                 read = self._shares.start(kernel)[1] if self._shares is not None else kernel.start()
                 took = _now() - begun
-                # Of a team the slowest share: waking its threads takes 20 to 60 us longer or shorter, which says nothing of the cores.
+                # Of a team the slowest share: how long waking its threads takes says nothing of the cores.
                 found.append(max((s.stop_ns - s.start_ns for s in read()), default=took) if self._shares is not None else took)
             times.append(float(min(found)))
         return self.steady.read(times)

@@ -9,7 +9,7 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -28,7 +28,7 @@ from ..devices.cores import biggest, usable
 from ..errors import DeviceError, UsageError
 from ..graph.ir import Node, TensorType, Value
 from ..ops import native_ops
-from ..profiles import DeviceProfile, Machine, UnitProfile
+from ..profiles import DeviceProfile, Machine, UnitProfile, rounded
 from ..regions import Region
 from .climate import Climate
 from .fit import KernelFits, facts_of_rows, fit_profile_from_table, kernels_of, section_from_rows
@@ -118,9 +118,9 @@ class Campaign:
         self.ways: dict[str, Any] = {}
         if gpu is not None:
             gpu, sharing_us, waiting_us = best_used(gpu)
-            self.ways = {"waiting": gpu.waiting, "sharing_us": _short(sharing_us), "waiting_us": _short(waiting_us)}
+            self.ways = {"waiting": gpu.waiting, "sharing_us": rounded(sharing_us), "waiting_us": rounded(waiting_us)}
             if (found := image_costs(gpu)) is not None:
-                self.ways |= {"image_shares": _short(found.shares), **_short({"image_us": found.us, "image_gbs": found.gbs})}
+                self.ways |= {"image_shares": rounded(found.shares), **rounded({"image_us": found.us, "image_gbs": found.gbs})}
             if isolated is not None:
                 isolated.sharing = gpu.sharing
         self.prepare(cpu, isolated if gpu is not None else None, threads)
@@ -584,7 +584,7 @@ def pieces_step(device: Device, threads: int) -> bool:
         return False
     with Bench(device, with_constants(node, np.random.default_rng(0)), Region.whole(kind.shape), threads) as bench:
         handshake = bench.queue.handshake(wanted=True)
-        return handshake is not None and handshake.within(bench.kernel, 0, 0)
+        return handshake is not None and handshake.embed(bench.kernel, 0, 0)
 
 
 def _ready_us(bench: Bench) -> float:
@@ -636,7 +636,7 @@ def section(unit: str, device: Device, rows: list[Measurement], threads: int, fi
     """A unit's section: what the rows say, with the device's own facts and measured fixed costs."""
     facts = device.facts
     base = section_from_rows("gpu" if unit == "gpu" else "cpu", rows, told) if rows else UnitProfile(facts.name, 1.0, 1.0)
-    short = _short({k: v for k, v in fixed.items() if k != "wait_us"})
+    short = rounded({k: v for k, v in fixed.items() if k != "wait_us"})
     return replace(
         base, name=facts.name, driver=facts.driver, emulated=facts.emulated, compute_units=facts.compute_units,
         threads=0 if unit == "gpu" else threads,
@@ -644,10 +644,6 @@ def section(unit: str, device: Device, rows: list[Measurement], threads: int, fi
         sharing=device.sharing or next(iter(facts.sharing), ""), provenance="measured" if rows else "estimated",
         **{"launch_us": 0.0, "sync_us": 0.0, **short},
     )
-
-
-def _short(numbers: Mapping[str, float]) -> dict[str, float]:
-    return {k: float(f"{v:.4g}") for k, v in numbers.items()}
 
 
 def operators(device: Device) -> Iterator[str]:

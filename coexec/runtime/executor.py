@@ -192,12 +192,14 @@ class PreparedRun:
             return None
         device, = self.asynchronous
         used = {s.device for s in self.steps if isinstance(s, Start)}
-        wanted = self.plan.counters or self.devices[device].waiting == "flag" and self.plan.measured_ms is None  # else it was tried without
+        asked = settings.get("wait")  # goes before what the plan says
+        wanted = asked == "flag" if asked else (
+            self.plan.counters or self.devices[device].waiting == "flag" and self.plan.measured_ms is None)  # else it was tried without
         if used != {HOST, device} or (handshake := self.queues[device].handshake(wanted)) is None:
             return None
         self.handshake = handshake
         made = dict(self.actions)
-        woven = weave(self.steps, self.memory, device, can_step=lambda start: handshake.within(self.kernels[start], 0, 0))
+        woven = weave(self.steps, self.memory, device, can_step=lambda start: handshake.embed(self.kernels[start], 0, 0))
         actions = [self._woven(step, made, slots) for step in woven]
         return [handshake.reset, *(a for a in actions if a is not None)]
 
@@ -207,7 +209,7 @@ class PreparedRun:
             case Sync(signal=signal, target=target):
                 return handshake.sync(signal, target).start
             case Stepping(start=start, signal=signal, target=target):
-                handshake.within(self.kernels[start], signal, target)
+                handshake.embed(self.kernels[start], signal, target)
                 return made[start]
             case Tell(number=number):
                 told = handshake.told

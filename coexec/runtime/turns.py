@@ -1,9 +1,9 @@
 """A lock whose waiters get their turn.
 
 Python's own locks go to whoever asks first once they are free, and that is the thread that just had them: with four threads calling
-one session's `run` in a loop, one of them waited 2.5 s for runs of 5.6 ms (MobileNetV2 cut in two, two cores, 2026-11). Handing a lock over
-each time would cure that, and cost a change of threads per run: small models would take three times as long. So it is handed over
-where somebody has waited for long, as Go's mutex does.
+one session's `run` in a loop, one of them may wait while the others have their turn again and again. Handing a lock over each time would cure
+that, and cost a change of threads per run, which takes as long as a small model's. So it is handed over where somebody has waited for long,
+as Go's mutex does.
 """
 
 from __future__ import annotations

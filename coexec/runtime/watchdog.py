@@ -106,8 +106,8 @@ class Watch:
         return self._runner is not None and self._runner.lost
 
     def call(self, work: Callable[[], Any], timeout_s: float, places: Sequence[Within] = ()) -> Any:
-        """work(), or what it raised. Raises TimedOut. Both threads keep to those cores meanwhile: handing over between two cores costs three
-        times as much."""
+        """work(), or what it raised. Raises TimedOut. Both threads keep to those cores meanwhile: handing over between two cores costs
+        more."""
         try:
             for place in places:
                 place.enter()

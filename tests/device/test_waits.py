@@ -61,6 +61,17 @@ def test_the_flag_is_used_where_it_is_asked_for():
         assert session._ready.handshake is None
 
 
+def test_a_way_that_was_asked_for_goes_before_the_plan():
+    with coexec.InferenceSession(tiny_model(), strategy="fixed:gpu=0.5") as session:
+        session.run(None, {"x": X})
+        counted = replace(session.plan, counters=True)
+        works = possible(session.devices["gpu"].device, True)
+    for way, expected in (("", works), ("flag", works), ("event", False)):
+        with settings.override(wait=way), coexec.InferenceSession(tiny_model(), plan=counted) as session:
+            session.run(None, {"x": X})
+            assert (session._ready.handshake is not None) == expected, way
+
+
 def test_a_run_in_step_can_be_traced_and_checked():
     with settings.override(wait="flag"):
         session = coexec.InferenceSession(tiny_model(), coexec.SessionOptions(enable_profiling=True), strategy="fixed:gpu=0.5")

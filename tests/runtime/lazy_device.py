@@ -142,7 +142,7 @@ class Counters(Handshake):
         return LazySync(self.queue, work)
 
 
-    def within(self, piece: Kernel, signal: int, target: int) -> bool:
+    def embed(self, piece: Kernel, signal: int, target: int) -> bool:
         if not self.queue.device.steps:
             return False
         piece.before = self.sync(signal, target).work

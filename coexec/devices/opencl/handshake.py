@@ -45,10 +45,10 @@ class ClHandshake(Handshake):
             bound.set_arg(index, value)
         return ClKernel(self._queue, self._where, "handshake", [Launch(bound, (1,), (1,))], [self._memory])
 
-    def within(self, piece: Kernel, signal: int, target: int) -> bool:
+    def embed(self, piece: Kernel, signal: int, target: int) -> bool:
         if not (self._emulated and isinstance(piece, ClKernel) and piece.can_step):
             return False
-        piece.step(self._memory, signal, target)
+        piece.keep_in_step(self._memory, signal, target)
         return True
 
     def close(self) -> None:

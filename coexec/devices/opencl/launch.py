@@ -80,13 +80,12 @@ class ClKernel(Kernel):
             raise failed(f"kernel {self.implementation or '?'} cannot be started", error, self) from error
         return ClEvent(event, self, self.poll_s) if event is not None else DONE
 
-
     @property
     def can_step(self) -> bool:
         """True where the first thing it starts can wait for the host, and tell it something, by itself."""
         return bool(self.launches) and self.launches[0].in_step
 
-    def step(self, words: Any, signal: int, target: int) -> None:
+    def keep_in_step(self, words: Any, signal: int, target: int) -> None:
         """From now on it first sets the device's word to `signal`, then waits until the host's is at least `target`; 0 leaves that half out."""
         kernel = self.launches[0].kernel
         for index, value in enumerate((words.handle, np.int32(signal), np.int32(target)), kernel.num_args - 3):
