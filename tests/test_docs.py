@@ -118,8 +118,9 @@ def place(tmp_path_factory):
         yield folder
 
 
-def supply(folder: Path, words: list[str]) -> None:
-    """Makes the models, profiles, plans and tables that those words name and that the command does not make."""
+def supply(folder: Path, words: list[str]) -> list[Path]:
+    """Makes the models, profiles, plans and tables that those words name and that the command does not make; the tables are returned."""
+    tables = []
     for before, word in zip(["", *words], words):
         path = folder / word
         if before in MADE_BY or path.exists() or path.suffix not in (".onnx", ".yaml", ".json", ".csv"):
@@ -133,8 +134,10 @@ def supply(folder: Path, words: list[str]) -> None:
             save_profile(this_machines(), path)
         elif path.suffix == ".csv":
             shutil.copy(folder / "timings.csv", path)
+            tables.append(path)
         else:
             api.plan(api.bind(api.load(picture_net())), profile=this_machines()).save(path)
+    return tables
 
 
 @pytest.mark.parametrize("page, command", [(p, c) for p, c, run in commands() if run and c.startswith("coexec ")])
@@ -144,13 +147,15 @@ def test_a_command_of_the_docs_works(page, command, place, monkeypatch, capsys):
     words = shlex.split(command)[1:]
     for made in [w for before, w in zip(words, words[1:]) if before in MADE_BY]:
         (place / made).parent.mkdir(parents=True, exist_ok=True)
-    supply(place, words)
+    supplied = supply(place, words)
     words = ["2s" if before in ("--time-budget", "--tune") else w for before, w in zip(["", *words], words)]  # in place of minutes
     if words[0] == "profile" and not {"check", "diff", "--from-csv", "--time-budget"} & set(words):
         words = [w for w in words if w != "--full"] + ["--time-budget", "2s"]
     replaces = words[:2] == ["cache", "clear"] or words[0] == "profile" and "-o" not in words  # what other commands here rely on
     with settings.override(**({"cache_dir": place / "another cache"} if replaces else {})):
         code = main([*words, "-q"])
+    for table_of_phones in supplied:  # another command's --resume would find it beside its profile
+        table_of_phones.unlink()
     out, err = capsys.readouterr()
     # A profile of two seconds, made and checked while other tests run, may be found not to fit: that is an answer too.
     answers = (0, 7) if words[:2] == ["profile", "check"] else (0,)
