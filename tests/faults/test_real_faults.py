@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from pathlib import Path
 
@@ -372,11 +373,18 @@ def test_ctrl_c_in_the_middle_of_the_command(tmp_path, strategy):
     onnx.save(tiny_model(), tmp_path / "m.onnx")
     done = subprocess.Popen([sys.executable, "-m", "coexec", "run", "m.onnx", "--random", "--repeat", "100000000", "--strategy", strategy, "-o", "out.npz"],
                             cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.getcwd(), "COEXEC_THREADS": "2"}, stderr=subprocess.PIPE, text=True)
-    time.sleep(12)
-    assert done.poll() is None, done.stderr.read()
+    kill = threading.Timer(60, done.kill)
+    kill.start()
+    told = []
+    for line in done.stderr:  # the runs have begun
+        told.append(line.rstrip("\n"))
+        if line.startswith("running "):
+            break
+    assert done.poll() is None, told
     done.send_signal(signal.SIGINT)
     _, err = done.communicate(timeout=20)
-    *progress, last = err.splitlines()
+    kill.cancel()
+    *progress, last = [*told, *err.splitlines()]
     assert done.returncode == 130 and last == "coexec: interrupted" and all(line.startswith(("running ", "preparing ")) for line in progress), err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx"]
 
