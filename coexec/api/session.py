@@ -456,8 +456,10 @@ class InferenceSession:
         try:
             if checked or not limit_s:  # the reference takes as long as it takes
                 results = self._run_once(prepared, feeds, checked)
-            else:
+            elif not prepared.is_bounded or self._trace is not None:
                 results = self._watch.call(partial(self._run_once, prepared, feeds, False), timeout_s(prepared, limit_s), prepared.places)
+            elif (results := prepared.attempt(feeds)) is None:
+                results = self._watch.call(partial(prepared.run_again, feeds), timeout_s(prepared, limit_s), prepared.places)
         except TimedOut:
             error = DeviceHang("the device did not answer in time", found=f"no answer after {timeout_s(prepared, limit_s):g} s",
                                hint="COEXEC_TIMEOUT sets how long to wait")

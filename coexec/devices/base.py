@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -123,6 +123,18 @@ class Done(Event):
 DONE = Done()
 
 
+class Call(NamedTuple):
+    """A call of the C function at an address, which returns 0 where all went well.
+
+    `integers` (pointers among them) and `floats` (numpy.float32 or a double) each in the order of their parameters. `keeps` lives as long.
+    """
+
+    function: int
+    integers: tuple[int, ...]
+    floats: tuple[float, ...] = ()
+    keeps: Any = None
+
+
 class Kernel(ABC):
     """One piece of one node, compiled for a device with every argument bound."""
 
@@ -132,6 +144,10 @@ class Kernel(ABC):
     @abstractmethod
     def start(self) -> Event:
         """Starts the work; a synchronous device returns only when it is done. Allocates nothing."""
+
+    def calls(self) -> Sequence[Call] | None:
+        """What `start` does as calls of C functions, in order; None where it is more than that. To be asked once the queue is sealed."""
+        return None
 
 
 class Handshake(ABC):
@@ -188,6 +204,10 @@ class Queue(ABC):
 
     def seal(self) -> None:
         """Called once after the last compile: allocates scratch memory and binds arguments."""
+
+    def flushes(self) -> Sequence[Call] | None:
+        """What `flush` does as calls of C functions; None where it is more than that."""
+        return None
 
     def begin_run(self) -> None:
         """Called before a run of many kernels."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from time import perf_counter, sleep
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from ..partition.plan import Plan, on_one_device
 from ..regions import Region
 from .hazards import guard
 from .memory import MemoryPlan, plan_memory
+from .native import Await, Doing, Put, fused
 from .order import ordered
 from .pictures import place
 from .schedule import HOST, Alias, Dynamic, Flush, Join, Move, Start, Step, Wait
@@ -35,8 +37,15 @@ Action = Callable[[], Any]
 
 #: Looks at a counter before the host goes to sleep on the piece's event instead: a few hundred microseconds.
 LOOKS = 10_000
+#: Where no event is made, the host naps so long between two looks from then on. It gives up after that many seconds, or after so many times
+#: what the whole run was predicted to take.
+NAP_S, GIVE_UP_S, PATIENCE = 50e-6, 1.0, 10
 #: Nodes that may move to the CPU because their kernels cannot be made; with more, something is wrong with the device itself.
 MAX_REFUSED = 3
+
+
+class Unanswered(Exception):
+    """The device did not say in time that it is done with a piece. It may be slow, have failed, or hang: its driver was not asked."""
 
 
 class PreparedRun:
@@ -120,7 +129,8 @@ class PreparedRun:
             with phase(trace, f"pack {name}"):  # fills packed weights, allocates scratch memory, binds arguments
                 queue.seal()
         self.actions = [(step, action) for step, action in compiled if action is not None]
-        self.hot: list[Action] = self._woven_actions(slots) or [action for _, action in self.actions]
+        #: The first run, in which drivers compile and that can be told of step by step; and every later one.
+        self.first, self.hot = self._woven_actions(slots) or self._plain_actions()
         self.inputs = [(v, self.views[v].array if v in self.views else None) for v in self.graph.inputs]
         self.outputs = [(v, v.data if v.is_constant else self.views[v].array if v in self.views else None) for v in self.graph.outputs]
 
@@ -185,8 +195,13 @@ class PreparedRun:
                 return lambda: self._dynamic(node)
         raise AssertionError(step)
 
-    def _woven_actions(self, slots: Mapping[tuple[str, int], int]) -> list[Action] | None:
-        """The run kept in step by counters, or None where there are none, or nothing to keep in step."""
+    def _plain_actions(self) -> tuple[list[Action], list[Action]]:
+        """The run that waits by events: step by step, and with the CPU's kernels in a row as one."""
+        doing = ((action, self.kernels[step].calls() if isinstance(step, Start) and step.index < 0 else None) for step, action in self.actions)
+        return [action for _, action in self.actions], fused(doing)
+
+    def _woven_actions(self, slots: Mapping[tuple[str, int], int]) -> tuple[list[Action], list[Action]] | None:
+        """The run kept in step by counters, step by step and as far as possible as one; None where there are none, or nothing to keep in step."""
         self.handshake = None
         if len(self.asynchronous) != 1 or not self.buffer.shared:
             return None
@@ -200,41 +215,64 @@ class PreparedRun:
         self.handshake = handshake
         made = dict(self.actions)
         woven = weave(self.steps, self.memory, device, can_step=lambda start: handshake.embed(self.kernels[start], 0, 0))
-        actions = [self._woven(step, made, slots) for step in woven]
-        return [handshake.reset, *(a for a in actions if a is not None)]
+        first: list[Action] = [handshake.reset]
+        hot: list[tuple[Action, Doing]] = [(handshake.reset, (Put(handshake.told, 0), Put(handshake.heard, 0)))]
+        for step in woven:
+            action, later, doing = self._woven(step, made, slots)
+            if action is not None and later is not None:
+                first.append(action)
+                hot.append((later, doing))
+        return first, fused(hot)
 
-    def _woven(self, step: WovenStep, made: Mapping[Step, Action], slots: Mapping[tuple[str, int], int]) -> Action | None:
+    def _woven(self, step: WovenStep, made: Mapping[Step, Action], slots: Mapping[tuple[str, int], int]) -> tuple[Action | None, Action | None, Doing]:
+        """A step of a run kept in step by counters: in a first run, in a later one, and what it does there without Python."""
         handshake = self.handshake
         match step:
             case Sync(signal=signal, target=target):
-                return handshake.sync(signal, target).start
+                kernel = handshake.sync(signal, target)
+                return kernel.start, kernel.start, kernel.calls()
             case Stepping(start=start, signal=signal, target=target):
                 handshake.embed(self.kernels[start], signal, target)
-                return made[start]
+                return made[start], made[start], self.kernels[start].calls()
             case Tell(number=number):
                 told = handshake.told
 
                 def tell() -> None:
                     told[0] = number
 
-                return tell
+                return tell, tell, [Put(told, number)]
             case Hear(device=device, index=index):
-                heard, events, slot, queue = handshake.heard, self.events, slots[device, index], self.queues[device]
-                is_last = (device, index + 1) not in slots
-
-                def hear() -> None:
-                    for _ in range(LOOKS):
-                        if heard[0] >= index:
-                            return
-                    if is_last:
-                        queue.finish()  # not the piece alone: its signal must not arrive in the next run
-                    else:
-                        events[slot].wait()  # type: ignore[union-attr]
-
-                return hear
+                hear, patiently = self._hear(device, index, slots)
+                return hear, patiently, [Await(handshake.heard, index)]
             case Flush(device=device):
-                return self.queues[device].flush
-        return made.get(step)
+                queue = self.queues[device]
+                return queue.flush, queue.flush, queue.flushes()
+        action = made.get(step)
+        return action, action, self.kernels[step].calls() if isinstance(step, Start) else None
+
+    def _hear(self, device: str, index: int, slots: Mapping[tuple[str, int], int]) -> tuple[Action, Action]:
+        """Waiting for a piece's signal: with its event to fall back on, and where it has none."""
+        heard, events, slot, queue = self.handshake.heard, self.events, slots[device, index], self.queues[device]
+        is_last = (device, index + 1) not in slots
+        give_up_s = max(GIVE_UP_S, PATIENCE * 1e-3 * (self.plan.predicted_ms or 0.0))
+
+        def hear() -> None:
+            for _ in range(LOOKS):
+                if heard[0] >= index:
+                    return
+            if is_last:
+                queue.finish()  # not the piece alone: its signal must not arrive in the next run
+            else:
+                events[slot].wait()  # type: ignore[union-attr]
+
+        def hear_patiently() -> None:
+            until = perf_counter() + give_up_s
+            while heard[0] < index:
+                if perf_counter() > until:
+                    raise Unanswered
+                sleep(NAP_S)
+
+        return hear, hear_patiently
 
     def _compile(self, node: Node, device: str, region: Region) -> Kernel:
         inputs: list[Operand] = [None if v is None else v if v.is_constant else self.views[v] for v in node.inputs]
@@ -274,22 +312,47 @@ class PreparedRun:
     def _fetch(self, value: Value) -> Any:
         return value.data if value.is_constant else self.views[value].array if value in self.views else self.objects[value]
 
+    @property
+    def is_bounded(self) -> bool:
+        """True where `attempt` waits for nothing that may never come."""
+        return self.has_run and self.handshake is not None
+
     def run(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """The graph's outputs by name, as fresh arrays. The feeds have been checked: every input is there, of its type and shape."""
+        try:
+            return self._run(self.hot if self.has_run else self.first, feeds)
+        except Unanswered:
+            return self.run_again(feeds)
+
+    def attempt(self, feeds: Mapping[str, Any]) -> dict[str, Any] | None:
+        """As `run`, where `is_bounded`; None where a device did not answer. Then `run_again`, under a watch: it may never return."""
+        try:
+            return self._run(self.hot, feeds)
+        except Unanswered:
+            return None
+
+    def run_again(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
+        """The run once more, step by step, waiting by events: they tell whether the device failed, or was only slow."""
+        self.uncounted()
+        self._drain()
+        return self._run([action for _, action in self.actions], feeds)
+
+    def _run(self, actions: Sequence[Action], feeds: Mapping[str, Any]) -> dict[str, Any]:
         self._feed(feeds)
         queues = tuple(self.queues.values())
         for queue in queues:
             queue.begin_run()
         try:
             if self.progress is not None and not self.has_run:
-                self._run_first()
+                self._run_telling(actions)
             else:
-                for action in self.hot:
+                for action in actions:
                     action()
             self.has_run = True
+        except Unanswered:
+            raise
         except BaseException:
-            if self.handshake is not None:
-                self.handshake.release()
+            self.uncounted()
             self._drain()
             raise
         finally:
@@ -302,12 +365,12 @@ class PreparedRun:
         if self.handshake is not None:
             self.handshake.release()
 
-    def _run_first(self) -> None:
+    def _run_telling(self, actions: Sequence[Action]) -> None:
         """The run, while `progress` is told of it: many drivers compile a kernel when it is started for the first time."""
-        for done, action in enumerate(self.hot):
-            self.progress(done, len(self.hot), "first run")  # type: ignore[misc]
+        for done, action in enumerate(actions):
+            self.progress(done, len(actions), "first run")  # type: ignore[misc]
             action()
-        self.progress(len(self.hot), len(self.hot), "first run")  # type: ignore[misc]
+        self.progress(len(actions), len(actions), "first run")  # type: ignore[misc]
 
     def _feed(self, feeds: Mapping[str, Any]) -> None:
         for value, target in self.inputs:
@@ -338,7 +401,7 @@ class PreparedRun:
                 queue.close()
             except Exception as error:  # the others have threads and memory to give back too
                 failure = failure or error
-        self.queues, self.timers, self.kernels, self.actions, self.hot = {}, {}, {}, [], []
+        self.queues, self.timers, self.kernels, self.actions, self.first, self.hot = {}, {}, {}, [], [], []
         self.views, self.inputs, self.outputs, self.pictures = {}, [], [], {}
         for image in self.__dict__.pop("images", []):
             image.close()

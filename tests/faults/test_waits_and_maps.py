@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
 import resource
@@ -24,6 +25,7 @@ from coexec.devices.opencl.handshake import possible
 from coexec.devices.registry import gpu_device
 from coexec.errors import DeviceHang, DeviceLost
 from coexec.profiles import load_profile, save_profile
+from coexec.runtime import executor
 from tests.device.test_waits import profiled
 from tests.test_smoke import tiny_model
 
@@ -133,7 +135,7 @@ def test_a_status_that_never_changes_is_not_polled_for_ever(expected):  # noqa: 
                 kernel.start = lambda start=kernel.start: Silent(start())
         prepared = session._ready
         slots = prepared._number_pieces()
-        prepared.hot = [action for step in prepared.steps if (action := prepared_action(prepared, step, slots)) is not None]
+        prepared.first = [action for step in prepared.steps if (action := prepared_action(prepared, step, slots)) is not None]
         started = time.perf_counter()
         np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
         assert time.perf_counter() - started < 2 and not session.faults
@@ -157,45 +159,67 @@ def needs_flags() -> None:
         pytest.skip("x86-64, an SVM device with atomics (PoCL has them) or a second core is missing: words in shared memory need all three")
 
 
-def test_a_word_that_never_arrives_is_made_up_for_by_the_event(expected):  # noqa: F811
+@pytest.mark.parametrize("runs", [0, 1])
+def test_a_word_that_never_arrives_is_made_up_for_by_the_event(expected, runs, monkeypatch):  # noqa: F811
+    """In a first run by the event of that piece; in a later one, which makes none, by a run that waits for events."""
     needs_flags()
+    monkeypatch.setattr(executor, "GIVE_UP_S", 0.05)
     with flagged() as session:
-        session.run(None, {"x": X})
-        handshake = session._ready.handshake
-        handshake.heard[0] = 0
-        slots = session._ready._number_pieces()
+        for _ in range(runs):
+            session.run(None, {"x": X})
+        prepared, handshake = session._ready, session._ready.handshake
         deaf = np.zeros(1, np.int32).data  # the host looks at a word that nobody sets
         handshake.heard = deaf
-        session._ready.hot = session._ready._woven_actions(slots)
+        prepared.first, prepared.hot = prepared._woven_actions(prepared._number_pieces())
+        again = []
+        monkeypatch.setattr(prepared, "run_again", lambda feeds, real=prepared.run_again: again.append(1) or real(feeds))
         handshake.heard = deaf
         np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
-        assert not session.faults
+        assert not session.faults and len(again) == runs
 
 
-@pytest.mark.parametrize("strict", [False, True])
-def test_a_gate_that_cannot_be_enqueued(monkeypatch, expected, caplog, strict):  # noqa: F811
-    """Half of the run stands behind gates when the driver refuses the next: they are opened, and the CPU ends the run."""
+class Refusing:
+    """clEnqueueNDRangeKernel, as native runs call it, which fails from the third call on once it is armed; and what Python calls instead."""
+
+    KIND = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_size_t] * 2, ctypes.c_uint32, *[ctypes.c_size_t] * 3, ctypes.c_uint32, *[ctypes.c_size_t] * 2)
+
+    def __init__(self, launch, monkeypatch):
+        self.count, self.armed, self.python_too = 0, False, False
+        self.real, self.enqueue = self.KIND(launch.function("clEnqueueNDRangeKernel")), launch._enqueue
+        self.callback = self.KIND(self._called)
+        addresses = {"clEnqueueNDRangeKernel": ctypes.cast(self.callback, ctypes.c_void_p).value}
+        monkeypatch.setattr(launch, "function", lambda name, real=launch.function: addresses.get(name) or real(name))
+        monkeypatch.setattr(launch, "_enqueue", self._from_python)
+
+    def _called(self, *args) -> int:
+        self.count += self.armed
+        return -5 if self.count >= 3 else self.real(*args)
+
+    def _from_python(self, *args):
+        if self.python_too and self.count >= 3:
+            raise cl.RuntimeError("clEnqueueNDRangeKernel failed: OUT_OF_RESOURCES")
+        return self.enqueue(*args)
+
+
+@pytest.mark.parametrize("strict, python_too", [(False, True), (True, True), (True, False)])
+def test_a_gate_that_cannot_be_enqueued(monkeypatch, expected, caplog, strict, python_too):  # noqa: F811
+    """Half of the run stands behind gates when the driver refuses the next: they are opened, and the CPU ends the run. Where it takes the
+    next at a second try, the run goes on."""
     needs_flags()
     from coexec.devices.opencl import launch
 
+    refusing = Refusing(launch, monkeypatch)
     with flagged(strict=strict) as session:
         session.run(None, {"x": X})
-        count, real = [0], launch._enqueue
-
-        def enqueue(*args):
-            count[0] += 1
-            if count[0] == 3:
-                raise cl.RuntimeError("clEnqueueNDRangeKernel failed: OUT_OF_RESOURCES")
-            return real(*args)
-
-        monkeypatch.setattr(launch, "_enqueue", enqueue)
-        if strict:
+        refusing.armed, refusing.python_too = True, python_too
+        if strict and python_too:
             with pytest.raises(DeviceLost):
                 session.run(None, {"x": X})
+            assert refusing.count == 3
             return
         np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
-        assert len(session.faults) == 1 and count[0] == 3
-    assert len(warnings(caplog)) == 1
+        assert len(session.faults) == python_too and refusing.count >= 3
+    assert len(warnings(caplog)) == python_too
 
 
 TWICE = INTERRUPTED.replace("os.kill(os.getpid(), signal.SIGINT)", "os.kill(os.getpid(), signal.SIGINT); time.sleep(rng.uniform(0, 0.0003)); "

@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from ...graph.ir import Node, Value
 from ...ops import op_for
 from ...ops.base import Op
 from ...regions import Region
-from ..base import DONE, Device, DeviceFacts, Event, Kernel, Operand, Queue, TensorView
+from ..base import DONE, Call, Device, DeviceFacts, Event, Kernel, Operand, Queue, TensorView
 from ..cores import Within, apart, for_team, usable
 from . import blas
 from .build import Options, Packs, Piece, Program, build, cut_evenly, ready, share_out
@@ -183,6 +183,16 @@ class CpuKernel(Kernel):
         with blas.held_to_one():
             queue.run(self.tasks)
         return DONE
+
+    def calls(self) -> Sequence[Call] | None:
+        if self.implementation == "empty":
+            return ()
+        if self.tasks is None or len(self.tasks) > 1 or self.uses_blas or not isinstance(self.tasks[0], partial):
+            return None
+        from .native import call_of
+
+        call = call_of(self.tasks[0])
+        return None if call is None else (call,)
 
 
 def shares(op: Op, node: Node, out_region: Region, threads: int) -> list[Region]:

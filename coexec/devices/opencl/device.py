@@ -16,11 +16,11 @@ from ...ops.fallback import is_fallback
 from ...ops.narrow import is_narrow
 from ...partition.plan import Plan
 from ...regions import Region
-from ..base import DONE, Buffer, Device, Event, Operand, Queue, TensorView
+from ..base import DONE, Buffer, Call, Device, Event, Operand, Queue, TensorView
 from . import builder, cores, host, images, platform
 from .handshake import ClHandshake, possible
 from .handshake import works as handshake_works
-from .launch import ClEvent, ClKernel, failed
+from .launch import ClEvent, ClKernel, failed, function
 from .memory import ALIGNMENT, allocate
 from .nd import MAX_RANK
 from .sharing import WAYS, works
@@ -181,6 +181,10 @@ class OpenCLQueue(Queue):
             self.queue.flush()
         except cl.Error as error:
             raise failed("started work cannot be sent to the device", error, self) from error
+
+    def flushes(self) -> Sequence[Call] | None:
+        flush = function("clFlush")
+        return (Call(flush, (self.queue.int_ptr,), (), self.queue),) if flush else None
 
     def finish(self) -> None:
         try:

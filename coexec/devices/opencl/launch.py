@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections.abc import Sequence
+from functools import cache
 from time import perf_counter
 from typing import Any, NamedTuple
 
@@ -11,7 +13,7 @@ import numpy as np
 import pyopencl as cl
 
 from ...errors import DeviceError
-from ..base import DONE, Event, Kernel
+from ..base import DONE, Call, Event, Kernel
 
 _enqueue = cl.enqueue_nd_range_kernel
 
@@ -80,6 +82,17 @@ class ClKernel(Kernel):
             raise failed(f"kernel {self.implementation or '?'} cannot be started", error, self) from error
         return ClEvent(event, self, self.poll_s) if event is not None else DONE
 
+    def calls(self) -> Sequence[Call] | None:
+        enqueue, queue = function("clEnqueueNDRangeKernel"), self._queue.int_ptr
+        if not enqueue:
+            return None
+        made = []
+        for kernel, global_size, local_size, _ in self.launches:
+            sizes = np.array([global_size, local_size or global_size], np.uintp)
+            local = sizes[1].ctypes.data if local_size else 0
+            made.append(Call(enqueue, (queue, kernel.int_ptr, len(global_size), 0, sizes[0].ctypes.data, local, 0, 0, 0), (), (self, sizes)))
+        return made
+
     @property
     def can_step(self) -> bool:
         """True where the first thing it starts can wait for the host, and tell it something, by itself."""
@@ -91,6 +104,15 @@ class ClKernel(Kernel):
         for index, value in enumerate((words.handle, np.int32(signal), np.int32(target)), kernel.num_args - 3):
             kernel.set_arg(index, value)
         self._owned += (words,)
+
+
+@cache
+def function(name: str) -> int:
+    """The address of one of OpenCL's functions in the loader that pyopencl uses; 0 where it cannot be found."""
+    try:
+        return ctypes.cast(getattr(ctypes.CDLL(cl._cl.__file__), name), ctypes.c_void_p).value or 0
+    except (OSError, AttributeError):
+        return 0
 
 
 def failed(what: str, error: cl.Error, owner: Any) -> DeviceError:
