@@ -25,6 +25,7 @@ from ..cost.features import family
 from ..cost.kernels import bound_by
 from ..devices.base import Device, Event, Handshake, TensorView
 from ..devices.cores import biggest, usable
+from ..devices.fusing import Await, Doing, Put, fused
 from ..errors import DeviceError, UsageError
 from ..graph.ir import Node, TensorType, Value
 from ..ops import native_ops
@@ -533,7 +534,7 @@ def fixed_costs(device: Device, threads: int) -> dict[str, float]:
         if handshake is not None:
             counted = _by_counters(bench, handshake)
             if pieces_step(device, threads):
-                counted["launch_us"] = launch
+                counted["launch_us"] = _launch_us(bench, is_counted=True)
             return {**counted, "wait_us": max(0.0, once - each), **moves}
     return {"launch_us": launch, "sync_us": sync, "ready_us": min(ready, sync), "wait_us": max(0.0, once - each), **moves}
 
@@ -546,32 +547,50 @@ def _by_counters(bench: Bench, handshake: Handshake, pieces: int = 32) -> dict[s
     gates = [handshake.sync(number, number + 1) for number in range(pieces)]
     last = handshake.sync(pieces)
     heard, told = handshake.heard, handshake.told
+    numbers = range(1, pieces + 1)
+    send = _in_a_row([(k.start, k.calls()) for gate in gates[1:] for k in (bench.kernel, gate)])
+    talk = _in_a_row([step for n in numbers for step in ((partial(_tell, told, n), [Put(told, n)]), (partial(_hear, heard, n), [Await(heard, n)]))])
+    look = _in_a_row([(partial(_hear, heard, 0), [Await(heard, 0)])] * pieces)
     for _ in range(20):
         handshake.reset()
         gates[0].start()
         bench.queue.flush()
         begun = time.perf_counter()
-        for gate in gates[1:]:
-            bench.kernel.start()
-            gate.start()
+        send()
         bench.queue.flush()
         launches.append((time.perf_counter() - begun) / (pieces - 1))
         event = last.start()
         bench.queue.flush()
         begun = time.perf_counter()
-        for number in range(1, pieces + 1):
-            told[0] = number
-            while heard[0] < number:
-                pass
+        talk()
         rounds.append((time.perf_counter() - begun) / pieces)
         event.wait()
     for _ in range(20):  # what hearing of a piece that is done already takes
         begun = time.perf_counter()
-        for _ in range(pieces):
-            heard[0] >= 0  # noqa: B015
+        look()
         looks.append((time.perf_counter() - begun) / pieces)
     return {"launch_us": float(np.percentile(launches, 10)) * 1e6, "sync_us": float(np.percentile(rounds, 10)) * 1e6,
             "ready_us": float(np.percentile(looks, 10)) * 1e6}
+
+
+def _in_a_row(actions: Sequence[tuple[Callable[[], Any], Doing]]) -> Callable[[], None]:
+    """The actions as a run has them: without Python where that can be."""
+    whole = fused(actions)
+
+    def run() -> None:
+        for action in whole:
+            action()
+
+    return run
+
+
+def _tell(told: memoryview, number: int) -> None:
+    told[0] = number
+
+
+def _hear(heard: memoryview, number: int) -> None:
+    while heard[0] < number:
+        pass
 
 
 def pieces_step(device: Device, threads: int) -> bool:
@@ -602,16 +621,16 @@ def _ready_us(bench: Bench) -> float:
     return float(np.median(found)) * 1e6
 
 
-def _launch_us(bench: Bench) -> float:
-    """Host time of one start, of 16 in a row with the queue empty at first."""
+def _launch_us(bench: Bench, is_counted: bool = False) -> float:
+    """Host time of one start, of 16 in a row with the queue empty at first; is_counted: as in a run kept in step by counters."""
+    start = _in_a_row([(bench.kernel.start, bench.kernel.calls() if is_counted else None)] * 16)
     found = []
     for _ in range(20):
         begun = time.perf_counter()
-        for _ in range(16):
-            event = bench.kernel.start()
+        start()
         found.append((time.perf_counter() - begun) / 16)
         bench.queue.flush()
-        event.wait()
+        bench.queue.finish()
     return float(np.percentile(found, 10)) * 1e6
 
 

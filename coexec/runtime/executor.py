@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import settings
 from ..devices.base import Buffer, Device, Event, Kernel, Operand, Queue, TensorView
+from ..devices.fusing import Await, Doing, Put, fused
 from ..devices.timed import Timer, timed
 from ..devices.waits import wait_by
 from ..errors import CoexecError, DeviceError, MemoryLimit
@@ -24,7 +25,6 @@ from ..partition.plan import Plan, on_one_device
 from ..regions import Region
 from .hazards import guard
 from .memory import MemoryPlan, plan_memory
-from .native import Await, Doing, Put, fused
 from .order import ordered
 from .pictures import place
 from .schedule import HOST, Alias, Dynamic, Flush, Join, Move, Start, Step, Wait

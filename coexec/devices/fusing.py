@@ -1,4 +1,4 @@
-"""A run's actions in a row that need no Python, as one: the list of C calls that `devices.cpu.native` does in one go."""
+"""A run's actions in a row that need no Python, as one: the list of C calls that `cpu.native` does in one go."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..devices.base import Call
+from .base import Call
 
 #: Looks at a word, with a pause of the core after each, before Python goes on looking with naps in between: some hundred microseconds.
 LOOKS = 10_000
@@ -51,11 +51,16 @@ def fused(actions: Iterable[tuple[Callable[[], Any], Doing]]) -> list[Callable[[
     return out
 
 
+def one(doing: Sequence[Call | Put | Await]) -> Callable[[], Any] | None:
+    """All of that as one action, for who measures what it takes in a run; None where only Python can do it. A call that fails is left out."""
+    return _Segment([(lambda: None, doing)]) if doing and _can(doing) else None
+
+
 def _can(doing: Sequence[Call | Put | Await]) -> bool:
     """Whether the loop, compiled by numba, may be used: where nothing else needs numba, its import would take longer than it saves."""
     if "coexec.devices.cpu.jit" not in sys.modules:
         return False
-    from ..devices.cpu import native
+    from .cpu import native
 
     return native.POSSIBLE and all(native.fits(step) if isinstance(step, Call) else isinstance(step.word, memoryview) for step in doing)
 
@@ -64,7 +69,7 @@ class _Segment:
     """Actions as one."""
 
     def __init__(self, row: Sequence[tuple[Callable[[], Any], Sequence[Call | Put | Await]]]):
-        from ..devices.cpu import native
+        from .cpu import native
 
         self._run, self._keeps = native.run_rows, [list(row)]
         rows: list[tuple[int, int, int]] = []

@@ -13,8 +13,8 @@ import coexec
 from coexec.devices.base import Call
 from coexec.devices.cpu import native
 from coexec.devices.cpu.jit import flat, kernel, prepare
-from coexec.runtime import native as fusing
-from coexec.runtime.native import Await, Put, fused
+from coexec.devices import fusing
+from coexec.devices.fusing import Await, Put, fused
 from tests.test_smoke import tiny_model
 
 
