@@ -135,6 +135,17 @@ class Call(NamedTuple):
     keeps: Any = None
 
 
+class Shared(NamedTuple):
+    """Calls made at the same time: the first by whoever makes it, each other by a thread of `team` (`threads.ThreadTeam`) of its own.
+
+    `tasks` are the same for Python, one each.
+    """
+
+    calls: tuple[Call, ...]
+    tasks: tuple[Callable[[], Any], ...]
+    team: Any
+
+
 class Kernel(ABC):
     """One piece of one node, compiled for a device with every argument bound."""
 
@@ -145,7 +156,7 @@ class Kernel(ABC):
     def start(self) -> Event:
         """Starts the work; a synchronous device returns only when it is done. Allocates nothing."""
 
-    def calls(self) -> Sequence[Call] | None:
+    def calls(self) -> Sequence[Call | Shared] | None:
         """What `start` does as calls of C functions, in order; None where it is more than that. To be asked once the queue is sealed."""
         return None
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from time import sleep
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .base import Call
+from .base import Call, Shared
 
 #: Looks at a word, with a pause of the core after each, before Python goes on looking with naps in between: some hundred microseconds.
 LOOKS = 10_000
+#: Such a nap of a thread that waits for another of its team.
+NAP_S = 50e-6
+#: Words that several threads look at lie so many apart: each has a cache line to itself.
+APART = 64
 
 
 class Put(NamedTuple):
@@ -28,17 +34,20 @@ class Await(NamedTuple):
     value: int
 
 
+Step = Call | Shared | Put | Await
 #: What an action does, in order; None where only Python can do it.
-Doing = Sequence[Call | Put | Await] | None
+Doing = Sequence[Step] | None
 
 
-def fused(actions: Iterable[tuple[Callable[[], Any], Doing]]) -> list[Callable[[], Any]]:
-    """The same actions, those in a row that need no Python as one. A call that fails is made again by its action, which says why."""
+def fused(actions: Iterable[tuple[Callable[[], Any], Doing]], least: int = 2) -> list[Callable[[], Any]]:
+    """The same actions, those in a row that need no Python, at least so many, as one. A call that fails is made again by its action, which
+    says why.
+    """
     out: list[Callable[[], Any]] = []
-    row: list[tuple[Callable[[], Any], Sequence[Call | Put | Await]]] = []
+    row: list[tuple[Callable[[], Any], Sequence[Step]]] = []
 
     def end() -> None:
-        out.extend([_Segment(row)] if len(row) > 1 else [action for action, _ in row])
+        out.extend([_Segment(row)] if row and len(row) >= least else [action for action, _ in row])
         row.clear()
 
     for action, doing in actions:
@@ -51,47 +60,128 @@ def fused(actions: Iterable[tuple[Callable[[], Any], Doing]]) -> list[Callable[[
     return out
 
 
-def one(doing: Sequence[Call | Put | Await]) -> Callable[[], Any] | None:
-    """All of that as one action, for who measures what it takes in a run; None where only Python can do it. A call that fails is left out."""
-    return _Segment([(lambda: None, doing)]) if doing and _can(doing) else None
-
-
-def _can(doing: Sequence[Call | Put | Await]) -> bool:
+def _can(doing: Sequence[Step]) -> bool:
     """Whether the loop, compiled by numba, may be used: where nothing else needs numba, its import would take longer than it saves."""
     if "coexec.devices.cpu.jit" not in sys.modules:
         return False
     from .cpu import native
 
-    return native.POSSIBLE and all(native.fits(step) if isinstance(step, Call) else isinstance(step.word, memoryview) for step in doing)
+    def fits(step: Step) -> bool:
+        if isinstance(step, Shared):
+            return step.team is not None and all(map(native.fits, step.calls))
+        return native.fits(step) if isinstance(step, Call) else isinstance(step.word, memoryview)
+
+    return native.POSSIBLE and all(map(fits, doing))
+
+
+class _Rows:
+    """What one thread does, as `run_rows` takes it, and what Python does where a row is not done: an action, and the row that follows it."""
+
+    def __init__(self) -> None:
+        self._made: list[tuple[int, int, int]] = []
+        self._keeps: list[Any] = []
+        self.behind: list[tuple[Callable[[], Any], int]] = []
+        self.rows = np.empty(0, np.int64)
+
+    def add(self, steps: Sequence[Call | Put | Await], action: Callable[[], Any]) -> None:
+        """Those steps, all of which `action` does, too."""
+        from .cpu import native
+
+        for step in steps:
+            if isinstance(step, Call):
+                row, block = native.row_of(step)
+                self._keeps.append((step, block))
+            else:
+                word = np.frombuffer(step.word, np.int32)
+                self._keeps.append(word)
+                row = native.SET if isinstance(step, Put) else native.AWAIT, word.ctypes.data, step.value
+            self._made.append(row)
+        self.behind += [(action, len(self._made))] * len(steps)
+
+    def seal(self) -> None:
+        """Everything has been added."""
+        from .cpu import native
+
+        self.rows = native.packed(self._made)
 
 
 class _Segment:
-    """Actions as one."""
+    """Actions as one. Where threads share kernels they are woken once, and then keep in step by words of memory: waking a thread for every
+    kernel takes as long as a small one does.
+    """
 
-    def __init__(self, row: Sequence[tuple[Callable[[], Any], Sequence[Call | Put | Await]]]):
+    def __init__(self, row: Sequence[tuple[Callable[[], Any], Sequence[Step]]]):
         from .cpu import native
 
-        self._run, self._keeps = native.run_rows, [list(row)]
-        rows: list[tuple[int, int, int]] = []
-        #: Of each row: its action, and the row after that action's last.
-        self._behind: list[tuple[Callable[[], Any], int]] = []
+        self._run, self._keeps = native.run_rows, list(row)
+        shared = [step for _, doing in row for step in doing if isinstance(step, Shared)]
+        threads = max((len(step.calls) for step in shared), default=1)
+        self._team = shared[0].team if shared else None
+        self._stop, self._error = False, None  # type: bool, BaseException | None
+        self._words = np.zeros(threads * APART, np.int32)
+        words = [self._words[i * APART:][:1].data for i in range(threads)]  # how far the kernels have been begun; by each other thread ended
+        self._lists = [_Rows() for _ in range(threads)]
+        number = 0
         for action, doing in row:
+            if not any(isinstance(step, Shared) for step in doing):
+                self._lists[0].add(doing, action)
+                continue
             for step in doing:
-                if isinstance(step, Call):
-                    made, block = native.row_of(step)
-                    self._keeps.append((step, block))
-                else:
-                    word = np.frombuffer(step.word, np.int32)
-                    self._keeps.append(word)
-                    made = native.SET if isinstance(step, Put) else native.AWAIT, word.ctypes.data, step.value
-                rows.append(made)
-            self._behind += [(action, len(rows))] * len(doing)
-        self._rows, self._count = native.packed(rows), len(rows)
-        self._run(self._rows, self._count, 0)  # loads it, does nothing
+                number += 1
+                self._share(step, number, words)
+        for rows in self._lists:
+            rows.seal()
+        self._run(np.empty(0, np.int64), 0, 0)  # loads it
+
+    def _share(self, step: Shared, number: int, words: Sequence[memoryview]) -> None:
+        first, others = self._lists[0], range(1, len(step.calls))
+        if others:
+            first.add([Put(words[0], number)], _nothing)
+        first.add([step.calls[0]], step.tasks[0])
+        for i in others:
+            self._lists[i].add([Await(words[0], number)], partial(self._await, words[0], number))
+            self._lists[i].add([step.calls[i]], step.tasks[i])
+            self._lists[i].add([Put(words[i], number)], _nothing)
+            first.add([Await(words[i], number)], partial(self._await, words[i], number))
 
     def __call__(self) -> None:
-        at = self._run(self._rows, 0, LOOKS)
-        while at < self._count:
-            action, at = self._behind[at]
+        if self._team is None:
+            self._do(self._lists[0])
+            return
+        self._words[:], self._stop, self._error = 0, False, None
+        self._team.run([partial(self._take_part, rows) for rows in self._lists])
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+
+    def _do(self, rows: _Rows) -> None:
+        todo, count = rows.rows, len(rows.behind)
+        at = self._run(todo, 0, LOOKS)
+        while at < count:
+            action, at = rows.behind[at]
             action()
-            at = self._run(self._rows, at, LOOKS)
+            at = self._run(todo, at, LOOKS)
+
+    def _take_part(self, rows: _Rows) -> None:
+        """A thread's part. What it raises ends that of the others."""
+        try:
+            self._do(rows)
+        except _Stopped:
+            return
+        except BaseException as error:
+            self._error, self._stop = error, True
+
+    def _await(self, word: memoryview, number: int) -> None:
+        """Naps until another thread has come so far."""
+        while word[0] < number:
+            if self._stop or self._team.is_closing:
+                raise _Stopped
+            sleep(NAP_S)
+
+
+class _Stopped(Exception):
+    """Another thread of the segment has failed, or the team ends."""
+
+
+def _nothing() -> None:
+    return None

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..devices.base import DONE, Device, Event, Kernel, Queue, TensorView
-from ..devices.fusing import one
+from ..devices.base import Device, Queue, Shared, TensorView
+from ..devices.fusing import fused
 from ..graph.ir import Node, TensorType, Value, constant
 from ..ops import op_for
 from ..partition.images import PIXEL
@@ -69,18 +69,6 @@ def _copied(value: Value | None) -> Value | None:
     return value if value is None or not value.is_constant else constant(value.name, value.data.copy())
 
 
-def _start(kernel: Kernel, device: Device) -> Callable[[], Event]:
-    """How runs start that kernel: where it is done when started, without Python where that can be."""
-    if device.asynchronous or (start := one(kernel.calls() or ())) is None:
-        return kernel.start
-
-    def whole() -> Event:
-        start()
-        return DONE
-
-    return whole
-
-
 class Bench:
     """One piece of one node, compiled on a device with memory of its own. A context manager.
 
@@ -106,7 +94,7 @@ class Bench:
                 self.kernels.append(self.queue.compile(own, region, theirs, outputs))
             self.kernel, self._turn = self.kernels[0], 0
             self.queue.seal()
-            self._starts = [_start(kernel, device) for kernel in self.kernels]
+            self._rows: dict[tuple[int, int], list[Callable[[], object]]] = {}
             self.run(copies)
         except BaseException:
             self.close()
@@ -132,17 +120,33 @@ class Bench:
 
     def run(self, batch: int = 1) -> None:
         """Starts a kernel `batch` times, the copies taking turns, and waits for the last."""
-        for turn in range(self._turn, self._turn + batch):
-            event = self._starts[turn % len(self._starts)]()
+        turns = range(self._turn, self._turn + batch)
         self._turn += batch
+        if not self.device.asynchronous:
+            for action in self._in_a_row(turns):
+                action()
+            return
+        for turn in turns:
+            event = self.kernels[turn % len(self.kernels)].start()
         self.queue.flush()
         event.wait()
+
+    def _in_a_row(self, turns: range) -> list[Callable[[], object]]:
+        """Those starts as runs have them, without Python in between where that can be."""
+        key = turns.start % len(self.kernels), len(turns)
+        if key not in self._rows:
+            kernels = [self.kernels[turn % len(self.kernels)] for turn in turns]
+            self._rows[key] = fused(((kernel.start, kernel.calls()) for kernel in kernels), least=1)
+        return self._rows[key]
 
     def time(self, wait_us: float = 0.0, min_seconds: float = 0.02) -> Timing:
         """Microseconds of one kernel, without the wait."""
         self.queue.begin_run()
         try:
             batch = 1
+            if len(self.kernels[0].calls() or ()) == 1 and isinstance(self.kernels[0].calls()[0], Shared):
+                # In a run the threads are woken once, not for every kernel; a thousandth of a second of kernels makes that small.
+                batch = max(1, min(64, int(1e3 / max(measure(self.run, warmup=1, min_seconds=0, min_count=2).median_us, 1.0))))
             if self.device.asynchronous:
                 once = measure(self.run, warmup=1, min_seconds=0, min_count=2)
                 batch = max(1, min(64, int(20 * max(wait_us, 10.0) / max(once.median_us - wait_us, 1.0)) + 1))

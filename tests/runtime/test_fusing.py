@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from functools import partial
 
 import numpy as np
 import pytest
 
 import coexec
-from coexec.devices.base import Call
+from coexec.devices.base import Call, Shared
 from coexec.devices.cpu import native
-from coexec.devices.cpu.jit import flat, kernel, prepare
+from coexec.devices.cpu.jit import kernel, prepare
+from coexec.devices.cpu.threads import ThreadTeam
 from coexec.devices import fusing
 from coexec.devices.fusing import Await, Put, fused
 from tests.test_smoke import tiny_model
@@ -111,6 +113,104 @@ def test_a_word_set_by_another_thread_is_seen(monkeypatch):
     timer.start()
     run()  # without the GIL: else the timer would never come
     assert not late and word[0] == 2
+
+
+@pytest.fixture
+def team():
+    made = ThreadTeam(3)
+    yield made
+    made.close()
+
+
+def shared(team, log, name, count=3, status=lambda: 0, slow=()):
+    """A kernel of `count` threads that notes when each share begins and ends."""
+    def work(i):
+        log.append((name, i, "begins"))
+        if i in slow:
+            time.sleep(0.02)
+        log.append((name, i, "ends"))
+
+    return Shared(tuple(c_call(lambda i=i: work(i), status) for i in range(count)), tuple(partial(work, i) for i in range(count)), team)
+
+
+def test_threads_wait_for_each_other_between_kernels_and_for_the_first_thread(team):
+    log = []
+    kernels = [shared(team, log, n, count, slow=(n % 3,)) for n, count in enumerate((3, 2, 3, 3, 2))]
+    between = [c_call(lambda n=n: log.append((n, "alone"))) for n in range(5)]
+    run, = fused([(lambda: None, doing) for n in range(5) for doing in ([kernels[n]], [between[n]])])
+    for _ in range(3):  # the words begin anew in every run
+        log.clear()
+        run()
+        at = 0
+        for n, count in enumerate((3, 2, 3, 3, 2)):
+            part, at = log[at:at + 2 * count], at + 2 * count + 1
+            assert sorted(part) == sorted((n, i, what) for i in range(count) for what in ("begins", "ends"))
+            assert log[at - 1] == (n, "alone")
+
+
+def test_a_thread_that_naps_comes_back(team, monkeypatch):
+    monkeypatch.setattr(fusing, "LOOKS", 0)
+    log = []
+    run, = fused([(lambda: None, [shared(team, log, n, slow=(n,))]) for n in range(3)])
+    run()
+    assert [entry[0] for entry in log] == [0] * 6 + [1] * 6 + [2] * 6
+
+
+@pytest.mark.parametrize("fails_at", [0, 1])
+def test_an_error_in_a_share_ends_the_others_and_is_raised(team, fails_at):
+    log = []
+
+    def refuse():
+        raise ValueError("no")
+
+    good = shared(team, log, "good")
+    calls = tuple(c_call(lambda: None, (lambda: -1) if i == fails_at else lambda: 0) for i in range(3))
+    bad = Shared(calls, tuple(refuse if i == fails_at else (lambda: None) for i in range(3)), team)
+    later = shared(team, log, "later")
+    run, = fused([(lambda: None, [good]), (lambda: None, [bad]), (lambda: None, [later])])
+    with pytest.raises(ValueError, match="no"):
+        run()
+    assert ("later", 0, "begins") not in log
+    team.run([lambda: log.append("first"), lambda: log.append("second")])  # nothing of it is left over
+    assert set(log[-2:]) == {"first", "second"}
+
+
+def test_what_the_first_thread_raises_ends_the_others(team):
+    def refuse():
+        raise KeyboardInterrupt
+
+    run, = fused([(lambda: None, [shared(team, [], "a")]), (refuse, [c_call(lambda: None, lambda: -1)]), (lambda: None, [shared(team, [], "b")])])
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    team.run([lambda: None] * 3)
+
+
+def test_threads_of_a_team_that_closes_do_not_wait_on(team, monkeypatch):
+    """Ctrl-C while the threads are being woken: the first never begins, and nobody else may wait for it."""
+    run, = fused([(lambda: None, [shared(team, [], "a")]), (lambda: None, [shared(team, [], "b")])])
+    others = [partial(run._take_part, rows) for rows in run._lists[1:]]
+    run._words[:], run._stop = 0, False
+    for worker, task in zip(team._workers, others):
+        worker.task = task
+        worker.go.release()
+    time.sleep(0.05)
+    started = time.perf_counter()
+    team._renew()
+    assert time.perf_counter() - started < 2 and not team.is_closing
+
+
+def test_a_session_of_several_threads_wakes_them_once_and_is_right():
+    model = tiny_model()
+    with coexec.InferenceSession(model, coexec.SessionOptions(intra_op_num_threads=1), strategy="cpu") as alone:
+        x = np.random.default_rng(0).standard_normal([d for d in alone.get_inputs()[0].shape]).astype(np.float32)
+        wanted = alone.run(None, {"x": x})[0].copy()
+    import coexec.devices.cpu.device as cpu_device
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cpu_device, "SPLIT_FLOPS", 0)
+        with coexec.InferenceSession(model, coexec.SessionOptions(intra_op_num_threads=2), strategy="cpu") as session:
+            for _ in range(3):
+                np.testing.assert_allclose(session.run(None, {"x": x})[0], wanted, rtol=1e-5, atol=1e-6)
+            assert any(isinstance(step, Shared) for k in session._ready.kernels.values() for step in k.calls() or ())
 
 
 def test_a_session_on_the_cpu_is_one_call_and_right():

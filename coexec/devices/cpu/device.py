@@ -17,7 +17,7 @@ from ...graph.ir import Node, Value
 from ...ops import op_for
 from ...ops.base import Op
 from ...regions import Region
-from ..base import DONE, Call, Device, DeviceFacts, Event, Kernel, Operand, Queue, TensorView
+from ..base import DONE, Call, Device, DeviceFacts, Event, Kernel, Operand, Queue, Shared, TensorView
 from ..cores import Within, apart, for_team, usable
 from . import blas
 from .build import Options, Packs, Piece, Program, build, cut_evenly, ready, share_out
@@ -143,6 +143,11 @@ class CpuQueue(Queue):
         return Within(self._within.cores)
 
     @property
+    def team(self) -> ThreadTeam | None:
+        """The threads beside the calling one; None where no kernel needs any."""
+        return self._team
+
+    @property
     def holds_blas(self) -> bool:
         """True within a run that holds BLAS to one thread."""
         return bool(self._holds) and self._holds[-1]
@@ -184,15 +189,17 @@ class CpuKernel(Kernel):
             queue.run(self.tasks)
         return DONE
 
-    def calls(self) -> Sequence[Call] | None:
+    def calls(self) -> Sequence[Call | Shared] | None:
         if self.implementation == "empty":
             return ()
-        if self.tasks is None or len(self.tasks) > 1 or self.uses_blas or not isinstance(self.tasks[0], partial):
+        if self.tasks is None or self.uses_blas or not all(isinstance(task, partial) for task in self.tasks):
             return None
         from .native import call_of
 
-        call = call_of(self.tasks[0])
-        return None if call is None else (call,)
+        made = tuple(call for task in self.tasks if (call := call_of(task)) is not None)
+        if len(made) < len(self.tasks):
+            return None
+        return made if len(made) == 1 else (Shared(made, tuple(self.tasks), self.queue.team),)
 
 
 def shares(op: Op, node: Node, out_region: Region, threads: int) -> list[Region]:

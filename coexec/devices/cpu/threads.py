@@ -55,6 +55,8 @@ class ThreadTeam:
         self._workers = self._made()
 
     def _made(self) -> list[_Worker]:
+        #: True while the threads are being ended: a task that waits for another's must not wait on.
+        self.is_closing = False
         return [_Worker(f"coexec-cpu-{i}", cores) for i, cores in enumerate(self.cores, 1)]
 
     def run(self, tasks: Sequence[Task]) -> None:
@@ -90,6 +92,7 @@ class ThreadTeam:
 
     def close(self) -> None:
         """Ends the threads, after what they are doing; safe to call twice."""
+        self.is_closing = True
         for worker in self._workers:
             worker.task = None
             if worker.go.locked():  # else it was let go and has not looked yet: it finds nothing to do, and ends
