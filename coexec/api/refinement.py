@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from .. import __version__, files, settings
 from ..cost.compose import CostModel
 from ..cost.corrections import Corrections
 from ..devices.base import Device
-from ..devices.registry import session_threads
+from ..devices.registry import company, session_threads
 from ..errors import CoexecError, DeviceHang, UsageError
 from ..graph.ir import Graph
 from ..partition.plan import Plan
@@ -29,7 +30,7 @@ from ..partition.wishes import NONE, Wishes
 from ..profiles import DeviceProfile
 from ..report.timing import interleave
 from ..runtime.executor import PreparedRun
-from ..runtime.recovery import retire, timeout_s
+from ..runtime.recovery import retire, timeout_s, watched
 from ..runtime.schedule import HOST
 from ..runtime.trace import Trace
 from ..runtime.traced import run_traced
@@ -45,17 +46,23 @@ FORMAT = 1
 ROUNDS, TRACED = 3, 10
 #: Two candidates are compared by this many turns, or as many as fit into the time (seconds), but at least so many.
 TURNS, COMPARE_S, LEAST_TURNS = 40, 2.5, 7
+#: Comparisons in a disturbed moment are made again, for so many seconds in all, with so long a pause before each.
+PATIENT_S, PAUSE_S = 10.0, 0.5
 #: A challenger must be faster by this share: less is noise.
 MARGIN = 0.01
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A plan and the milliseconds of its runs, the lower quartile; None for the first, which was compared only as the best so far."""
+    """A plan and the milliseconds of its runs, the lower quartile; None for the first, which was compared only as the best so far.
+
+    doubtful: it was compared while an emulated GPU and the CPU had less than two cores between them.
+    """
 
     name: str
     plan: Plan
     latency_ms: float | None
+    doubtful: bool = False
 
 
 def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device], profile: DeviceProfile, *, strategy: str = "coexec",
@@ -80,7 +87,7 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
     tell(0, steps, strategy)
     latest = plan_prepared(graph, strategy=strategy, **asked)
     best, tried = Candidate(strategy, latest, None), [Candidate(strategy, latest, None)]
-    running, corrections, costs, runs = prepare(latest), Corrections(), CostModel(profile), _Runs()
+    running, corrections, costs, runs = prepare(latest), Corrections(), CostModel(profile), _Runs(devices)
 
     def how(plan: Plan) -> tuple:
         return plan.partitions, plan.counters, plan.band_bytes, plan.early_reuse
@@ -95,11 +102,11 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
                 return
             if plan.band_bytes and len(challenger.steps) == len(running.steps):  # nothing lies between its pieces that is too large
                 return
-            defender_ms, challenger_ms = _compare(runs, running, challenger, feeds)
-            tried.append(Candidate(name, plan, challenger_ms))
+            defender_ms, challenger_ms, sound = _compare(runs, running, challenger, feeds)
+            tried.append(Candidate(name, plan, challenger_ms, doubtful=not sound))
             if challenger_ms < (1 - MARGIN) * defender_ms:
                 running, challenger = challenger, running
-                best = Candidate(name, plan, challenger_ms)
+                best = tried[-1]
             else:
                 best = replace(best, latency_ms=defender_ms)
         finally:
@@ -149,19 +156,47 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
 class _Runs:
     """Runs of candidates, watched as a session's are: what that costs is measured with them, and a device that hangs is found out."""
 
-    def __init__(self) -> None:
+    def __init__(self, devices: Mapping[str, Device]) -> None:
         self._watch, self._limit_s = Watch(), settings.get("timeout")
+        self._company, self._patience_s = company(devices), PATIENT_S
+
+    @property
+    def are_sound(self) -> bool:
+        """True where the CPU and an emulated GPU have a core each at the moment, or nobody can tell."""
+        return self._company is None or self._company.is_there()
+
+    def has_patience(self) -> bool:
+        """After a pause: whether a comparison in a disturbed moment is to be made again."""
+        if self._patience_s > 0:
+            time.sleep(PAUSE_S)
+        return self._patience_s > 0
+
+    def spent(self, seconds: float) -> None:
+        """So long a comparison took that was in vain."""
+        self._patience_s -= seconds
+
+    def run(self, prepared: PreparedRun, feeds: Mapping[str, Any]) -> None:
+        """One run, as a session's. Raises DeviceHang."""
+        if not self._limit_s or not prepared.is_far:
+            prepared.run(feeds)
+        else:
+            with self._in_time():
+                watched(self._watch, prepared, feeds, self._limit_s)
 
     def do(self, prepared: PreparedRun, work: Callable[[], Any]) -> None:
-        """One run of it. Raises DeviceHang."""
+        """Other work of it. Raises DeviceHang."""
         if not self._limit_s or not prepared.is_far:
             work()
-            return
-        limit_s = timeout_s(prepared, self._limit_s)
+        else:
+            with self._in_time():
+                self._watch.call(work, timeout_s(prepared, self._limit_s), prepared.places)
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
         try:
-            self._watch.call(work, limit_s, prepared.places)
+            yield
         except TimedOut:
-            raise DeviceHang("the device did not answer in time", found=f"no answer after {limit_s:g} s",
+            raise DeviceHang("the device did not answer in time", found=f"no answer after {self._limit_s:g} s",
                              hint="COEXEC_TIMEOUT sets how long to wait") from None
 
     def retire(self, prepared: PreparedRun) -> None:
@@ -170,6 +205,8 @@ class _Runs:
 
     def close(self) -> None:
         self._watch.close()
+        if self._company is not None:
+            self._company.close()
 
 
 def _observe(runs: _Runs, graph: Graph, plan: Plan, prepare: Callable[..., PreparedRun], feeds: Mapping[str, Any], costs: CostModel,
@@ -178,7 +215,7 @@ def _observe(runs: _Runs, graph: Graph, plan: Plan, prepare: Callable[..., Prepa
     trace = Trace()
     prepared = prepare(plan, trace)
     try:
-        runs.do(prepared, lambda: prepared.run(feeds))
+        runs.run(prepared, feeds)
         for _ in range(TRACED):
             runs.do(prepared, lambda: run_traced(prepared, feeds, trace))
     finally:
@@ -186,17 +223,21 @@ def _observe(runs: _Runs, graph: Graph, plan: Plan, prepare: Callable[..., Prepa
     return known.seen(ratios_seen(graph, prepared.plan, trace, costs), between(trace))
 
 
-def _compare(runs: _Runs, first: PreparedRun, second: PreparedRun, feeds: Mapping[str, Any]) -> tuple[float, float]:
-    """Milliseconds of both, run in turns: lower quartiles."""
+def _compare(runs: _Runs, first: PreparedRun, second: PreparedRun, feeds: Mapping[str, Any]) -> tuple[float, float, bool]:
+    """Milliseconds of both, run in turns: lower quartiles; and whether both cores were there meanwhile."""
     once = _time(runs, first, feeds, 1) + _time(runs, second, feeds, 1)
     turns = max(LEAST_TURNS, min(TURNS, int(COMPARE_S * 1e3 / max(once, 1e-3))))
-    times = interleave({"first": lambda: runs.do(first, lambda: first.run(feeds)), "second": lambda: runs.do(second, lambda: second.run(feeds))},
-                       2, turns)
-    return quiet(times["first"]), quiet(times["second"])
+    while True:
+        sound, begun = runs.are_sound, time.perf_counter()
+        times = interleave({"first": lambda: runs.run(first, feeds), "second": lambda: runs.run(second, feeds)}, 2, turns)
+        sound = sound and runs.are_sound
+        runs.spent(0.0 if sound else time.perf_counter() - begun + PAUSE_S)
+        if sound or not runs.has_patience():
+            return quiet(times["first"]), quiet(times["second"]), sound
 
 
 def _time(runs: _Runs, run: PreparedRun, feeds: Mapping[str, Any], rounds: int = LEAST_TURNS) -> float:
-    return quiet(interleave({"it": lambda: runs.do(run, lambda: run.run(feeds))}, 1, rounds)["it"])
+    return quiet(interleave({"it": lambda: runs.run(run, feeds)}, 1, rounds)["it"])
 
 
 # What is remembered

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
+from collections.abc import Mapping
+from typing import Any
 
 from .. import settings
 from ..errors import NoDevice
@@ -97,3 +100,12 @@ def session_threads(devices: dict[str, Device], wanted: int = 0, gpu_used: bool 
     if gpu is not None and gpu_used and gpu.facts.emulated:
         cores -= min(gpu.facts.compute_units, settings.get("emulated_gpu_threads") or gpu.facts.compute_units)
     return max(1, cores)
+
+
+def company(devices: Mapping[str, Device]) -> Any:
+    """What tells whether an emulated GPU and the CPU have a core each at the moment (`cpu.company.Company`); None where nobody can tell."""
+    if "gpu" not in devices or not devices["gpu"].facts.emulated or "coexec.devices.cpu.jit" not in sys.modules:
+        return None
+    from .cpu.company import Company
+
+    return Company()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from ..graph.ir import Graph, Node
 from ..partition.plan import Plan, on_one_device
 from .executor import PreparedRun
 from .schedule import HOST, Start
+from .watchdog import Watch
 
 log = logging.getLogger("coexec")
 
@@ -95,6 +97,20 @@ def timeout_s(prepared: PreparedRun, at_least_s: float) -> float:
     """Seconds after which a run of this plan is called hung."""
     predicted = (prepared.plan.predicted_ms or 0.0) / 1e3
     return max(at_least_s, PATIENCE * predicted) + (0.0 if prepared.has_run else FIRST_RUN_S)
+
+
+def watched(watch: Watch, prepared: PreparedRun, feeds: Mapping[str, Any], limit_s: float) -> dict[str, Any]:
+    """A run that ends, whatever its devices do. Raises TimedOut; then what it began may still be at work.
+
+    Another thread does what may never return: handing it over takes as long as some models' kernels, so the run is tried here where it waits
+    for nothing of that kind.
+    """
+    work = prepared.run
+    if prepared.is_bounded:
+        if (results := prepared.attempt(feeds)) is not None:
+            return results
+        work = prepared.run_again
+    return watch.call(partial(work, feeds), timeout_s(prepared, limit_s), prepared.places)
 
 
 def far_devices(plan: Plan) -> list[str]:

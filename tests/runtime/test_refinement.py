@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from coexec import settings
+from coexec import InferenceSession, SessionOptions, settings
 from coexec.api import refinement
 from coexec.api.refinement import refine, remember, remembered
 from coexec.cost.corrections import MOST_RATIO, Between, Corrections
@@ -16,7 +16,9 @@ from coexec.devices.cpu.device import CpuDevice
 from coexec.graph.onnx_import import load_model
 from coexec.graph.passes import prepare
 from coexec.partition.strategies.base import parse_strategy
+from coexec.profiles import save_profile
 from tests.partition.boards import Net, board
+from tests.test_smoke import tiny_model
 
 from .lazy_device import LazyDevice, LazyQueue
 
@@ -105,3 +107,39 @@ def test_a_kept_plan_is_found_again_and_damage_is_not(graph, tmp_path):
         path.parent.rmdir()
         path.parent.write_text("in the way")
         assert remember(plan, graph, profile, devices, 0) is None
+
+
+class Disturbed:
+    """Says of each moment whether two cores are there, then always that they are."""
+
+    def __init__(self, *moments: bool):
+        self.moments, self.asked, self.closed = list(moments), 0, False
+
+    def is_there(self) -> bool:
+        self.asked += 1
+        return self.moments.pop(0) if self.moments else True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize("moments, patience_s, doubtful", [((), 10.0, False), ((False, True), 10.0, False), ((True, False, False), 10.0, False),
+                                                           ((True, False), 0.0, True), ((False,) * 100, 0.3, True)])
+def test_what_was_compared_while_a_core_was_missing_is_compared_again(graph, quick, monkeypatch, moments, patience_s, doubtful):
+    monkeypatch.setattr(refinement, "PATIENT_S", patience_s)
+    monkeypatch.setattr(refinement, "PAUSE_S", 0.01)
+    told = Disturbed(*moments)
+    monkeypatch.setattr(refinement, "company", lambda devices: told)
+    _, tried = refine(graph, feeds(graph), {"cpu": CpuDevice(), "gpu": SlowDevice(0.002)}, board(gpu_gflops=10_000.0), threads=1)
+    assert any(candidate.doubtful for candidate in tried) == doubtful and told.closed
+    assert told.asked >= 2 * (len(tried) - 1) + len(moments) // 2 * (not doubtful)
+
+
+def test_a_plan_in_doubt_is_said_to_be_and_not_remembered(tmp_path, monkeypatch, caplog, quick):
+    monkeypatch.setattr(refinement, "PATIENT_S", 0.0)
+    monkeypatch.setattr(refinement, "company", lambda devices: Disturbed(*(False,) * 100))
+    profile = str(tmp_path / "board.yaml")
+    save_profile(board(gpu_gflops=10_000.0), profile)
+    with settings.override(cache_dir=tmp_path), InferenceSession(tiny_model(), SessionOptions(verify=True), device_profile=profile) as session:
+        assert any(candidate.doubtful for candidate in session.candidates)
+    assert not list(tmp_path.glob("plans/*")) and sum("not remembered" in r.getMessage() for r in caplog.records) == 1

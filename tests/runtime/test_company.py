@@ -1,0 +1,25 @@
+"""Whether two cores are there: a thread beside another on one core is noticed."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from coexec.devices.cpu import company
+from coexec.devices.cpu.company import Company
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+def test_threads_that_share_a_core_are_not_two():
+    before = os.sched_getaffinity(0)
+    one = frozenset({min(before)})
+    with Company() as there:
+        there.is_there()
+        assert os.sched_getaffinity(0) == before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(company, "apart", lambda count, cores: (one,) * count)
+        patch.setattr(company, "usable", lambda: before if len(before) == 2 else one)
+        with Company() as there:
+            assert not there.is_there()
+        assert os.sched_getaffinity(0) == before
