@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -32,6 +33,27 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
+class Silence:
+    """Faults of a session whose device and host keep in step by words: a device that does not answer, whatever was to fail."""
+
+    def __init__(self, session: Any):
+        self._session, self._silent, self.fired = session, False, []
+
+    def arm(self, point: str, how: Any) -> None:
+        """The next run finds no answer, and is made again by events."""
+        prepared = self._session._ready
+        self._silent = True
+        prepared.attempt = self._attempt
+
+    def _attempt(self, feeds: Any) -> Any:
+        prepared = self._session._ready
+        if self._silent:
+            self._silent = False
+            self.fired.append("silence")
+            return None
+        return type(prepared).attempt(prepared, feeds)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20000, help="all threads together (default: %(default)s)")
@@ -43,6 +65,7 @@ def main() -> int:
     logging.disable(logging.WARNING)  # a warning a fault is the point, not something to print
 
     import coexec
+    from coexec import settings
     from coexec.api import random_feeds
     from coexec.api import session as session_module
     from coexec.devices.cpu.device import CpuDevice
@@ -62,6 +85,12 @@ def main() -> int:
         feeds = [random_feeds(model, seed=seed) for seed in range(4)]
         with coexec.InferenceSession(model, strategy="cpu") as alone:
             cases.append([(f, alone.run(None, f)) for f in feeds])
+
+    with settings.override(wait="flag"):  # and two whose runs need no Python: in step by words, and by threads that share kernels
+        sessions.append(coexec.InferenceSession(models[1], strategy="fixed:gpu=0.5"))
+    sessions.append(coexec.InferenceSession(models[1], coexec.SessionOptions(intra_op_num_threads=2), strategy="cpu"))
+    injectors += [Silence(sessions[-2]), Faults()]
+    cases += [cases[1]] * 2
 
     lock, wrong, errors = threading.Lock(), [], []
     calls_ms: list[list[float]] = [[] for _ in range(options.threads)]
