@@ -25,6 +25,8 @@ SPLIT_FLOPS, SPLIT_BYTES = 1_000_000, 256 << 10
 WINOGRAD_LEAST, WINOGRAD_BLOCK, BLOCKS_BAND = 16, 2 << 20, 6 << 20
 #: Pixels of the largest small map, and output channels of the convolutions that are made straight from the input, on the CPU.
 MOST_SMALL, MOST_FEW = 256, 4
+#: Outputs of a row that the CPU's kernel of narrow depthwise maps sums at a time.
+LANES_WIDTH = 8
 #: On the GPU: bytes of a strip, vectors and elements a work-item makes of it, bytes of a panel.
 STRIP_BYTES, STRIP_VECTORS, STRIP_ITEM, PANEL_BYTES = 24 << 10, 4, 4096, 192 << 10
 #: Activations that a clamp computes for nothing, and those of a few multiplications; all others take tens of operations.
@@ -245,9 +247,14 @@ def _cpu_conv(g: Windowed, f: Facts) -> Iterator[Case]:
         winograd = np.where((g.groups == 1) & (blocks < directly), 3, 0)
     implicit = ~depthwise & (winograd == 0)
     if depthwise.any():
+        narrow = depthwise & (g.ocg == 1) & (g.ow > LANES_WIDTH // 2) & (g.ow <= np.minimum(LANES_WIDTH, f.lanes // 2)) & (g.oc >= f.lanes)
+        narrow &= (g.ow == g.full_ow) & (g.ih * g.iw >= f.lanes) & (g.dh == 1) & (g.dw == 1)
+        if narrow.any():
+            yield _pick(_cpu_lanes(g, f, woken), narrow)  # type: ignore[misc]
         strips = (g.kh, g.kw) in ((3, 3), (5, 5)) and {g.dh, g.dw} == {1} and (g.sh, g.sw) in ((1, 1), (2, 2))
         found = _cpu_rows(g, f, f"conv/depthwise_{g.kh}", woken) if strips else _cpu_planes(g, f, "conv/depthwise_planes", woken)
-        yield _pick(found, depthwise)  # type: ignore[misc]
+        if (depthwise & ~narrow).any():
+            yield _pick(found, depthwise & ~narrow)  # type: ignore[misc]
     wide = (6 if f.lanes == 16 else 3) * f.lanes
     few = implicit & (g.groups == 1) & (g.oc <= MOST_FEW) & (g.taps > 1) & (g.sh == g.sw == 1) & (g.ow >= wide)
     if few.any():
@@ -349,6 +356,21 @@ def _cpu_rows(g: Windowed, f: Facts, kernel: str, woken: Array) -> Case:
     }
     sizes = {"images": images, "oh": g.oh, "ow": g.ow, "stride": np.full(len(images), g.sw), "bytes": nbytes}
     return Case(kernel, np.arange(len(images)), terms, sizes)
+
+
+def _cpu_lanes(g: Windowed, f: Facts, woken: Array) -> Case:
+    """Narrow maps of depthwise filters: lanes are channels, turned on the way in and out; LANES_WIDTH sums of a row at a time."""
+    groups = g.n * up(g.oc, f.lanes)
+    turned = up(g.ih * g.iw, f.lanes) + up(g.pixels, f.lanes)
+    nbytes = g.n * g.oc * (g.ih * g.iw + g.pixels) * 4
+    rows = np.minimum(g.oh * g.kh, g.ih * up(g.kh, g.sh))  # of the kernel, those that lie inside
+    terms = {
+        "fixed": np.ones(len(groups)), "woken": woken * 1.0, "groups_k": groups * K, "turn_k": groups * turned * K, "place_m": groups * g.ih * g.iw * M,
+        "fma_mvec": groups * rows * g.kw * LANES_WIDTH * M, "rows_k": groups * g.oh * K, "mb": nbytes * M,
+        "mb_l3": nbytes * (nbytes > 0.7 * f.l2_bytes) * M, "mb_beyond": _beyond(nbytes, f),
+    }
+    sizes = {"images": g.n * g.oc, "oh": g.oh, "ow": g.ow, "taps": np.full(len(groups), g.taps), "stride": np.full(len(groups), g.sw)}
+    return Case("conv/depthwise_lanes", np.arange(len(groups)), terms, sizes)
 
 
 def _cpu_implicit(g: Windowed, f: Facts, woken: Array) -> Case:

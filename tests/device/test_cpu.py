@@ -78,6 +78,8 @@ def pad(label, x, pads, mode="constant", value=None, expects="float32_pad_rows")
 
 
 DIRECT = {"winograd": False}
+#: Where a vector is wide enough that a row of 5 to 8 pixels fills at most half of it.
+LANED = "_lanes" if LANES == 16 else ""
 CASES = [
     conv("pointwise", (1, 19, 9, 13), (21, 19, 1, 1), "f32_conv_pointwise", activation=RELU),
     conv("pointwise, whole tiles, residual", (1, 32, 12, 16), (16, 32, 1, 1), "f32_conv_pointwise", residual=True, activation=RELU),
@@ -131,6 +133,15 @@ CASES = [
          residual=True, activation=RELU),
     conv("depthwise 5x5 stride 2, small map", (1, 6, 7, 7), (6, 1, 5, 5), "f32_conv_depthwise_5x5s2", group=6, strides=(2, 2),
          pads=(2, 2, 2, 2)),
+    conv("depthwise of channels side by side", (2, 23, 7, 7), (23, 1, 5, 5), "f32_conv_depthwise_5x5s1" + LANED, group=23, pads=(2, 2, 2, 2),
+         activation=Activation("HardSwish")),
+    conv("depthwise of channels side by side, residual", (2, 32, 7, 7), (32, 1, 3, 3), "f32_conv_depthwise_3x3s1" + LANED, group=32, pads=(1, 1, 1, 1),
+         residual=True, activation=CLIP6),
+    conv("depthwise of channels side by side, stride 2", (1, 100, 14, 14), (100, 1, 3, 3), "f32_conv_depthwise_3x3s2" + LANED, group=100, strides=(2, 2),
+         pads=(0, 1, 1, 0), activation=RELU),
+    conv("depthwise of channels side by side, 7x7", (1, 18, 8, 8), (18, 1, 7, 7), "f32_conv_depthwise_7x7s1" + LANED, group=18, pads=(3, 3, 3, 3), bias=False),
+    conv("depthwise of channels side by side, wide padding", (1, 16, 5, 5), (16, 1, 3, 2), "f32_conv_depthwise_3x2s1" + LANED, group=16, pads=(2, 1, 2, 1)),
+    conv("depthwise of channels side by side, columns left over", (1, 17, 9, 20), (17, 1, 3, 3), "f32_conv_depthwise_3x3s3", group=17, strides=(3, 3)),
     conv("small map", (1, 70, 7, 7), (100, 70, 1, 1), "f32_conv_small", activation=RELU),
     conv("small map, blocks of k, residual, batch", (2, 405, 7, 7), (64, 405, 1, 1), "f32_conv_small", residual=True,
          activation=Activation("HardSwish")),

@@ -32,6 +32,7 @@ NAMES = {
     "conv/small_columns": "conv_small", "conv/few": "conv_few", "conv/shallow": "conv_shallow",
     "conv/winograd2": "conv_winograd2", "conv/winograd4": "conv_winograd4", "conv/winograd_blocks": "conv_winograd_blocks",
     "conv/depthwise_3": "conv_depthwise", "conv/depthwise_5": "conv_depthwise", "conv/depthwise_planes": "conv_depthwise",
+    "conv/depthwise_lanes": "_lanes",
     "pool/maxpool_2": "maxpool", "pool/maxpool_3": "maxpool", "pool/maxpool_planes": "maxpool", "pool/averagepool_planes": "averagepool",
     "product/strips": "strips", "product/packed": "packed",
     "conv/panel": "conv_panel", "conv/panel_pointwise": "conv_panel", "conv/winograd": "conv_winograd",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from . import conv_lanes
 from .activations import activate
 from .build import Piece, Program
 from .jit import flat, inlined, kernel, strides
@@ -31,6 +32,8 @@ def depthwise(piece: Piece, case: Convolution) -> Program | None:
     oc, per_group, kh, kw = case.w.shape
     if per_group != 1 or case.group < 2 or not case.w.size:
         return None
+    if conv_lanes.suits(case):
+        return conv_lanes.lanes(piece, case)
     if (kh, kw) in ((3, 3), (5, 5)) and case.dilations == (1, 1) and case.strides in ((1, 1), (2, 2)):
         return _strips(piece, case)
     (n, _, h, w), (oh, ow), (sh, sw), (dh, dw) = case.x.shape, case.y.shape[2:], case.strides, case.dilations
