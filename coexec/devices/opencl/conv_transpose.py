@@ -10,7 +10,7 @@ import numpy as np
 from ...ops.conv_transpose import ConvTransposeParams, conv_transpose_params
 from .builder import ClOperand, Compile, builds, short
 from .conv import Panel, Shape, build_panel, strides
-from .nd import along
+from .nd import local_along
 from .tail import bias_args, five, i32, three, type_defines
 
 
@@ -30,7 +30,7 @@ def _direct(c: Compile, p: ConvTransposeParams, pads: list[int]) -> None:
     defines = {**type_defines(c), **({"BIAS": 1} if bias is not None else {})}
     c.implementation = f"{short(y.dtype)}_conv_transpose_direct"
     pixels = y.shape[2] * y.shape[3] * y.shape[4]
-    c.launch("conv_direct.cl", "conv_transpose_direct", defines, (pixels, y.shape[1], y.shape[0]), along(c, pixels),
+    c.launch("conv_direct.cl", "conv_transpose_direct", defines, (pixels, y.shape[1], y.shape[0]), local_along(c, pixels),
              x, strides(x), w, strides(w), y, strides(y), *i32(x.shape[1] // groups, w.shape[1]), three(x.shape[2:],
                  1), three(y.shape[2:], 1),
              three(p.kernel, 1), three(p.strides, 1), three(p.dilations, 1), three(pads, 0),

@@ -10,7 +10,7 @@ from ...ops.pool import average_divisors, pool_input, pool_params
 from ...ops.sliding import taps_inside
 from .builder import ClOperand, Compile, builds, int8, short
 from .conv import strides
-from .nd import along
+from .nd import local_along
 from .statistics import line_pool
 from .strips import Strip
 from .tail import five, i32, three, type_defines
@@ -30,7 +30,7 @@ def _launch(c: Compile, kernel: str, defines: dict, x: ClOperand, y: ClOperand, 
     r = c.residual
     c.implementation = f"{short(y.dtype)}_{kernel}_direct"
     pixels = y.shape[2] * y.shape[3] * y.shape[4]
-    c.launch("pool.cl", kernel, {**type_defines(c), **defines}, (pixels, y.shape[1], y.shape[0]), along(c, pixels),
+    c.launch("pool.cl", kernel, {**type_defines(c), **defines}, (pixels, y.shape[1], y.shape[0]), local_along(c, pixels),
              x, strides(x), y, strides(y), *args, *extra, *([r, strides(five(r))] if r is not None else []))
 
 
