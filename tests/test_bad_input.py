@@ -12,7 +12,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from .test_smoke import tiny_model
+from .test_smoke import light_model, tiny_model
 
 
 def info(name, shape, kind=TensorProto.FLOAT):
@@ -29,6 +29,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bad")
     whole = tiny_model().SerializeToString()
     (folder / "good.onnx").write_bytes(whole)
+    onnx.save(light_model(), folder / "light.onnx")
     (folder / "truncated.onnx").write_bytes(whole[: len(whole) // 2])
     (folder / "text.onnx").write_text("this is no model\n")
     onnx.save(graph_of([helper.make_node("Fly", ["x"], ["a"], name="one", domain="acme"), helper.make_node("Reluu", ["a"], ["y"], name="two")]),
@@ -107,7 +108,7 @@ def test_without_any_driver_the_default_strategy_runs_on_the_cpu(place, tmp_path
 def test_an_unwritable_cache_is_one_warning_not_a_failure(place, tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("a file where a folder should be")
-    done = coexec(place, "run", "good.onnx", "--input", "x=x.npy", "--strategy", "fixed:gpu=0.5", COEXEC_CACHE_DIR=str(blocked / "cache"))
+    done = coexec(place, "run", "light.onnx", "--input", "x=x.npy", "--strategy", "fixed:gpu=0.5", COEXEC_CACHE_DIR=str(blocked / "cache"))
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr and done.stderr.count("cache") >= 1, done.stderr
     assert blocked.read_text().startswith("a file")

@@ -148,16 +148,16 @@ def test_a_command_of_the_docs_works(page, command, place, monkeypatch, capsys):
     for made in [w for before, w in zip(words, words[1:]) if before in MADE_BY]:
         (place / made).parent.mkdir(parents=True, exist_ok=True)
     supplied = supply(place, words)
-    words = ["2s" if before in ("--time-budget", "--tune") else w for before, w in zip(["", *words], words)]  # in place of minutes
+    words = ["1s" if before in ("--time-budget", "--tune") else w for before, w in zip(["", *words], words)]  # in place of minutes
     if words[0] == "profile" and not {"check", "diff", "--from-csv", "--time-budget"} & set(words):
-        words = [w for w in words if w != "--full"] + ["--time-budget", "2s"]
+        words = [w for w in words if w != "--full"] + ["--time-budget", "1s"]
     replaces = words[:2] == ["cache", "clear"] or words[0] == "profile" and "-o" not in words  # what other commands here rely on
     with settings.override(**({"cache_dir": place / "another cache"} if replaces else {})):
         code = main([*words, "-q"])
     for table_of_phones in supplied:  # another command's --resume would find it beside its profile
         table_of_phones.unlink()
     out, err = capsys.readouterr()
-    # A profile of two seconds, made and checked while other tests run, may be found not to fit: that is an answer too.
+    # A profile of a second, made and checked while other tests run, may be found not to fit: that is an answer too.
     answers = (0, 7) if words[:2] == ["profile", "check"] else (0,)
     assert code in answers and out and "error" not in err, f"{page}: {command}\n{err}"
 

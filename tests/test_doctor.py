@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from coexec.devices.base import Kernel
+from coexec.devices.cpu import jit
 from coexec.devices.registry import cpu_device
 from coexec.errors import DeviceError
 from coexec.report import doctor
@@ -393,7 +394,7 @@ def test_a_driver_that_is_really_taken_away(tmp_path):
     """This machine's own command, with the loader sent where no driver is registered, and then to one whose library is gone."""
     def doctor_says(**changed):
         env = {k: v for k, v in os.environ.items() if k not in ("OCL_ICD_VENDORS", "OPENCL_VENDOR_PATH")} | changed
-        env["COEXEC_CACHE_DIR"] = str(tmp_path / "cache")
+        env |= {"COEXEC_CACHE_DIR": str(tmp_path / "cache"), "NUMBA_CACHE_DIR": jit.cache_dir()}  # the same kernels as here
         done = subprocess.run([sys.executable, "-m", "coexec", "doctor", "--json"], env=env, capture_output=True, text=True, timeout=120)
         told = json.loads(done.stdout)
         return done, told, {p["what"]: p for p in told["problems"]}

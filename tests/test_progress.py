@@ -18,7 +18,7 @@ from coexec.api import validate
 from coexec.cli.console import Console
 from coexec.cli.progress import Pace, Progress, in_words
 
-from .test_smoke import tiny_model
+from .test_smoke import light_model, tiny_model
 
 
 def test_what_came_before_the_first_step_says_nothing_of_the_rest():
@@ -113,29 +113,31 @@ def test_validating_tells_of_operators_and_of_the_reference():
 def command(tmp_path_factory):
     folder = tmp_path_factory.mktemp("progress")
     onnx.save(tiny_model(), folder / "tiny.onnx")
+    onnx.save(light_model(), folder / "light.onnx")
 
-    def make(cache: str) -> dict:
+    def make(cache: str, model: str) -> dict:
         env = {k: v for k, v in os.environ.items() if k not in ("COEXEC_DEBUG", "NO_COLOR")}
         env |= {"COEXEC_CACHE_DIR": str(folder / cache), "POCL_CACHE_DIR": str(folder / f"{cache}-pocl"), "TERM": "xterm", "COLUMNS": "120"}
-        return {"args": [sys.executable, "-m", "coexec", "run", "tiny.onnx", "--random", "--strategy", "fixed:gpu=0.5"], "cwd": folder, "env": env}
+        return {"args": [sys.executable, "-m", "coexec", "run", model, "--random", "--strategy", "fixed:gpu=0.5"], "cwd": folder, "env": env}
 
     return make
 
 
 def test_a_first_run_on_an_empty_cache_says_what_it_does_in_lines(command):
-    done = subprocess.run(**command("plain"), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(**command("plain", "tiny.onnx"), capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
     assert lines and all(re.fullmatch(r"preparing +\d+ %(, about \d+ (s|min) left)?: (kernels|first run).*", line) for line in lines), done.stderr
     assert "preparing" not in done.stdout and "\033" not in done.stderr
-    again = command("plain")
+    again = command("plain", "tiny.onnx")
     quiet = subprocess.run([*again.pop("args"), "-q"], **again, capture_output=True, text=True, timeout=300)
     assert quiet.returncode == 0 and quiet.stderr == ""
 
 
 def test_a_first_run_on_an_empty_cache_shows_a_bar_on_a_terminal(command):
     ours, theirs = pty.openpty()
-    child = subprocess.Popen(**command("terminal"), stdout=subprocess.DEVNULL, stderr=theirs, text=True)
+    # The bar is there from the first kernel on, where lines wait for two seconds: little to compile is enough.
+    child = subprocess.Popen(**command("terminal", "light.onnx"), stdout=subprocess.DEVNULL, stderr=theirs, text=True)
     os.close(theirs)
     seen = b""
     while True:

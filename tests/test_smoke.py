@@ -38,6 +38,13 @@ def tiny_model() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
 
 
+def light_model() -> onnx.ModelProto:
+    """One Softmax of [1, 3, 12, 12]: of what is cached, as little as can be compiled, for tests whose every process compiles all it needs."""
+    info = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 3, 12, 12]) for n in ("x", "y")]
+    graph = helper.make_graph([helper.make_node("Softmax", ["x"], ["y"], "softmax")], "light", info[:1], info[1:])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def no_gpu():
     with settings.override(opencl="none"):

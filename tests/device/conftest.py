@@ -19,10 +19,3 @@ def _variants() -> list[tuple[str, str]]:
 def device(request: pytest.FixtureRequest) -> OpenCLDevice:
     spec, sharing = request.param
     return OpenCLDevice(open_device(spec).device, sharing)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def private_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Compiled kernels of the tests stay in a folder of their own."""
-    with settings.override(cache_dir=tmp_path_factory.mktemp("cache")):
-        yield

@@ -111,14 +111,31 @@ def _staged(of):
 
 def implementation(device: Any, node: Node) -> str:
     """The name of what runs the whole node."""
+    return compiled(device, node).implementation
+
+
+def compiled(device: Any, node: Node) -> Any:
+    """What runs the whole node; its queue is closed, so it can be looked at only."""
     from coexec.devices.base import TensorView
     queue = device.queue()
     views = [v if v is None or v.data is not None else TensorView.contiguous(device.allocate(v.type.nbytes), v.dtype, Region.whole(v.shape))
              for v in (*node.inputs, *node.outputs)]
     try:
-        return queue.compile(node, Region.whole(node.output.shape), views[:len(node.inputs)], views[len(node.inputs):]).implementation
+        return queue.compile(node, Region.whole(node.output.shape), views[:len(node.inputs)], views[len(node.inputs):])
     finally:
         queue.close()
+
+
+@pytest.mark.parametrize("op_type, inputs, attributes", [
+    ("Conv", lambda n: [floats(1, 3, n, n), weights(4, 3, 3, 3)], {}), ("ConvTranspose", lambda n: [floats(1, 3, n, n), weights(3, 4, 2, 2)], {}),
+    ("MaxPool", lambda n: [floats(1, 3, n, n)], dict(kernel_shape=[2, 2])), ("LpPool", lambda n: [floats(1, 3, n, n)], dict(kernel_shape=[2, 2])),
+    ("MatMul", lambda n: [floats(5, 3), floats(3, n * n)], {}), ("LRN", lambda n: [floats(1, 3, n, n)], dict(size=3)),
+], ids=lambda v: v if isinstance(v, str) else "")
+def test_no_local_size_is_left_to_the_driver(device, op_type, inputs, attributes):
+    """It would compile the kernel anew for every shape that it finds another local size for."""
+    kernels = [compiled(device, build(op_type, inputs(n), attributes, method="direct")[0]) for n in (11, 13, 19)]
+    found = {launch.local_size for kernel in kernels for launch in kernel.launches}
+    assert len(found) == 1 and None not in found
 
 
 def test_methods_are_those_expected(device):

@@ -18,9 +18,9 @@ def run(command: list[str], module: str = "tests.device.driver_subset", **enviro
     return subprocess.run(whole, env=env, capture_output=True, text=True, timeout=600)
 
 
-def test_oclgrind_finds_no_invalid_access_and_no_race(tmp_path):
+def test_oclgrind_finds_no_invalid_access_and_no_race():
     assert shutil.which("oclgrind"), "install oclgrind (Debian and Ubuntu package it); tools/test.sh does"
-    done = run(["oclgrind", "--data-races", "--check-api"], COEXEC_OPENCL="oclgrind", COEXEC_CACHE_DIR=str(tmp_path))
+    done = run(["oclgrind", "--data-races", "--check-api"], COEXEC_OPENCL="oclgrind")
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     assert "oclgrind" in done.stdout.lower()
     complaints = [line for line in done.stderr.splitlines() if COMPLAINTS.search(line)]
@@ -35,17 +35,17 @@ def need_rusticl() -> None:
         pytest.skip("the Mesa of this distribution has no rusticl: it came with 22.3")
 
 
-def test_rusticl_on_llvmpipe_gives_the_same_answers(tmp_path):
+def test_rusticl_on_llvmpipe_gives_the_same_answers():
     need_rusticl()
-    done = run([], RUSTICL_ENABLE="llvmpipe", COEXEC_OPENCL="rusticl", COEXEC_CACHE_DIR=str(tmp_path))
+    done = run([], RUSTICL_ENABLE="llvmpipe", COEXEC_OPENCL="rusticl")
     assert done.returncode == 0 and "llvmpipe" in done.stdout, (done.stdout + done.stderr)[-4000:]
 
 
-def test_chains_on_images_on_both(tmp_path):
+def test_chains_on_images_on_both():
     """Oclgrind looks for races and for pixels outside of an image, too."""
-    done = run(["oclgrind", "--data-races", "--check-api"], "tests.device.image_chains", COEXEC_OPENCL="oclgrind", COEXEC_CACHE_DIR=str(tmp_path))
+    done = run(["oclgrind", "--data-races", "--check-api"], "tests.device.image_chains", COEXEC_OPENCL="oclgrind")
     assert done.returncode == 0 and "pointwise" in done.stdout, (done.stdout + done.stderr)[-4000:]
     assert not (complaints := [line for line in done.stderr.splitlines() if COMPLAINTS.search(line)]), "\n".join(complaints[:20])
     need_rusticl()
-    done = run([], "tests.device.image_chains", RUSTICL_ENABLE="llvmpipe", COEXEC_OPENCL="rusticl", COEXEC_CACHE_DIR=str(tmp_path))
+    done = run([], "tests.device.image_chains", RUSTICL_ENABLE="llvmpipe", COEXEC_OPENCL="rusticl")
     assert done.returncode == 0 and "pointwise" in done.stdout and "llvmpipe" in done.stdout, (done.stdout + done.stderr)[-4000:]

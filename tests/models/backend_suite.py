@@ -35,27 +35,26 @@ FAST_SET = frozenset("""
 """.split())
 
 
-def bound_backend(strategy: str, strict: bool) -> type[CoexecBackend]:
-    """A backend that says CPU to the suite and runs everything with that strategy."""
+class Bound(CoexecBackend):
+    """A backend that says CPU to the suite and runs everything as `options` of the moment say."""
 
-    class Bound(CoexecBackend):
-        @classmethod
-        def supports_device(cls, device: str) -> bool:
-            return device == "CPU"
+    options: dict = {}
 
-        @classmethod
-        def prepare(cls, model, device="CPU", **kwargs):
-            return CoexecBackend.prepare(model, device, strategy=strategy, strict=strict)
+    @classmethod
+    def supports_device(cls, device: str) -> bool:
+        return device == "CPU"
 
-    return Bound
+    @classmethod
+    def prepare(cls, model, device="CPU", **kwargs):
+        return CoexecBackend.prepare(model, device, **cls.options)
 
 
-@lru_cache(maxsize=4)
-def suite(strategy: str, strict: bool) -> dict[str, Callable[[], None]]:
-    """Test name -> function that raises where the test does not pass."""
+@lru_cache(maxsize=1)
+def every_test() -> dict[str, Callable[[], None]]:
+    """Test name -> function that raises where the test does not pass with `Bound`. onnx takes seconds to make them: once for all strategies."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        cases = BackendTest(bound_backend(strategy, strict), __name__).test_cases
+        cases = BackendTest(Bound, __name__).test_cases
     found = {}
     for kind in KINDS:
         cls = cases[f"OnnxBackend{kind}Test"]
@@ -63,6 +62,17 @@ def suite(strategy: str, strict: bool) -> dict[str, Callable[[], None]]:
             if name.startswith("test_") and name.endswith("_cpu"):
                 found[name] = getattr(cls(name), name)
     return found
+
+
+def suite(strategy: str, strict: bool) -> dict[str, Callable[[], None]]:
+    """Test name -> function that raises where the test does not pass with that strategy."""
+    def bound(test: Callable[[], None]) -> Callable[[], None]:
+        def run() -> None:
+            Bound.options = {"strategy": strategy, "strict": strict}
+            test()
+        return run
+
+    return {name: bound(test) for name, test in every_test().items()}
 
 
 @lru_cache(maxsize=1)

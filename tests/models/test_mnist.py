@@ -14,6 +14,14 @@ STRATEGIES = ["cpu", "gpu", "flops", "greedy", "coexec", *(f"fixed:gpu={r / 10:g
 pytestmark = pytest.mark.skipif(not FOLDER.is_dir(), reason="the trained network and its pictures are kept beside the project, in ../shared/data/mnist")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def roughly_measured():
+    """Where no test has measured this machine yet, it is done in seconds: what a picture shows does not depend on how it is cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("coexec.api.planning.QUICK_S", 4.0)
+        yield
+
+
 def classify(picture, strategy, capsys):
     code = main(["run", str(FOLDER / "opt-mnist.onnx"), "--image", str(picture), "--strategy", strategy, "--json"])
     found = json.loads(capsys.readouterr().out)

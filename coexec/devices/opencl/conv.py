@@ -13,6 +13,7 @@ import pyopencl as cl
 from ...ops.conv import conv_input, conv_params
 from . import host
 from .builder import ClOperand, Compile, builds, int8, short
+from .nd import local_along
 from .program import Forms
 from .strips import Strip, share
 from .products import Product, build_product, matrix
@@ -170,9 +171,8 @@ def build_direct(c: Compile, s: Shape, tiles: Tiles) -> None:
     w = five(c.input(1))
     defines, tail = _operands(c, s)
     c.implementation = f"{short(s.y.dtype)}_conv_direct"
-    c.launch("conv_direct.cl", "conv_direct", defines, (s.pixels, s.y.shape[1], s.y.shape[0]), None, s.x, strides(s.x), w, strides(w),
-             s.y, strides(s.y),
-             *i32(s.in_channels, s.out_channels), *s.args(), *tail)
+    c.launch("conv_direct.cl", "conv_direct", defines, (s.pixels, s.y.shape[1], s.y.shape[0]), local_along(c, s.pixels),
+             s.x, strides(s.x), w, strides(w), s.y, strides(s.y), *i32(s.in_channels, s.out_channels), *s.args(), *tail)
 
 
 def strip_elements(s: Shape, columns: int, tiles: Tiles) -> int:
@@ -325,9 +325,9 @@ def build_depthwise(c: Compile, s: Shape, tiles: Tiles) -> None:
     batch, channels, _, height, width = s.y.shape
     if not tiles.panels:
         c.implementation = f"f32_conv_depthwise_items_{tiles.item_width}"
+        items = -(-width // tiles.item_width) * height
         c.launch("conv_depthwise.cl", "conv_depthwise_items", {**defines, "PER": tiles.item_width, **tiles.fma_define()},
-                 (-(-width // tiles.item_width) * height, channels, batch), None,
-                 s.x, strides(s.x), w, s.y, strides(s.y), *_plane_args(s), *tail)
+                 (items, channels, batch), local_along(c, items), s.x, strides(s.x), w, s.y, strides(s.y), *_plane_args(s), *tail)
         return
     if can_rows(s):
         wide = min(tiles.width, max(4, 1 << (width - 1).bit_length()))

@@ -10,6 +10,7 @@ import numpy as np
 from ...ops.conv_transpose import ConvTransposeParams, conv_transpose_params
 from .builder import ClOperand, Compile, builds, short
 from .conv import Panel, Shape, build_panel, strides
+from .nd import local_along
 from .tail import bias_args, five, i32, three, type_defines
 
 
@@ -28,7 +29,8 @@ def _direct(c: Compile, p: ConvTransposeParams, pads: list[int]) -> None:
     bias = c.input(2) if c.has(2) else None
     defines = {**type_defines(c), **({"BIAS": 1} if bias is not None else {})}
     c.implementation = f"{short(y.dtype)}_conv_transpose_direct"
-    c.launch("conv_direct.cl", "conv_transpose_direct", defines, (y.shape[2] * y.shape[3] * y.shape[4], y.shape[1], y.shape[0]), None,
+    pixels = y.shape[2] * y.shape[3] * y.shape[4]
+    c.launch("conv_direct.cl", "conv_transpose_direct", defines, (pixels, y.shape[1], y.shape[0]), local_along(c, pixels),
              x, strides(x), w, strides(w), y, strides(y), *i32(x.shape[1] // groups, w.shape[1]), three(x.shape[2:],
                  1), three(y.shape[2:], 1),
              three(p.kernel, 1), three(p.strides, 1), three(p.dilations, 1), three(pads, 0),

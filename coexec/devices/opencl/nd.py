@@ -62,10 +62,18 @@ def ndrange(c: Compile, shape: Sequence[int], width: int) -> tuple[tuple[int, in
         span = max(1, min(second, _CPU_ITEM // max(1, shape[0])))
         return (-(-shape[0] // chunk), -(-second // span), rest), (1, 1, 1), (np.int32(chunk), np.int32(span))
     first = -(-shape[0] // width)
+    return (first, second, rest), local_along(c, first), (np.int32(width), np.int32(1))
+
+
+def local_along(c: Compile, first: int) -> tuple[int, int, int]:
+    """Local size for `first` work-items along the innermost axis, any number along the others; kernels guard against those beyond.
+
+    A GPU wastes less than half of them. A CPU does them one after the other: one size for all is one kernel to compile.
+    """
     local = 64
-    while local > 1 and local > first:
+    while not c.facts.emulated and local > 1 and local > first:
         local //= 2
-    return (first, second, rest), (local, 1, 1), (np.int32(width), np.int32(1))
+    return local, 1, 1
 
 
 def elementwise(c: Compile, expression: str, y: ClOperand, inputs: Sequence[ClOperand], *, compute: np.dtype | None = None,

@@ -12,7 +12,7 @@ from ..base import DeviceFacts
 from .builder import ClOperand, Compile, builds, declines, short
 from .conv import strides
 from .lines import arithmetic
-from .nd import elementwise
+from .nd import elementwise, local_along
 from .statistics import Running, normalize
 from .tail import five, i32, number, three, type_defines
 
@@ -112,7 +112,8 @@ def build_lrn(c: Compile) -> None:
     width = 16 if dense and c.facts.emulated and y.dtype == np.float32 and pixels >= 16 else 1
     defines = {**type_defines(c), "V": width, **({"BETA_075": 1} if c.node.attr("beta", 0.75) == 0.75 else {})}
     c.implementation = f"{short(y.dtype)}_lrn_direct_{width}"
-    c.launch("lrn.cl", "lrn", defines, (-(-pixels // width), y.shape[1], y.shape[0]), None, x, strides(x), y, strides(y),
+    items = -(-pixels // width)
+    c.launch("lrn.cl", "lrn", defines, (items, y.shape[1], y.shape[0]), local_along(c, items), x, strides(x), y, strides(y),
              three(y.shape[2:], 1), *i32(x.shape[1], c.region[1].start - c.in_regions[0][1].start, size, (size - 1) // 2),
              number(c.node.attr("alpha", 1e-4) / size, kind), number(c.node.attr("beta", 0.75), kind), number(c.node.attr("bias", 1.0),
                  kind),

@@ -10,6 +10,7 @@ from ...ops.pool import average_divisors, pool_input, pool_params
 from ...ops.sliding import taps_inside
 from .builder import ClOperand, Compile, builds, int8, short
 from .conv import strides
+from .nd import local_along
 from .statistics import line_pool
 from .strips import Strip
 from .tail import five, i32, three, type_defines
@@ -28,7 +29,8 @@ def _windows(c: Compile) -> tuple[ClOperand, ClOperand, list]:
 def _launch(c: Compile, kernel: str, defines: dict, x: ClOperand, y: ClOperand, args: Sequence, extra: Sequence = ()) -> None:
     r = c.residual
     c.implementation = f"{short(y.dtype)}_{kernel}_direct"
-    c.launch("pool.cl", kernel, {**type_defines(c), **defines}, (y.shape[2] * y.shape[3] * y.shape[4], y.shape[1], y.shape[0]), None,
+    pixels = y.shape[2] * y.shape[3] * y.shape[4]
+    c.launch("pool.cl", kernel, {**type_defines(c), **defines}, (pixels, y.shape[1], y.shape[0]), local_along(c, pixels),
              x, strides(x), y, strides(y), *args, *extra, *([r, strides(five(r))] if r is not None else []))
 
 

@@ -10,6 +10,7 @@ import pyopencl as cl
 
 from . import host
 from .builder import ClOperand, Compile, short
+from .nd import local_along
 from .tail import i32, late_tail, number, type_defines
 from .tiles import Tiles
 
@@ -104,8 +105,8 @@ def _common(p: Product, defines: dict[str, Any], c: Compile) -> tuple[list[Any],
 def _direct(c: Compile, p: Product, tiles: Tiles, defines: dict[str, Any]) -> None:
     middle, tail = _common(p, defines, c)
     c.implementation = f"{short(p.y.window.dtype)}_{c.node.op_type.lower()}_direct"
-    c.launch("gemm_direct.cl", "gemm_direct", defines, (p.columns, p.rows, p.count), None, *p.a.args(), *p.b.args(), *p.y.args(), *middle,
-             *tail)
+    c.launch("gemm_direct.cl", "gemm_direct", defines, (p.columns, p.rows, p.count), local_along(c, p.columns),
+             *p.a.args(), *p.b.args(), *p.y.args(), *middle, np.int32(p.columns), *tail)
 
 
 def _tiled(c: Compile, p: Product, tiles: Tiles, defines: dict[str, Any]) -> None:

@@ -81,6 +81,7 @@ __kernel void conv_depthwise_items(__global const T *restrict x, int x_off, int8
                                    int8 in, int8 out, int8 stride, int8 dilation, int8 pad BIAS_ARGS RESIDUAL_ARGS) {
   const int groups = (out.s2 + PER - 1) / PER, c = get_global_id(1), n = get_global_id(2);
   const int oh = get_global_id(0) / groups, first = get_global_id(0) % groups * PER;
+  if (oh >= out.s1) return;
   x += x_off + n * xs.s0 + c * xs.s1;
   w += w_off + c * KH * KW;
   ACC sums[PER];

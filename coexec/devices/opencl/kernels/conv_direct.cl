@@ -22,6 +22,7 @@ __kernel void conv_direct(__global const T *restrict x, int x_off, int8 xs, __gl
                           __global T *restrict y, int y_off, int8 ys, int in_channels, int out_channels, int8 in, int8 out,
                           int8 size, int8 stride, int8 dilation, int8 pad BIAS_ARGS RESIDUAL_ARGS) {
   const int position = get_global_id(0), oc = get_global_id(1), n = get_global_id(2);
+  if (position >= out.s0 * out.s1 * out.s2) return;
   const int ow = position % out.s2, oh = position / out.s2 % out.s1, od = position / (out.s2 * out.s1);
   x += x_off + n * xs.s0 + oc / out_channels * in_channels * xs.s1;
   w += w_off + oc * ws.s0;
@@ -52,6 +53,7 @@ __kernel void conv_transpose_direct(__global const T *restrict x, int x_off, int
                                     __global T *restrict y, int y_off, int8 ys, int in_channels, int out_channels, int8 in, int8 out,
                                     int8 size, int8 stride, int8 dilation, int8 pad BIAS_ARGS RESIDUAL_ARGS) {
   const int position = get_global_id(0), oc = get_global_id(1), n = get_global_id(2), group = oc / out_channels;
+  if (position >= out.s0 * out.s1 * out.s2) return;
   const int ow = position % out.s2, oh = position / out.s2 % out.s1, od = position / (out.s2 * out.s1);
   x += x_off + n * xs.s0 + group * in_channels * xs.s1;
   w += w_off + group * in_channels * ws.s0 + (oc - group * out_channels) * ws.s1;

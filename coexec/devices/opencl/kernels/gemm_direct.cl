@@ -5,7 +5,7 @@
 __kernel void gemm_direct(__global const T *restrict a, int a_off, int a_row, int a_depth, __global const T *restrict b, int b_off,
                           int b_depth, int b_column,
                           __global T *restrict y, int y_off, int y_row, int y_column, __global const int *restrict stacks, int stacks_off,
-                          int depth, ACC alpha
+                          int depth, ACC alpha, int columns
 #ifdef BIAS
                           , __global const T *restrict bias, int bias_off, int bias_row, int bias_column, ACC beta
 #endif
@@ -14,6 +14,7 @@ __kernel void gemm_direct(__global const T *restrict a, int a_off, int a_row, in
 #endif
 ) {
   const int column = get_global_id(0), row = get_global_id(1);
+  if (column >= columns) return;
   stacks += stacks_off + get_global_id(2) * 5;
   a += a_off + stacks[0] + row * a_row;
   b += b_off + stacks[1] + column * b_column;

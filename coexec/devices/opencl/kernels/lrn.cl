@@ -15,6 +15,7 @@ __kernel void lrn(__global const T *restrict x, int x_off, int8 xs, __global T *
   // Planes are dense: a work-item makes V neighbours.
   const int c = get_global_id(1), n = get_global_id(2), p = get_global_id(0) * V, pixels = out.s0 * out.s1 * out.s2, count = min(V,
       pixels - p);
+  if (count <= 0) return;
   x += x_off + n * xs.s0 + p;
   ACC total[V], one[V];
   for (int l = 0; l < V; l++) total[l] = 0;
@@ -38,6 +39,7 @@ __kernel void lrn(__global const T *restrict x, int x_off, int8 xs, __global T *
   }
 #else
   const int position = get_global_id(0), c = get_global_id(1), n = get_global_id(2);
+  if (position >= out.s0 * out.s1 * out.s2) return;
   const int w = position % out.s2, h = position / out.s2 % out.s1, d = position / (out.s2 * out.s1);
   x += x_off + n * xs.s0 + d * xs.s2 + h * xs.s3 + w * xs.s4;
   ACC total = 0;

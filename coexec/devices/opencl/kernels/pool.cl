@@ -14,6 +14,7 @@
 
 #define POOL_POSITION                                                                             \
   const int position = get_global_id(0), c = get_global_id(1), n = get_global_id(2);              \
+  if (position >= out.s0 * out.s1 * out.s2) return;                                               \
   const int ow = position % out.s2, oh = position / out.s2 % out.s1, od = position / (out.s2 * out.s1); \
   const int d0 = od * stride.s0 - pad.s0, h0 = oh * stride.s1 - pad.s1, w0 = ow * stride.s2 - pad.s2;   \
   x += x_off + n * xs.s0 + c * xs.s1;
