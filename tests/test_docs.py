@@ -7,12 +7,17 @@ checked to exist and to parse. What running text and tables mention is checked t
 
 from __future__ import annotations
 
+import argparse
 import ast
 import configparser
+import os
+import pty
 import re
+import select
 import shlex
 import shutil
 import subprocess
+import time
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 
@@ -326,6 +331,16 @@ def test_the_reference_of_the_command_line_is_the_parsers():
     assert (ROOT / "docs/command-line.md").read_text() == page(), "run: python tools/cli_page.py > docs/command-line.md"
 
 
+@pytest.mark.parametrize("name", VERBS)
+def test_every_argument_says_what_it_is_for_and_what_it_is_by_default(name):
+    for action in make_parser()[1][name]._actions:
+        called = "/".join(action.option_strings) or action.metavar
+        said = action.help or ""
+        assert re.search(r"[a-z]{3}", re.sub(r"\(default.*\)", "", said)), f"{name} {called}: no help"
+        plain = action.default in (None, False, [], "") or action.nargs == 0 or action.default == argparse.SUPPRESS
+        assert plain or "default" in said or isinstance(action.default, float) and action.default == 0, f"{name} {called}: {action.default!r}"
+
+
 def test_every_page_can_be_reached_from_the_readme():
     seen, left = set(), [ROOT / "README.md"]
     while left:
@@ -355,15 +370,44 @@ def test_the_tab_key(words, expected, place):
     assert found.stdout.split() == expected and found.stderr == ""
 
 
-def test_zsh_gets_the_same_by_bashcompinit(tmp_path):
+#: Shells as a person starts them, with the script where `coexec complete --help` says to put it.
+SHELLS = {
+    "bash": (["bash", "--norc", "-i"], "source {folder}/_coexec"),
+    "zsh": (["zsh", "-f", "-i"], "fpath=({folder} $fpath); autoload -Uz compinit && compinit -u -D"),
+}
+
+
+@pytest.mark.parametrize("words, expected", COMPLETIONS, ids=lambda v: " ".join(v))
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_tab_key_of_a_shell_on_a_terminal(shell, words, expected, place, tmp_path):
+    """The first TAB of a new shell, pressed."""
     from coexec.cli.complete import script
 
-    assert script("zsh").startswith("#compdef coexec\n") and script("zsh").endswith(script("bash"))
-    assert shutil.which("zsh"), "install zsh; tools/test.sh does"
-    (tmp_path / "_coexec").write_text(script("zsh"))
-    asked = f"autoload -Uz compinit && compinit -D && source {tmp_path}/_coexec && whence _coexec && print -r -- $_comps[coexec]"
-    found = subprocess.run(["zsh", "-f", "-c", asked], capture_output=True, text=True, cwd=tmp_path)
-    assert found.returncode == 0 and "_coexec" in found.stdout.split()[-1] + found.stdout and found.stderr == "", found.stderr
+    assert shutil.which(shell), f"install {shell}; tools/test.sh does"
+    (tmp_path / "_coexec").write_text(script(shell))
+    started, setup = SHELLS[shell]
+    ours, theirs = pty.openpty()
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TERM": "dumb", "COLUMNS": "200", "INPUTRC": "/dev/null"}
+    child = subprocess.Popen(started, stdin=theirs, stdout=theirs, stderr=theirs, cwd=place, env=env, start_new_session=True)
+    os.close(theirs)
+    try:
+        os.write(ours, f"{setup.format(folder=tmp_path)}; echo rea''dy\n".encode())
+        heard(ours, "ready\r")
+        os.write(ours, f"{' '.join(words)}\t".encode())
+        heard(ours, f"{' '.join([*words[:-1], *expected])}")
+    finally:
+        child.kill()
+        child.wait()
+        os.close(ours)
+
+
+def heard(terminal: int, wanted: str) -> None:
+    """Waits until a terminal shows that."""
+    seen, limit = "", time.monotonic() + 20
+    while wanted not in seen:
+        assert time.monotonic() < limit, f"no {wanted!r} in {seen!r}"
+        if select.select([terminal], [], [], 0.5)[0]:
+            seen += os.read(terminal, 4096).decode(errors="replace")
 
 
 @pytest.mark.parametrize("words, expected", COMPLETIONS, ids=lambda v: " ".join(v))
