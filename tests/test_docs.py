@@ -1,18 +1,24 @@
 """What README and docs say can be done is done here: every command, every example of Python; every link leads somewhere.
 
 Commands are those of `sh` blocks. A block below `<!-- not run: why -->` or `<!-- needs a board: why -->` is only parsed. Models, profiles and
-pictures that a page names are small ones made here. Tools are checked to exist and to parse: running them installs packages or takes minutes.
+pictures that a page names are small ones made here. Tools install packages or take minutes: their blocks say so by such a mark, and they are
+checked to exist and to parse. What running text and tables mention is checked to name verbs, options, scripts and extras that are there.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import configparser
+import os
+import pty
 import re
+import select
 import shlex
 import shutil
 import subprocess
-from dataclasses import dataclass, replace
+import time
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +27,19 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+import coexec
 from coexec import api, settings
-from coexec.cli.main import main, parse
+from coexec.cli.main import VERBS, main, make_parser, parse
 from coexec.devices.registry import find_devices
-from coexec.profiles import DeviceProfile, default_profile_path, save_profile
+from coexec.graph.ir import Node, TensorType, Value
+from coexec.profiles import Correction, DeviceProfile, Latency, Machine, UnitProfile, default_profile_path, from_yaml, save_profile
 from coexec.profiling.table import write_table
 
 from .partition.boards import board
 from .partition.phones import table
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "profiles/README.md"]
 #: What a command may name that it does not make itself, by suffix; the option before a name that is made by the command.
 MADE_BY = ("-o", "--output", "--trace", "--csv", "--export-json", "--export-csv", "--plots", "--plot")
 
@@ -167,8 +175,9 @@ def test_a_command_that_is_not_run_is_valid(page, command):
     assert parse(shlex.split(command)[1:]).verb
 
 
-@pytest.mark.parametrize("page, command", [(p, c) for p, c, _ in commands() if not c.startswith("coexec ")])
-def test_other_commands_name_things_that_are_there(page, command):
+@pytest.mark.parametrize("page, command, run", [c for c in commands() if not c[1].startswith("coexec ")])
+def test_other_commands_name_things_that_are_there(page, command, run):
+    assert not run, f"{page}: `{command}` is not run here: mark its block with why"
     words = shlex.split(command)
     while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
         del words[0]
@@ -201,6 +210,105 @@ def test_examples_of_python_run(page, place, monkeypatch, capsys):
     assert examples and capsys.readouterr().out
 
 
+#: Pages whose only example is a class, and what it takes to define it.
+CLASSES = {
+    "docs/adding-an-operator.md": "from coexec.ops import Op, SplitAxis, axis_names\nregister = lambda cls: cls",  # Neg is there already
+    "docs/adding-a-strategy.md": "from dataclasses import dataclass\nfrom coexec.partition.strategies.base import Partitioner",
+}
+
+
+@pytest.mark.parametrize("page", CLASSES)
+def test_examples_of_classes_can_be_defined_and_used(page):
+    (example,) = [b for b in blocks(ROOT / page) if b.language == "python"]
+    names: dict[str, object] = {}
+    exec(CLASSES[page] + "\n" + "\n".join(example.lines), names)
+    if "Negate" in names:
+        x = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 4)
+        node = Node("Neg", (Value("x", TensorType(x.dtype, x.shape)),), (Value("y", TensorType(x.dtype, x.shape)),))
+        axes = names["Negate"]().split_axes(node)
+        assert [a.extent for a in axes] == [1, 2, 3, 4] and (names["Negate"]().compute(node, [x], None)[0] == -x).all()
+    else:
+        assert names["Fixed"]() == names["Fixed"](gpu=0.5)
+
+
+def test_every_block_is_of_a_language_that_a_test_knows():
+    """Others would be skipped without a word. Of no language are drawings, and what commands print is `text`; `yaml` is read below."""
+    every = [b for path in PAGES for b in blocks(path)]
+    assert [(b.page, b.language) for b in every if b.language not in {"sh", "python", "", "text", "mermaid", "yaml"}] == []
+    assert [(b.page, line) for b in every if not b.language for line in b.lines if re.match(r"\s*(\$ |coexec |python3? |pip |sudo )", line)] == []
+    unread = {path.relative_to(ROOT).as_posix() for path in PAGES for b in blocks(path) if b.language == "python"}
+    assert unread == {"README.md", "docs/python.md", *CLASSES}
+
+
+#: What a placeholder of a command in running text stands for.
+STANDS_FOR = {"FILE": "f.yaml", "MODEL": "m.onnx", "N": "3", "MODEL...": "m.onnx", "S": "cpu", "F": "f.json", "...": "", "NODE": "conv"}
+#: Commands of the system that pages name: each changes a machine, or needs a board's driver, and stands on a page that says so by a mark.
+OF_THE_SYSTEM = ("sudo", "apt", "docker", "export", "echo", "clinfo")
+
+
+def spans() -> list[tuple[str, str]]:
+    """(page, command) of everything in running text and tables that looks like a command."""
+    found = []
+    for path in PAGES:
+        text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)
+        for span in re.findall(r"`([^`\n]+)`", text):
+            words = span.replace("\\|", "|").split()
+            while len(words) > 1 and re.fullmatch(r"[A-Z_]+=\S*", words[0]):
+                del words[0]
+            if len(words) > 1 and words[0] in ("coexec", "bash", "python", "python3", "pip", *OF_THE_SYSTEM):
+                found.append((path.relative_to(ROOT).as_posix(), " ".join(words)))
+    return list(dict.fromkeys(found))
+
+
+@pytest.mark.parametrize("page, command", spans())
+def test_a_command_in_running_text_is_valid(page, command):
+    """What a page only mentions is not run, but names a verb, options, a script, a module, an extra that are there."""
+    command = command.split(" > ")[0]
+    words = [STANDS_FOR.get(w, w) for w in shlex.split(re.sub(r"\[[^\]]*\](?=$| )", "", command))]
+    words = [w for w in words if w]
+    if words[0] == "coexec":
+        assert words[1] in VERBS or words[1] in ("VERB", "2"), f"{page}: {command}"  # `coexec 2` names a column
+        if words[1] in VERBS:
+            options = {o for action in make_parser()[1][words[1]]._actions for o in action.option_strings}
+            assert not [w for w in words[2:] if w.startswith("-") and w not in options], f"{page}: {command}"
+    elif words[0] == "pip":
+        extras = configparser.ConfigParser()
+        extras.read(ROOT / "setup.cfg")
+        named = [e for group in re.findall(r"\[([\w,]+)\]", command) for e in group.split(",")]
+        assert named and set(named) <= set(extras["options.extras_require"]), f"{page}: {command}"
+    elif words[0] in OF_THE_SYSTEM:
+        script = next((w for w in words[1:] if w.startswith("tools/")), None)
+        assert script is None or (ROOT / script).is_file()
+        assert script or re.search(r"<!-- needs a board: .+ -->", (ROOT / page).read_text()), f"{page}: `{command}` needs a mark: needs a board"
+    else:
+        file = ROOT / (words[2].replace(".", "/") + ".py" if words[1] == "-m" else words[1])
+        assert file.is_file(), f"{page}: {command}"
+        told = file.read_text() + (ROOT / "tools/benching.py").read_text()  # which has what such tools share
+        assert not [w for w in words[2:] if w.startswith("--") and f'"{w}"' not in told], f"{page}: {command}"
+
+
+def test_the_schema_of_profiles_names_every_key():
+    text = (ROOT / "profiles/README.md").read_text()
+    rows = [name for line in text.splitlines() if line.startswith("| `") for name in re.findall(r"`(\w+)`", line.split("|")[1])]
+    units = {f.name for f in fields(UnitProfile)}
+    assert set(rows) == units
+    named = set(re.findall(r"\w+", text))
+    for kind in (DeviceProfile, Machine, Latency, Correction):
+        assert {f.name for f in fields(kind)} - {"terms"} <= named, kind.__name__
+    example = "\n".join(next(b for b in blocks(ROOT / "profiles/README.md") if b.language == "yaml").lines)
+    assert from_yaml(example.replace("  ...", "  peak_gflops: 1.0\n  bandwidth_gbs: 1.0")).gpu.sync_us == 180
+
+
+def test_the_page_of_python_names_everything_public():
+    rows = [line.split("|")[1:3] for line in (ROOT / "docs/python.md").read_text().splitlines() if line.startswith("| `")]
+    named = {name: what.strip() for cell, what in rows for name in re.findall(r"`(\w+)`", cell)}
+    assert {n for n in coexec.__all__ if not n.startswith("_")} <= set(named)
+    assert {n for n in vars(coexec.InferenceSession) if not n.startswith("_")} <= set(named)
+    for option in fields(coexec.SessionOptions):
+        default = option.default if option.default is not MISSING else option.default_factory()
+        assert named.get(option.name) == str(default), f"{option.name}: the page says {named.get(option.name)}"
+
+
 def anchors(path: Path) -> set[str]:
     """What GitHub calls the headings of a page."""
     heads = re.findall(r"^#+ (.+)$", path.read_text(), re.M)
@@ -221,6 +329,16 @@ def test_the_reference_of_the_command_line_is_the_parsers():
     from tools.cli_page import page
 
     assert (ROOT / "docs/command-line.md").read_text() == page(), "run: python tools/cli_page.py > docs/command-line.md"
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_argument_says_what_it_is_for_and_what_it_is_by_default(name):
+    for action in make_parser()[1][name]._actions:
+        called = "/".join(action.option_strings) or action.metavar
+        said = action.help or ""
+        assert re.search(r"[a-z]{3}", re.sub(r"\(default.*\)", "", said)), f"{name} {called}: no help"
+        plain = action.default in (None, False, [], "") or action.nargs == 0 or action.default == argparse.SUPPRESS
+        assert plain or "default" in said or isinstance(action.default, float) and action.default == 0, f"{name} {called}: {action.default!r}"
 
 
 def test_every_page_can_be_reached_from_the_readme():
@@ -252,15 +370,44 @@ def test_the_tab_key(words, expected, place):
     assert found.stdout.split() == expected and found.stderr == ""
 
 
-def test_zsh_gets_the_same_by_bashcompinit(tmp_path):
+#: Shells as a person starts them, with the script where `coexec complete --help` says to put it.
+SHELLS = {
+    "bash": (["bash", "--norc", "-i"], "source {folder}/_coexec"),
+    "zsh": (["zsh", "-f", "-i"], "fpath=({folder} $fpath); autoload -Uz compinit && compinit -u -D"),
+}
+
+
+@pytest.mark.parametrize("words, expected", COMPLETIONS, ids=lambda v: " ".join(v))
+@pytest.mark.parametrize("shell", SHELLS)
+def test_the_tab_key_of_a_shell_on_a_terminal(shell, words, expected, place, tmp_path):
+    """The first TAB of a new shell, pressed."""
     from coexec.cli.complete import script
 
-    assert script("zsh").startswith("#compdef coexec\n") and script("zsh").endswith(script("bash"))
-    assert shutil.which("zsh"), "install zsh; tools/test.sh does"
-    (tmp_path / "_coexec").write_text(script("zsh"))
-    asked = f"autoload -Uz compinit && compinit -D && source {tmp_path}/_coexec && whence _coexec && print -r -- $_comps[coexec]"
-    found = subprocess.run(["zsh", "-f", "-c", asked], capture_output=True, text=True, cwd=tmp_path)
-    assert found.returncode == 0 and "_coexec" in found.stdout.split()[-1] + found.stdout and found.stderr == "", found.stderr
+    assert shutil.which(shell), f"install {shell}; tools/test.sh does"
+    (tmp_path / "_coexec").write_text(script(shell))
+    started, setup = SHELLS[shell]
+    ours, theirs = pty.openpty()
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "TERM": "dumb", "COLUMNS": "200", "INPUTRC": "/dev/null"}
+    child = subprocess.Popen(started, stdin=theirs, stdout=theirs, stderr=theirs, cwd=place, env=env, start_new_session=True)
+    os.close(theirs)
+    try:
+        os.write(ours, f"{setup.format(folder=tmp_path)}; echo rea''dy\n".encode())
+        heard(ours, "ready\r")
+        os.write(ours, f"{' '.join(words)}\t".encode())
+        heard(ours, f"{' '.join([*words[:-1], *expected])}")
+    finally:
+        child.kill()
+        child.wait()
+        os.close(ours)
+
+
+def heard(terminal: int, wanted: str) -> None:
+    """Waits until a terminal shows that."""
+    seen, limit = "", time.monotonic() + 20
+    while wanted not in seen:
+        assert time.monotonic() < limit, f"no {wanted!r} in {seen!r}"
+        if select.select([terminal], [], [], 0.5)[0]:
+            seen += os.read(terminal, 4096).decode(errors="replace")
 
 
 @pytest.mark.parametrize("words, expected", COMPLETIONS, ids=lambda v: " ".join(v))

@@ -16,7 +16,8 @@ import pytest
 from coexec import InferenceSession, SessionOptions
 from coexec.api import validate
 from coexec.cli.console import Console
-from coexec.cli.progress import Pace, Progress, in_words
+from coexec.cli.main import main
+from coexec.cli.progress import Clock, Pace, Progress, in_words
 
 from .test_smoke import light_model, tiny_model
 
@@ -54,6 +55,38 @@ def test_nothing_is_told_from_a_moment_or_without_a_total():
     pace.step(2, 0, 9.0)
     assert pace.left_s(9.0) is None
     assert [in_words(s) for s in (None, 0.2, 12.4, 300)] == ["", "about 1 s left", "about 12 s left", "about 5 min left"]
+
+
+def test_work_that_counts_in_seconds_says_itself_what_is_left():
+    clock = Clock()
+    assert clock.left_s(5.0) is None
+    clock.step(0.0, 0.0, 5.0)
+    assert clock.left_s(6.0) is None, "nothing can be said yet"
+    clock.step(8.0, 50.0, 13.0)
+    assert clock.left_s(13.0) == 42 and clock.left_s(23.0) == 32 and clock.left_s(99.0) == 0
+    clock.step(20.0, 80.0, 25.0)  # compiling goes slower than it began
+    assert clock.left_s(25.0) == 60
+
+
+def test_a_machine_without_a_profile_says_so_once_and_what_is_left(tmp_path, monkeypatch, capsys, caplog):
+    kept = tmp_path / "profile.yaml"
+    monkeypatch.setattr("coexec.api.planning.QUICK_S", 1.0)
+    monkeypatch.setattr("coexec.api.planning.default_profile_path", lambda facts: kept)
+    onnx.save(tiny_model(), tmp_path / "tiny.onnx")
+    for measured in (False, True):
+        caplog.clear()
+        assert main(["plan", str(tmp_path / "tiny.onnx")]) == 0
+        assert [("no profile yet" in m, "`coexec profile --full`" in m) for m in caplog.messages] == ([] if measured else [(True, True)])
+        lines = capsys.readouterr().err.splitlines()
+        assert bool(lines) is not measured
+        assert all(re.match(r"measuring this machine, once +\d+ %(, about \d+ s left)?: ", line) for line in lines), lines
+        assert measured or "left" in lines[0]
+    kept.write_text("version: 99")
+    caplog.clear()
+    told: list[tuple[float, float, str]] = []
+    with InferenceSession(tiny_model(), SessionOptions(progress=lambda *t: told.append(t))) as session:
+        assert session.profile is not None and "no profile that this version can read" in caplog.text
+    assert any(what.startswith("measuring this machine, ") for _, _, what in told)
 
 
 def test_it_may_be_entered_again_and_says_nothing_in_between(monkeypatch):

@@ -79,7 +79,8 @@ def profile_device(*, quick: bool = True, time_budget_s: float | None = None, th
                    progress: Callable | None = None, table: Any = None, resume: bool = False) -> tuple[DeviceProfile, list]:
     """Measures this machine. Returns the profile and the raw measurements. Raises NoDevice where `gpu` names none.
 
-    Every row is appended to the CSV file `table` as it is measured; with `resume`, after the rows that are there already.
+    Every row is appended to the CSV file `table` as it is measured; with `resume`, after the rows that are there already. `progress` is told as
+    by `cached_profile`.
     """
     from ..profiling.isolation import Isolated
     from ..profiling.run import profile_devices
@@ -99,7 +100,10 @@ def _as_run(made: DeviceProfile, devices: Mapping[str, Device], threads: int) ->
 
 
 def cached_profile(progress: Callable | None = None, devices: Mapping[str, Device] | None = None) -> DeviceProfile:
-    """This machine's profile from the cache; measured quickly, and kept, where there is none that fits."""
+    """This machine's profile from the cache; measured quickly, and kept, where there is none that fits, which one line of the log says.
+
+    `progress` is told (seconds since it began, seconds in all as far as can be seen by now or 0 where nothing can be said, what is done).
+    """
     devices = devices or find_devices()
     path = default_profile_path({name: device.facts for name, device in devices.items()})
     if path.exists():
@@ -110,6 +114,8 @@ def cached_profile(progress: Callable | None = None, devices: Mapping[str, Devic
     from ..profiling.isolation import Isolated
     from ..profiling.run import profile_devices
 
+    log.warning("this machine has no profile%s: it is measured quickly, once, for about a minute; `coexec profile --full` measures it better",
+                " that this version can read" if path.exists() else " yet")
     made, _ = profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=QUICK_S, threads=session_threads(dict(devices)), progress=progress,
                               isolated=Isolated())
     made = _as_run(made, devices, session_threads(dict(devices)))

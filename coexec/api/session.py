@@ -80,7 +80,8 @@ class SessionOptions:
         kept, the CPU's and the GPU's own plans among the candidates. Takes seconds; remembered, so that later sessions start with it.
     adapt: watch how long runs take; where that drifts away from what was predicted, because of another load or a device that throttles, plan again
         beside the runs and swap the plan between two of them. `session.replans` tells.
-    progress: called with (done, of, what) while the session tunes, verifies and compiles, and in its first run.
+    progress: called with (done, of, what) while the session measures a machine that has no profile, tunes, verifies and compiles, and in its
+        first run.
     enable_profiling: trace the session's making and its runs, for `end_profiling` to write; or a Trace that was begun before.
     profile_file_prefix: where `end_profiling` writes unless it is told: PREFIX_DATE_TIME.json.
     """
@@ -319,7 +320,7 @@ class InferenceSession:
         partitioner = self._partitioner
         if self._profile is None and (partitioner.needs_profile or self._wishes.objective != "latency" or self._wishes.memory_bytes is not None):
             with phase(self._trace, "profile"):
-                self._profile = cached_profile(devices=self.devices)
+                self._profile = cached_profile(self._telling("measuring this machine"), self.devices)
             self._use_as_profiled()
         own = partitioner == parse_strategy("coexec")
         if self.options.verify and partitioner.needs_profile and (made := self._verified(graph, feeds)) is not None:

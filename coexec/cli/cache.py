@@ -16,7 +16,7 @@ EXAMPLES = (
     "coexec cache clear         # everything",
     "coexec cache clear opencl  # compiled kernels only",
 )
-NOTES = """Everything in it can be made again. COEXEC_CACHE_DIR moves it; `clear` removes only coexec's own folders in it."""
+NOTES = """Sizes are in bytes with --json. COEXEC_CACHE_DIR moves the cache; `clear` removes only coexec's own folders in it."""
 
 #: Folders of the cache and what they hold. Nothing else is ever removed: COEXEC_CACHE_DIR may point at a folder with other things in it.
 PARTS = {
@@ -29,7 +29,7 @@ PARTS = {
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=("info", "clear"), metavar="info|clear")
+    parser.add_argument("action", choices=("info", "clear"), metavar="info|clear", help="show what is kept, and how large it is; or remove it")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)} (default: all)")
 
 

@@ -1,7 +1,4 @@
-"""Prints a script that completes verbs, options and their choices in bash, zsh or fish. It is made from the parser, so it knows every option.
-
-A script, not argcomplete: completing then starts no Python, which takes a second on a board, and needs no package.
-"""
+"""Prints a script that completes verbs, options and their choices in bash, zsh or fish. It is made from the parser, so it knows every option."""
 
 from __future__ import annotations
 
@@ -17,6 +14,7 @@ EXAMPLES = (
     "coexec complete zsh   # save it as _coexec in a folder of $fpath",
     "coexec complete fish  # save it as ~/.config/fish/completions/coexec.fish",
 )
+#: A script, not argcomplete: completing then starts no Python, which takes a second on a board, and needs no package.
 NOTES = """Start a new shell afterwards. The script knows every option and choice, and starts no Python when TAB is pressed."""
 
 _BASH = """\
@@ -49,11 +47,12 @@ complete -o filenames -F _coexec coexec
 _FISH_VERB = "complete -c coexec -f -n __fish_use_subcommand -a {verb} -d {help}"
 _FISH_OPTION = "complete -c coexec -n '__fish_seen_subcommand_from {verb}'{names}{takes} -d {help}"
 _FISH_CHOICES = "complete -c coexec -f -n '__fish_seen_subcommand_from {verb}' -a {choices}"
-_ZSH = "#compdef coexec\nautoload -U +X bashcompinit && bashcompinit\n"
+#: zsh loads the file at the first TAB, as the function that is to complete, and so has to be given an answer then, too.
+_ZSH = "#compdef coexec\nautoload -U +X bashcompinit && bashcompinit\n{bash}if (( ${{+compstate}} )); then _bash_complete -o filenames -F _coexec; fi\n"
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="bash|zsh|fish")
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), metavar="bash|zsh|fish", help="the shell that is to complete")
 
 
 def execute(options: argparse.Namespace, console: Console) -> int:
@@ -79,7 +78,7 @@ def script(shell: str) -> str:
             for name in (action.option_strings or [verb]) if known else ():
                 choices.append(f'        "{verb} {name}") words="{" ".join(map(str, known))}" ;;')
     text = _BASH.format(verbs=" ".join(parsers), options="\n".join(options), choices="\n".join(choices))
-    return (_ZSH if shell == "zsh" else "") + text
+    return _ZSH.format(bash=text) if shell == "zsh" else text
 
 
 def _choices(action: argparse.Action) -> list[str]:

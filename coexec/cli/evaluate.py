@@ -84,6 +84,6 @@ def _one(name: str, path: str, known: Any, options: argparse.Namespace, console:
         predicted, measured, prepared = session.plan.predicted_ms, percentile(times, 50), session.graph
         devices, threads = session.devices, session.threads
     error = predicted / measured - 1 if predicted is not None else None
-    with Progress(console, "evaluating") as tick:
+    with Progress(console, "evaluating", still=True) as tick:
         samples = [] if known is None else measure_operators(name, prepared, known, devices, threads, progress=tick)
     return samples, {"predicted_ms": predicted, "measured_ms": measured, "error": error}, prepared

@@ -102,7 +102,7 @@ def _measure(options: argparse.Namespace, target: Path | None, raw: Path | None,
         target = default_profile_path({name: device.facts for name, device in devices.items()})
         target.parent.mkdir(parents=True, exist_ok=True)
     table_path = raw or target.with_suffix(".csv")
-    with Progress(console, "profiling") as tick:
+    with Progress(console, "profiling", still=True, seconds=True) as tick:
         made, rows = profile_device(
             quick=not options.full, time_budget_s=options.time_budget, progress=tick, table=table_path, resume=options.resume
         )

@@ -44,6 +44,20 @@ class Pace:
         return max(0.0, seen * (self._total - self._done) / moved - (now - self._last))
 
 
+class Clock:
+    """The same of work that says itself how long it takes: what is done, and the total, are seconds, and the total may change; 0 where unknown."""
+
+    def __init__(self) -> None:
+        self._left: float | None = None
+        self._last = 0.0
+
+    def step(self, done: float, total: float, now: float) -> None:
+        self._left, self._last = total - done if total else None, now
+
+    def left_s(self, now: float) -> float | None:
+        return None if self._left is None else max(0.0, self._left - (now - self._last))
+
+
 def in_words(seconds: float | None) -> str:
     """A remaining time: "about 12 s left", "about 3 min left"; "" where it is not known."""
     if seconds is None:
@@ -56,11 +70,12 @@ class Progress:
 
     It may be entered again; what it is told in between is not shown.
     With `still` a bar is drawn only when `tick` is called, so that nothing is drawn while something is timed between two calls.
+    With `seconds` what it is told is time, not steps.
     """
 
-    def __init__(self, console: Console, title: str, still: bool = False):
+    def __init__(self, console: Console, title: str, still: bool = False, seconds: bool = False):
         self.console, self.title, self.still = console, title, still
-        self.pace = Pace()
+        self.pace: Pace | Clock = Clock() if seconds else Pace()
         self._bar: Any = None
         self._task: Any = None
         self._due: float | None = None

@@ -84,7 +84,7 @@ def profile(options: argparse.Namespace, strategies: list[str], console: Console
         return load_profile(options.profile)
     if not any(needed):
         return None
-    with Progress(console, "measuring this machine, once") as tick:
+    with Progress(console, "measuring this machine, once", still=True, seconds=True) as tick:
         return cached_profile(progress=tick)
 
 

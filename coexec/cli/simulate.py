@@ -108,7 +108,7 @@ def _profile(options: argparse.Namespace, console: Console) -> Any:
 
     if options.profile:
         return load_profile(options.profile)
-    with Progress(console, "measuring this machine, once") as tick:
+    with Progress(console, "measuring this machine, once", still=True, seconds=True) as tick:
         return cached_profile(progress=tick)
 
 

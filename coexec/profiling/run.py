@@ -44,7 +44,7 @@ from .ways import best_used
 
 log = logging.getLogger("coexec")
 
-#: (seconds done, seconds in all, what is being measured)
+#: (seconds since it began, seconds in all as far as can be seen by now or 0 where nothing can be said, what is done)
 Progress = Callable[[float, float, str], None]
 #: A row, None where there is no such kernel; and whether it was timed in good moments.
 Timed = tuple["Measurement | None", bool]
@@ -67,10 +67,16 @@ LOOKS = (0.3, 0.5, 0.7)
 BESIDE = 0.85
 #: Shapes of each family whose kernels are compiled before anything is timed.
 PREPARED = 2
-#: What compiling the CPU's kernels of a family takes, and of any other, in parts of the whole: from an empty cache on x86-64, where they were
-#: seconds. For the remaining time that is told alone; how long a part takes is seen from the parts before.
-COMPILING = {"conv_1x1": 13.4, "conv_3x3": 3.4, "conv_dense": 1.9, "conv_depthwise": 1.9, "conv_transpose": 2.7, "pool": 1.1}
+#: What has to be done before measuring, in parts of the whole: trying ways to share and to wait, compiling the CPU's reference kernels, and a
+#: family's, and any other's. From empty caches on x86-64, 2026-11, where they were seconds. For the remaining time that is told alone; how long a
+#: part takes is seen from the parts before.
+FIXED, REFERENCES = 8.3, 5.8
+COMPILING = {"conv_1x1": 3.1, "conv_3x3": 3.7, "conv_dense": 1.9, "conv_depthwise": 1.9, "conv_transpose": 2.2, "pool": 1.2}
 COMPILING_OTHERS = 0.3
+#: What is seen of a machine's pace in less time than this, in seconds, says nothing.
+LEAST_SEEN_S = 1.0
+#: What the fit and whole runs take after a quick round's measuring, in seconds: on x86-64, 2026-11. For the remaining time alone.
+AFTER_S = 4.0
 #: With less time than this, in seconds, nothing is compiled in advance.
 PREPARING_S = 20.0
 #: How often a pair of kernels is timed, apart and together.
@@ -113,9 +119,12 @@ class Campaign:
 
     def __init__(self, cpu: Device, gpu: Device | None, budget: float, threads: int, progress: Progress | None = None,
                  isolated: Isolated | None = None):
-        self.begun, self.budget = time.perf_counter(), budget
-        self.say = progress or (lambda done, total, what: None)
-        self.say(0.0, budget, "fixed costs")
+        self.started = self.begun = time.perf_counter()
+        self.budget, self.say = budget, progress or (lambda done, total, what: None)
+        if budget < PREPARING_S:
+            self.tell("fixed costs", budget + AFTER_S)
+        else:
+            self.tell(f"fixed costs; compiling kernels, once per machine, and {budget:.0f} s of measuring follow", None)
         self.ways: dict[str, Any] = {}
         if gpu is not None:
             gpu, sharing_us, waiting_us = best_used(gpu)
@@ -151,30 +160,51 @@ class Campaign:
         """
         if self.budget < PREPARING_S:
             return
-        begun, told = time.perf_counter(), f"compiling kernels, once per machine; {self.budget:.0f} s of measuring follow"
+        begun, left = time.perf_counter(), self.budget - self.spent + AFTER_S
+        told = f"compiling kernels, once per machine; {self.budget:.0f} s of measuring follow"
         wholes = {name: [whole_of(row) for row in rows[:PREPARED]] for name, rows in SHAPES.items()}
         families = {name: [*rows, *(piece for row in rows for piece in cut_samples(row, 0.5))] for name, rows in wholes.items()}
         firsts = [sample for rows in families.values() for sample in rows]
-        parts = [COMPILING.get(name, COMPILING_OTHERS) for name in families]
-        self.say(0.0, sum(parts), told)
+        done, total = FIXED, FIXED + REFERENCES + sum(COMPILING.get(name, COMPILING_OTHERS) for name in families)
+
+        def tell(what: str) -> None:
+            took = time.perf_counter() - self.started
+            self.tell(what, left + took * (total - done) / done if took > LEAST_SEEN_S else None)
+
+        tell(told)
         if isolated is not None:
             try:
                 isolated.begin(firsts, threads, 0.0, Steadiness())
             except DeviceError:
                 isolated = None
-        for at, rows in enumerate(families.values()):
+        with suppress(DeviceError):
+            Round(cpu, [], threads).close()
+        done += REFERENCES
+        tell(told)
+        for name, rows in families.items():
+            done += COMPILING.get(name, COMPILING_OTHERS)  # the first of a family takes most of its time
             for sample in map(ready, rows):
                 with suppress(DeviceError):
                     Round(cpu, [(sample.node, sample.region)], threads).close()
-                self.say(sum(parts[: at + 1]), sum(parts), f"{told}: {sample.node.op_type}")  # the first of a family takes most of its time
+                tell(f"{told}: {sample.node.op_type}")
         if isolated is not None:
             with suppress(DeviceError):
                 isolated.end(Steadiness())
         self.begun += time.perf_counter() - begun
 
+    def tell(self, what: str, left_s: float | None) -> None:
+        """Says what is done now, and how many seconds are left; None where that cannot be said yet."""
+        gone = time.perf_counter() - self.started
+        self.say(gone, 0.0 if left_s is None else gone + left_s, what)
+
     @property
     def spent(self) -> float:
         return time.perf_counter() - self.begun
+
+    @property
+    def left(self) -> float:
+        """Seconds until all is done, as far as can be seen."""
+        return max(0.0, self.budget - self.spent) + AFTER_S
 
     def keep(self, path: Path, resume: bool) -> None:
         """Appends rows to that file from now on. Raises UsageError where its rows are of another board."""
@@ -222,14 +252,14 @@ class Campaign:
             if not drawn:  # a network's neighbours are of much the same size, and what a kernel finds in the caches depends on it
                 drawn = sorted((sample for _, sample in islice(stream, company * (RANKS if self.rows else 1))), key=activation_bytes)
             taken, drawn = drawn[:company], drawn[company:]
-            self.say(self.spent, self.budget, f"{taken[0].node.op_type} {taken[0].node.inputs[0].shape} and {len(taken) - 1} others")
+            self.tell(f"{taken[0].node.op_type} {taken[0].node.inputs[0].shape} and {len(taken) - 1} others", self.left)
             self.together(taken)
             if looks and self.spent > looks[0]:
                 looks.pop(0)
                 sampler.error = self.errors()
         if "gpu" in self.devices:
             self.beside()
-        self.say(self.budget, self.budget, "fitting")
+        self.tell("fitting", AFTER_S)
 
     def together(self, samples: Sequence[Sample]) -> None:
         """Times samples in a round on every unit, and with them those of earlier rounds for which that unit had no good moment."""
@@ -320,7 +350,7 @@ class Campaign:
             if self.spent > self.budget:
                 break
             other = turns[(number + len(turns) // 2) % len(turns)] if number % 2 else entry
-            self.say(self.spent, self.budget, "both units at work")
+            self.tell("both units at work", self.left)
             for row in self.pair(entry, other):
                 self.add(row)
 

@@ -6,6 +6,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -108,17 +109,14 @@ def measure_operators(
     rng = np.random.default_rng(0)
     wanted = [(node, cut, region) for node in nodes for cut, region in (cut_pieces(node, rng) if pieces else [("", Region.whole(node.output.shape))])]
     units = {u: d for u, d in devices.items() if u in costs.units}
-    found, done, total = [], 0, 2 * len(wanted) * len(units)
-
-    def tell(count: int) -> None:
-        nonlocal done
-        done += count
-        if progress is not None:
-            progress(done, total, name)
-
+    found: list[Sample] = []
+    told = _Told(progress, len(wanted) * len(units), f"{name}: compiling kernels, once per machine")
+    for unit, device in units.items():
+        compile_pieces(device, wanted, costs.units[unit].threads or threads, told)
+    told = _Told(progress, 2 * len(wanted) * len(units), f"{name}: timing kernels")
     for unit, device in units.items():
         section = costs.units[unit]
-        first, again = (time_pieces(device, wanted, section.threads or threads, seconds_each, Steadiness(good_moment(section)), tell,
+        first, again = (time_pieces(device, wanted, section.threads or threads, seconds_each, Steadiness(good_moment(section)), told,
                                    rng.permutation(len(wanted)).tolist()) for _ in range(2))
         for (node, cut, region), one, other in zip(wanted, first, again):
             if one is not None and other is not None:
@@ -128,19 +126,40 @@ def measure_operators(
     return found
 
 
+class _Told:
+    """Counts what is done of something, and passes it on."""
+
+    def __init__(self, progress: Callable[[float, float, str], None] | None, total: int, what: str):
+        self.progress, self.done, self.total, self.what = progress or (lambda done, total, what: None), 0, total, what
+        self.progress(0, total, what)
+
+    def __call__(self, count: int) -> None:
+        self.done += count
+        self.progress(self.done, self.total, self.what)
+
+
+def compile_pieces(device: Device, wanted: Sequence[tuple[Node, str, Region]], threads: int, tell: Callable[[int], None]) -> None:
+    """Compiles every piece, so that timing them afterwards goes at an even pace. One that a driver cannot build is told of when it is timed."""
+    for at in range(0, len(wanted), COMPANY):
+        with suppress(NoClock, DeviceError):
+            Round(device, [(node, region) for node, _, region in wanted[at:at + COMPANY]], threads).close()
+        tell(len(wanted[at:at + COMPANY]))
+
+
 #: Pieces for which no good moment was found are timed again with others of their kind, so often.
 RETRIES = 2
 
 
 def time_pieces(device: Device, wanted: Sequence[tuple[Node, str, Region]], threads: int, seconds_each: float, steady: Steadiness,
                 tell: Callable[[int], None], order: Sequence[int]) -> list[tuple[float, str] | None]:
-    """Microseconds and kernel of each piece, timed in that order; None where the device has none or cannot run it."""
+    """Microseconds and kernel of each piece, timed in that order; None where the device has none or cannot run it. `tell` hears of how many more
+    nothing is left to do."""
     found: list[tuple[float, str] | None] = [None] * len(wanted)
     left = list(order)
     for turn in range(1 + RETRIES):
         unsteady = []
         for at in range(0, len(left), COMPANY):
-            these = left[at:at + COMPANY]
+            these, before = left[at:at + COMPANY], len(unsteady)
             try:
                 with Round(device, [(wanted[i][0], wanted[i][2]) for i in these], threads, steady) as company:
                     for i, timing, entry in zip(these, company.time(seconds_each=seconds_each), company.turns):
@@ -148,9 +167,12 @@ def time_pieces(device: Device, wanted: Sequence[tuple[Node, str, Region]], thre
                             found[i] = timing.median_us if timing.steady else timing.low_us, entry.kernel.implementation
                             unsteady += [] if timing.steady else [i]
             except NoClock:
-                return [_alone(device, node, region, threads, seconds_each) for node, _, region in wanted]
-            if turn == 0:
-                tell(len(these))
+                found = []
+                for node, _, region in wanted:
+                    found.append(_alone(device, node, region, threads, seconds_each))
+                    tell(1)
+                return found
+            tell(len(these) - (len(unsteady) - before if turn < RETRIES else 0))  # what is unsteady yet is timed again
         left = unsteady
     return found
 

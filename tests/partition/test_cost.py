@@ -286,8 +286,9 @@ def test_profiling_null_devices_finds_what_they_were_told():
     for unit, us_per_mflop in (("cpu", 5.0), ("gpu", 2.5)):
         fits = profile.unit(unit).latency
         assert fits["conv_3x3"].terms["us_per_mflop"] == pytest.approx(us_per_mflop, rel=0.25)
-    assert told[0][0] == 0 and told[-1][:2] == (15.0, 15.0)
-    assert all(a[0] <= b[0] for a, b in zip(told, told[1:]) if a[1] == b[1]) and all(done <= total for done, total, _ in told)
+    ends = told[-1][1]  # in seconds, as all of it: what is said of the end comes true
+    assert told[0][0] == pytest.approx(0, abs=0.1) and told[-1][2] == "fitting" and 15.0 < ends < 25.0
+    assert all(a[0] <= b[0] and b[1] == pytest.approx(ends, rel=0.2) for a, b in zip(told, told[1:])) and all(done < total for done, total, _ in told)
     alone, _ = profile_devices(NullDevice("cpu", 1e-5, asynchronous=False), time_budget_s=0.3)
     assert alone.gpu is None
 
