@@ -216,7 +216,12 @@ def _conv_share(g: Windowed, f: Facts) -> tuple[Windowed, Array]:
 
     def cost(oc: Array, oh: Array) -> Array:
         pairs = g.icg * _lanes_up(oc, f.tile_rows)
-        each = g.taps * _lanes_up(oh * g.ow, f.lanes) * (1 + 2 / np.maximum(oc, 1))
+        pixels, oc_up = oh * g.ow, _lanes_up(oc, f.tile_rows)
+        each = g.taps * _lanes_up(pixels, f.lanes) * (1 + 2 / np.maximum(oc, 1))
+        rows = _small_rows(pixels, f)
+        small = up(pixels, rows) * rows * _lanes_up(oc, f.lanes)
+        suits = (oc >= 2 * f.lanes) & (pixels <= MOST_SMALL) & (small <= 1.05 * _lanes_up(pixels, f.lanes) * oc_up) & (g.groups == 1)
+        each = np.where(suits, g.taps * small / np.maximum(oc_up, 1) * (1 + 15 / np.maximum(oc, 1)), each)
         if _square(g) and not grouped:
             each = np.min(_winograd_costs(g, f, oc, oh, g.ow), axis=0)
         elif _larger(g) and not grouped:
@@ -263,7 +268,7 @@ def _cpu_conv(g: Windowed, f: Facts) -> Iterator[Case]:
     if shallow.any():
         yield _pick(_cpu_shallow(g, f, woken), shallow)  # type: ignore[misc]
     few = few | shallow
-    rows = _small_rows(g, f)
+    rows = _small_rows(g.pixels, f)
     theirs = _lanes_up(g.pixels, f.lanes) * up(g.oc, f.tile_rows) * f.tile_rows
     ours = up(g.pixels, rows) * rows * _lanes_up(g.oc, f.lanes)
     small = implicit & ~few & (g.groups == 1) & (g.oc >= 2 * f.lanes) & (g.pixels <= MOST_SMALL) & (ours <= 1.05 * theirs)
@@ -280,10 +285,10 @@ def _cpu_conv(g: Windowed, f: Facts) -> Iterator[Case]:
         yield _pick(_cpu_implicit(g, f, woken), implicit)  # type: ignore[misc]
 
 
-def _small_rows(g: Windowed, f: Facts) -> Array:
+def _small_rows(pixels: Array, f: Facts) -> Array:
     """Pixels of a tile on small maps: a tile's rows or one less, whichever leaves fewer over; one where there is but one pixel."""
     tall, short = f.tile_rows, max(1, f.tile_rows - 1)
-    return np.where(g.pixels == 1, 1, np.where(up(g.pixels, tall) * tall <= up(g.pixels, short) * short, tall, short))
+    return np.where(pixels == 1, 1, np.where(up(pixels, tall) * tall <= up(pixels, short) * short, tall, short))
 
 
 def _cpu_small(g: Windowed, f: Facts, woken: Array, rows: Array) -> Case:

@@ -11,6 +11,7 @@ from ...graph.ir import Node, Value
 from ...ops.base import Op
 from ...ops.conv import conv_input, conv_params
 from ...regions import Region
+from . import conv_small
 from .build import Piece, Program, builds, cut_evenly, shares_out
 from .conv_depthwise import depthwise
 from .conv_few import few
@@ -26,6 +27,9 @@ from .winograd_blocks import SIDES, block_arithmetic, winograd_blocks
 SUMS_BYTES = 256 * 1024
 #: What reading one weight costs a thread, in multiply-adds of one lane: it comes from beyond the second-level cache.
 WEIGHT_COST = 16
+#: What packing one pixel of a small map costs beside the multiply-adds of one output channel: every thread that has a share of the channels
+#: packs all pixels.
+PIXEL_COST = 15
 
 
 class Convolution(NamedTuple):
@@ -91,6 +95,9 @@ def share(op: Op, node: Node, out_region: Region, threads: int) -> list[Region] 
         n, oc, oh, ow = region.shape
         pairs, taps = w[1] * round_up(oc, ROWS), w[2] * w[3]
         each = taps * round_up(oh * ow, LANES) * (1 + 2 / oc)
+        if params.group == 1 and conv_small.suits(oc, oh * ow):
+            rows = conv_small.tile_rows(oh * ow)
+            each = taps * round_up(oh * ow, rows) * round_up(oc, LANES) / round_up(oc, ROWS) * (1 + PIXEL_COST / oc)
         if dense and w[2:] == (3, 3):
             each = min(arithmetic(w[1], oc, oh, ow).values())
         elif dense and w[2] == w[3] and w[2] in SIDES and min(w[1], oc) >= LEAST_CHANNELS:
