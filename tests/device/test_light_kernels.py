@@ -482,7 +482,12 @@ def as_gpu(device: OpenCLDevice) -> OpenCLDevice:
     ("ArgMax", [rng.integers(0, 9, (3, 100)).astype(np.float32)], {"axis": 1}),
     ("ArgMin", [rng.integers(0, 9, (100, 3)).astype(np.int32)], {"axis": 0, "select_last_index": 1}),
     ("Add", [f32(3, 4, 301), f32(4, 1)], {}),
-    ("Transpose", [f32(20, 70)], {}), ("Pad", [f32(3, 90), ints(1, 2, 3, 4)], {"mode": "edge"})],
+    ("Transpose", [f32(20, 70)], {}), ("Pad", [f32(3, 90), ints(1, 2, 3, 4)], {"mode": "edge"}),
+    # work-groups that reach beyond the last output
+    ("Conv", [f32(1, 3, 9, 11), Const(f32(3, 1, 3, 3))], {"group": 3}), ("Conv", [f32(1, 2, 5, 11), Const(f32(3, 2, 3, 3))], {"method": "direct"}),
+    ("MaxPool", [f32(1, 2, 9, 12)], {"kernel_shape": [2, 2]}), ("LRN", [f32(2, 3, 5, 7)], {"size": 3}), ("MatMul", [f32(3, 2), f32(2, 5)], {})],
                          ids=lambda v: v if isinstance(v, str) else "")
 def test_as_a_gpu(as_gpu: OpenCLDevice, op: str, inputs: list, attributes: dict) -> None:
-    assert_on_device(as_gpu, *make_node(op, inputs, attributes), ulps=256)
+    method = {"method": attributes["method"]} if "method" in attributes else {}
+    node, arrays = make_node(op, inputs, {k: v for k, v in attributes.items() if k not in method})
+    assert_on_device(as_gpu, replace(node, attributes={**node.attributes, **method}), arrays, ulps=256)
