@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 import coexec
+from coexec.devices import fusing
 from coexec.devices.base import Call, Shared
 from coexec.devices.cpu import native
 from coexec.devices.cpu.jit import kernel, prepare
 from coexec.devices.cpu.threads import ThreadTeam
-from coexec.devices import fusing
 from coexec.devices.fusing import Await, Put, fused
 from tests.test_smoke import tiny_model
 

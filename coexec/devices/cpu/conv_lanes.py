@@ -65,7 +65,7 @@ def lanes(piece: Piece, case: Convolution) -> Program:
 
 @kernel
 def conv_lanes(x, f, bias, y, res, places, s, g, kind, alpha, beta, low, high):
-    n, oc, h, w, kh, kw, sh, sw, top, left, oh, ow = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9], g[10], g[11]
+    n, oc, h, w, kh, kw, sh, sw, top, oh, ow = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[10], g[11]
     pitch, plane, outputs, x_batch, x_channel, y_batch, y_channel, r_batch, r_channel = g[12], g[13], g[14], g[15], g[16], g[17], g[18], g[19], g[20]
     p_at = LANES * LANES  # before it: pixels that were just turned
     o_at = p_at + plane

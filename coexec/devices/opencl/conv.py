@@ -14,9 +14,9 @@ from ...ops.conv import conv_input, conv_params
 from . import host
 from .builder import ClOperand, Compile, builds, int8, short
 from .nd import local_along
+from .products import Product, build_product, matrix
 from .program import Forms
 from .strips import Strip, share
-from .products import Product, build_product, matrix
 from .tail import bias_args, five, i32, late_tail, three, type_defines
 from .tiles import Tiles
 
