@@ -71,7 +71,8 @@ def browser():
     program = find_chromium()
     if program is None:
         assert not packaged(), "install chromium; tools/test.sh does"
-        pytest.skip("no Chromium: this distribution has no package of it that brings a program (Ubuntu's asks for a snap)")
+        pytest.skip("no Chromium that can open a test's files: Ubuntu's is a snap, which cannot; with google-chrome or another chromium on PATH "
+                    "these tests run")
     with chromium(program) as page:
         yield page
 
@@ -86,6 +87,19 @@ def pages(tmp_path_factory):
     assert main([*asked, "--strategy", "fixed:gpu=0.5", "--iters", "3", "-o", str(folder / "run.html")]) == 0
     assert main([*asked, "--no-run", "-o", str(folder / "plan.html")]) == 0
     return folder
+
+
+@pytest.mark.parametrize("kind", ["program", "stand-in", "launcher"])
+def test_a_snap_is_no_browser_for_tests(kind, tmp_path, monkeypatch):
+    """Ubuntu has a script by that name that asks for a snap, or starts it; snapd links its own program by every name it serves."""
+    program, snap = tmp_path / "chromium", tmp_path / "snap"
+    said = {"program": "echo 150", "stand-in": "if ! [ -x /snap/bin/chromium ]; then exit 1; fi; echo 150", "launcher": "echo 150"}[kind]
+    (snap if kind == "launcher" else program).write_text(f"#!/bin/sh\n{said}\n")
+    if kind == "launcher":
+        program.symlink_to(snap)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/nowhere")
+    assert find_chromium() == (str(program) if kind == "program" else None)
 
 
 def look(browser: Page, file: Path, size: tuple[int, int], dark: bool = False) -> dict:

@@ -18,7 +18,9 @@ from coexec.api import validate
 from coexec.cli.console import Console
 from coexec.cli.main import main
 from coexec.cli.progress import Clock, Pace, Progress, in_words
+from coexec.profiles import save_profile
 
+from .partition.boards import board
 from .test_smoke import light_model, tiny_model
 
 
@@ -184,3 +186,33 @@ def test_a_first_run_on_an_empty_cache_shows_a_bar_on_a_terminal(command):
     os.close(ours)
     assert child.wait(300) == 0
     assert b"preparing" in seen and b"kernels of the CPU" in seen and b"\x1b[" in seen
+
+
+#: Verbs that may take longer than two seconds, and what their progress begins with.
+LONG = {
+    "profile --time-budget 1s -o p.yaml": ("profiling",),
+    "simulate tiny.onnx --sweep sync_us=10..100:3": ("what if",),
+    "run tiny.onnx --random --repeat 30": ("preparing", "running"),
+    "run tiny.onnx --random --verify": ("preparing",),
+    "bench tiny.onnx --iters 3": ("preparing", "benchmark"),
+    "report tiny.onnx --iters 3 -o r.html": ("preparing", "measuring"),
+    "evaluate tiny.onnx --iters 3": ("preparing", "measuring", "evaluating"),
+    "validate tiny.onnx --per-op": ("validating",),
+}
+
+
+@pytest.mark.parametrize("command", LONG)
+def test_every_long_verb_tells_of_itself_in_lines_and_is_silent_when_asked(command, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("coexec.cli.progress._FIRST_LINE_S", 0.0)
+    monkeypatch.setattr("coexec.cli.progress._LINE_EVERY_S", 0.0)
+    monkeypatch.chdir(tmp_path)
+    onnx.save(tiny_model(), "tiny.onnx")
+    save_profile(board(), "board.yaml")
+    words = command.split() + (["--profile", "board.yaml"] if "onnx" in command else [])
+    assert main(words) == 0
+    told = capsys.readouterr().err
+    for title in LONG[command]:
+        assert re.search(rf"^{title}( +\d+ %)?(, about \d+ (s|min) left)?(: .*)?$", told, re.M), told
+    assert "\033" not in told and "\r" not in told
+    assert main([*words, "-q"]) == 0
+    assert capsys.readouterr().err == ""

@@ -25,14 +25,20 @@ PATIENCE_S = 60.0
 
 
 def find_chromium() -> str | None:
-    """The program's path; None where there is none, or only Ubuntu's stand-in that asks for a snap."""
+    """The program's path; None where there is none, or only Ubuntu's: a snap, which sees neither pages nor a home below /tmp."""
     for name in NAMES:
         path = shutil.which(name)
-        if path is not None:
+        if path is not None and not of_snap(Path(path)):
             with suppress(OSError, subprocess.TimeoutExpired):
                 if subprocess.run([path, "--version"], capture_output=True, timeout=PATIENCE_S).returncode == 0:
                     return path
     return None
+
+
+def of_snap(program: Path) -> bool:
+    """Whether that is a snap's launcher, or Ubuntu's script that starts one or asks for it."""
+    found = program.resolve()
+    return found.name == "snap" or "/snap/" in str(found) or b"/snap/bin/" in found.read_bytes()[:4096]
 
 
 class Page:

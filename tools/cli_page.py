@@ -34,7 +34,8 @@ def page() -> str:
 
 
 def _names(action: argparse.Action) -> str:
-    value = action.metavar or (action.dest.upper() if action.nargs != 0 else "")
+    value = action.metavar or ("|".join(map(str, action.choices)) if action.choices else action.dest.upper() if action.nargs != 0 else "")
+    value = " ".join(value) if isinstance(value, tuple) else value
     if not action.option_strings:
         return f"`{value}`".replace("|", "\\|")
     takes = action.nargs != 0
@@ -43,8 +44,7 @@ def _names(action: argparse.Action) -> str:
 
 def _meaning(action: argparse.Action) -> str:
     said = (action.help or "").replace("%(default)s", str(action.default)).replace("%%", "%")
-    chosen = f" ({', '.join(map(str, action.choices))})" if action.choices and action.option_strings else ""
-    return (said + chosen).replace("|", "\\|").strip()
+    return said.replace("|", "\\|").strip()
 
 
 if __name__ == "__main__":

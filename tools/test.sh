@@ -12,6 +12,7 @@ VENV=${COEXEC_VENV:-$ROOT/.venv}
 make_environment "$VENV"
 install_package "$VENV" "test,image,cli"
 
+# Ubuntu has no chromium but as a snap, which cannot open a test's files: there tests/test_page.py asks for another one.
 for package in pocl-opencl-icd oclgrind mesa-opencl-icd chromium fonts-dejavu-core fish zsh; do
     if ! dpkg -s "$package" >/dev/null 2>&1 && ! apt_install "$package"; then
         note "$package is not installed and apt may not be used: tests that need it cannot run"

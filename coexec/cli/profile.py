@@ -35,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", nargs="*", metavar="check P.yaml | diff A.yaml B.yaml", help="compare profiles instead of making one")
     parser.add_argument("-o", "--output", metavar="P.yaml", help="where the profile goes (default: the cache, as this machine's)")
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--quick", action="store_true", help="about 50 seconds, the first time on a machine 20 more for compiling (the default)")
+    group.add_argument("--quick", action="store_true", help="about 50 seconds, the first time on a machine 30 more for compiling (the default)")
     group.add_argument("--full", action="store_true", help="about 20 minutes")
     parser.add_argument("--time-budget", metavar="T", type=shared.duration, help="how long it may take: 90s, 10m, 1h")
     shared.processors(parser)
