@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
-from time import sleep
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,6 +33,33 @@ class Await(NamedTuple):
 
     word: memoryview
     value: int
+
+
+class Stamp:
+    """A moment: calling it, or its `call` in a run without Python, notes when that was on the clock of time.perf_counter_ns."""
+
+    def __init__(self) -> None:
+        self._told = np.zeros(2, np.int64)  # seconds and nanoseconds, as clock_gettime has them
+
+    def __call__(self) -> None:
+        self._told[:] = divmod(time.perf_counter_ns(), 10**9)
+
+    @property
+    def call(self) -> Sequence[Call] | None:
+        """That as a C call; None where there is no such function."""
+        address = _clock_gettime()
+        return (Call(address, (time.CLOCK_MONOTONIC, self._told.ctypes.data), (), self._told),) if address else None
+
+    @property
+    def ns(self) -> int:
+        return int(self._told[0]) * 10**9 + int(self._told[1])
+
+
+@cache
+def _clock_gettime() -> int:
+    if not sys.platform.startswith("linux"):
+        return 0  # elsewhere perf_counter_ns may be another clock's
+    return ctypes.cast(ctypes.CDLL(None).clock_gettime, ctypes.c_void_p).value or 0
 
 
 Step = Call | Shared | Put | Await
@@ -176,7 +204,7 @@ class _Segment:
         while word[0] < number:
             if self._stop or self._team.is_closing:
                 raise _Stopped
-            sleep(NAP_S)
+            time.sleep(NAP_S)
 
 
 class _Stopped(Exception):
