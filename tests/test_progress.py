@@ -205,6 +205,7 @@ LONG = {
 def test_every_long_verb_tells_of_itself_in_lines_and_is_silent_when_asked(command, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("coexec.cli.progress._FIRST_LINE_S", 0.0)
     monkeypatch.setattr("coexec.cli.progress._LINE_EVERY_S", 0.0)
+    monkeypatch.setattr("coexec.api.refinement.company", lambda devices: None)  # tests that run beside this one would be warned of
     monkeypatch.chdir(tmp_path)
     onnx.save(tiny_model(), "tiny.onnx")
     save_profile(board(), "board.yaml")

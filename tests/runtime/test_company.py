@@ -8,6 +8,8 @@ import pytest
 
 from coexec.devices.cpu import company
 from coexec.devices.cpu.company import Company
+from coexec.devices.registry import company as company_of
+from coexec.devices.registry import find_devices
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
@@ -23,3 +25,12 @@ def test_threads_that_share_a_core_are_not_two():
         with Company() as there:
             assert not there.is_there()
         assert os.sched_getaffinity(0) == before
+
+
+def test_only_an_emulated_gpu_needs_a_core():
+    devices = find_devices(need_gpu=True)
+    assert devices["gpu"].facts.emulated
+    made = company_of(devices)
+    assert isinstance(made.is_there(), bool)
+    made.close()
+    assert company_of({"cpu": devices["cpu"]}) is None

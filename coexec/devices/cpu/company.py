@@ -56,8 +56,12 @@ class Company:
         finally:
             self._within.leave()
 
+    def close(self) -> None:
+        """Ends the threads."""
+        self._team.close()
+
     def __enter__(self) -> Company:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._team.close()
+        self.close()
