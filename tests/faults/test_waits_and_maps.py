@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import numpy as np
@@ -176,6 +177,33 @@ def test_a_word_that_never_arrives_is_made_up_for_by_the_event(expected, runs, m
         handshake.heard = deaf
         np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
         assert not session.faults and len(again) == runs
+
+
+@pytest.mark.parametrize("strict", [False, True])
+def test_a_device_that_neither_answers_nor_ends(expected, strict, monkeypatch, caplog):  # noqa: F811
+    """A run kept in step by words is on the calling thread; what its driver is then asked, which hangs, is not."""
+    needs_flags()
+    monkeypatch.setattr(executor, "GIVE_UP_S", 0.05)
+    monkeypatch.setattr("coexec.runtime.recovery.PATIENCE", 1)
+    with settings.override(timeout=0.5), flagged(strict=strict) as session:
+        session.run(None, {"x": X})
+        prepared, over = session._ready, threading.Event()
+        handshake = prepared.handshake
+        handshake.heard = np.zeros(1, np.int32).data
+        prepared.hot = [handshake.reset, prepared._hear("gpu", 1, prepared._number_pieces())[1]]
+        monkeypatch.setattr(prepared.queues["gpu"], "finish", lambda: over.wait(30))
+        begun = time.perf_counter()
+        try:
+            if strict:
+                with pytest.raises(DeviceHang):
+                    session.run(None, {"x": X})
+            else:
+                np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
+                assert len(session.faults) == 1 and len(warnings(caplog)) == 1
+                np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
+            assert time.perf_counter() - begun < 8
+        finally:
+            over.set()
 
 
 class Refusing:
