@@ -58,7 +58,7 @@ def woven_actions(prepared: PreparedRun) -> list[tuple[Step, Callable[[], Any]]]
     device, = prepared.asynchronous
     out = []
     for step in weave(prepared.steps, prepared.memory, device):
-        action, _, _ = prepared._woven(step, made, slots)
+        action, _ = prepared._woven(step, made, slots)
         if action is not None:
             told = Wait(step.device, step.index) if isinstance(step, Hear) else Flush(device) if isinstance(step, Sync) else step
             out.append((told, action))

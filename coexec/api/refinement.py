@@ -160,27 +160,24 @@ class _Runs:
         self._watch, self._limit_s = Watch(), settings.get("timeout")
         self._company, self._patience_s = company(devices), PATIENT_S
 
-    @property
-    def are_sound(self) -> bool:
-        """True where the CPU and an emulated GPU have a core each at the moment, or nobody can tell."""
+    def have_cores(self) -> bool:
+        """Measures whether the CPU and an emulated GPU have a core each at the moment; True also where nobody can tell."""
         return self._company is None or self._company.is_there()
 
-    def has_patience(self) -> bool:
-        """After a pause: whether a comparison in a disturbed moment is to be made again."""
-        if self._patience_s > 0:
-            time.sleep(PAUSE_S)
-        return self._patience_s > 0
-
-    def spent(self, seconds: float) -> None:
-        """So long a comparison took that was in vain."""
-        self._patience_s -= seconds
+    def wait(self, lost_s: float) -> bool:
+        """After a comparison that was in vain and took so long: a pause, and whether there is patience for another."""
+        if self._patience_s <= 0:
+            return False
+        time.sleep(PAUSE_S)
+        self._patience_s -= lost_s + PAUSE_S
+        return True
 
     def run(self, prepared: PreparedRun, feeds: Mapping[str, Any]) -> None:
         """One run, as a session's. Raises DeviceHang."""
         if not self._limit_s or not prepared.is_far:
             prepared.run(feeds)
         else:
-            with self._in_time():
+            with self._in_time(prepared):
                 watched(self._watch, prepared, feeds, self._limit_s)
 
     def do(self, prepared: PreparedRun, work: Callable[[], Any]) -> None:
@@ -188,15 +185,16 @@ class _Runs:
         if not self._limit_s or not prepared.is_far:
             work()
         else:
-            with self._in_time():
+            with self._in_time(prepared):
                 self._watch.call(work, timeout_s(prepared, self._limit_s), prepared.places)
 
     @contextmanager
-    def _in_time(self) -> Iterator[None]:
+    def _in_time(self, prepared: PreparedRun) -> Iterator[None]:
+        limit_s = timeout_s(prepared, self._limit_s)
         try:
             yield
         except TimedOut:
-            raise DeviceHang("the device did not answer in time", found=f"no answer after {self._limit_s:g} s",
+            raise DeviceHang("the device did not answer in time", found=f"no answer after {limit_s:g} s",
                              hint="COEXEC_TIMEOUT sets how long to wait") from None
 
     def retire(self, prepared: PreparedRun) -> None:
@@ -228,11 +226,10 @@ def _compare(runs: _Runs, first: PreparedRun, second: PreparedRun, feeds: Mappin
     once = _time(runs, first, feeds, 1) + _time(runs, second, feeds, 1)
     turns = max(LEAST_TURNS, min(TURNS, int(COMPARE_S * 1e3 / max(once, 1e-3))))
     while True:
-        sound, begun = runs.are_sound, time.perf_counter()
+        begun, sound = time.perf_counter(), runs.have_cores()
         times = interleave({"first": lambda: runs.run(first, feeds), "second": lambda: runs.run(second, feeds)}, 2, turns)
-        sound = sound and runs.are_sound
-        runs.spent(0.0 if sound else time.perf_counter() - begun + PAUSE_S)
-        if sound or not runs.has_patience():
+        sound = sound and runs.have_cores()
+        if sound or not runs.wait(time.perf_counter() - begun):
             return quiet(times["first"]), quiet(times["second"]), sound
 
 

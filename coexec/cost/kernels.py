@@ -25,6 +25,8 @@ SPLIT_FLOPS, SPLIT_BYTES = 1_000_000, 256 << 10
 WINOGRAD_LEAST, WINOGRAD_BLOCK, BLOCKS_BAND = 16, 2 << 20, 6 << 20
 #: Pixels of the largest small map, and output channels of the convolutions that are made straight from the input, on the CPU.
 MOST_SMALL, MOST_FEW = 256, 4
+#: What reading a weight costs the CPU in multiply-adds of one lane, and packing a pixel of a small map in those of one output channel.
+WEIGHT_COST, PIXEL_COST = 16, 15
 #: Outputs of a row that the CPU's kernel of narrow depthwise maps sums at a time.
 LANES_WIDTH = 8
 #: On the GPU: bytes of a strip, vectors and elements a work-item makes of it, bytes of a panel.
@@ -215,18 +217,16 @@ def _conv_share(g: Windowed, f: Facts) -> tuple[Windowed, Array]:
     per = int(g.ocg[0]) if grouped else 1
 
     def cost(oc: Array, oh: Array) -> Array:
-        pairs = g.icg * _lanes_up(oc, f.tile_rows)
-        pixels, oc_up = oh * g.ow, _lanes_up(oc, f.tile_rows)
+        pixels, padded = oh * g.ow, _lanes_up(oc, f.tile_rows)
+        pairs = g.icg * padded
         each = g.taps * _lanes_up(pixels, f.lanes) * (1 + 2 / np.maximum(oc, 1))
-        rows = _small_rows(pixels, f)
-        small = up(pixels, rows) * rows * _lanes_up(oc, f.lanes)
-        suits = (oc >= 2 * f.lanes) & (pixels <= MOST_SMALL) & (small <= 1.05 * _lanes_up(pixels, f.lanes) * oc_up) & (g.groups == 1)
-        each = np.where(suits, g.taps * small / np.maximum(oc_up, 1) * (1 + 15 / np.maximum(oc, 1)), each)
+        suits, sums = _small_maps(g, oc, pixels, f)
+        each = np.where(suits, g.taps * sums / np.maximum(padded, 1) * (1 + PIXEL_COST / np.maximum(oc, 1)), each)
         if _square(g) and not grouped:
             each = np.min(_winograd_costs(g, f, oc, oh, g.ow), axis=0)
         elif _larger(g) and not grouped:
             each = np.min(_block_costs(g, f, oc, oh, g.ow), axis=0)
-        return pairs * (g.n * each + 16 * g.taps)
+        return pairs * (g.n * each + WEIGHT_COST * g.taps)
 
     options = [(_largest(g.oc, f.threads, a * per), g.oh) for a in (1, *(() if grouped else (f.tile_rows,)))]
     options += [(g.oc, _largest(g.oh, f.threads, a)) for a in (1, 2, 4)]
@@ -268,13 +268,10 @@ def _cpu_conv(g: Windowed, f: Facts) -> Iterator[Case]:
     if shallow.any():
         yield _pick(_cpu_shallow(g, f, woken), shallow)  # type: ignore[misc]
     few = few | shallow
-    rows = _small_rows(g.pixels, f)
-    theirs = _lanes_up(g.pixels, f.lanes) * up(g.oc, f.tile_rows) * f.tile_rows
-    ours = up(g.pixels, rows) * rows * _lanes_up(g.oc, f.lanes)
-    small = implicit & ~few & (g.groups == 1) & (g.oc >= 2 * f.lanes) & (g.pixels <= MOST_SMALL) & (ours <= 1.05 * theirs)
+    small = implicit & ~few & _small_maps(g, g.oc, g.pixels, f)[0]
     small &= (g.ow == g.full_ow) | (g.oh == 1)
     if small.any():
-        yield _pick(_cpu_small(g, f, woken, rows), small)  # type: ignore[misc]
+        yield _pick(_cpu_small(g, f, woken, _small_rows(g.pixels, f)), small)  # type: ignore[misc]
     implicit &= ~few & ~small
     for choice, m in ((1, 2), (2, 4)):
         if (winograd == choice).any():
@@ -289,6 +286,14 @@ def _small_rows(pixels: Array, f: Facts) -> Array:
     """Pixels of a tile on small maps: a tile's rows or one less, whichever leaves fewer over; one where there is but one pixel."""
     tall, short = f.tile_rows, max(1, f.tile_rows - 1)
     return np.where(pixels == 1, 1, np.where(up(pixels, tall) * tall <= up(pixels, short) * short, tall, short))
+
+
+def _small_maps(g: Windowed, oc: Array, pixels: Array, f: Facts) -> tuple[Array, Array]:
+    """Where so many pixels leave less over as a tile's rows than as its vectors; and the sums, those of padding counted in, that this makes."""
+    rows = _small_rows(pixels, f)
+    sums = up(pixels, rows) * rows * _lanes_up(oc, f.lanes)
+    others = _lanes_up(pixels, f.lanes) * _lanes_up(oc, f.tile_rows)
+    return (g.groups == 1) & (oc >= 2 * f.lanes) & (pixels <= MOST_SMALL) & (sums <= 1.05 * others), sums
 
 
 def _cpu_small(g: Windowed, f: Facts, woken: Array, rows: Array) -> Case:

@@ -144,7 +144,7 @@ class Bench:
         self.queue.begin_run()
         try:
             batch = 1
-            if len(self.kernels[0].calls() or ()) == 1 and isinstance(self.kernels[0].calls()[0], Shared):
+            if any(isinstance(call, Shared) for call in self.kernel.calls() or ()):
                 # In a run the threads are woken once, not for every kernel; a thousandth of a second of kernels makes that small.
                 batch = max(1, min(64, int(1e3 / max(measure(self.run, warmup=1, min_seconds=0, min_count=2).median_us, 1.0))))
             if self.device.asynchronous:

@@ -12,7 +12,7 @@ import numpy as np
 
 from .. import settings
 from ..devices.base import Buffer, Device, Event, Kernel, Operand, Queue, TensorView
-from ..devices.fusing import Await, Doing, Put, fused
+from ..devices.fusing import NAP_S, Await, Doing, Put, fused
 from ..devices.timed import Timer, timed
 from ..devices.waits import wait_by
 from ..errors import CoexecError, DeviceError, MemoryLimit
@@ -37,9 +37,8 @@ Action = Callable[[], Any]
 
 #: Looks at a counter before the host goes to sleep on the piece's event instead: a few hundred microseconds.
 LOOKS = 10_000
-#: Where no event is made, the host naps so long between two looks from then on. It gives up after that many seconds, or after so many times
-#: what the whole run was predicted to take.
-NAP_S, GIVE_UP_S, PATIENCE = 50e-6, 1.0, 10
+#: Where no event is made, the host gives up after that many seconds, or after so many times what the whole run was predicted to take.
+GIVE_UP_S, PATIENCE = 1.0, 10
 #: Nodes that may move to the CPU because their kernels cannot be made; with more, something is wrong with the device itself.
 MAX_REFUSED = 3
 
@@ -218,61 +217,60 @@ class PreparedRun:
         first: list[Action] = [handshake.reset]
         hot: list[tuple[Action, Doing]] = [(handshake.reset, (Put(handshake.told, 0), Put(handshake.heard, 0)))]
         for step in woven:
-            action, later, doing = self._woven(step, made, slots)
-            if action is not None and later is not None:
+            action, doing = self._woven(step, made, slots)
+            if action is not None:
                 first.append(action)
-                hot.append((later, doing))
+                hot.append((self._patient(step) if isinstance(step, Hear) else action, doing))
         return first, fused(hot)
 
-    def _woven(self, step: WovenStep, made: Mapping[Step, Action], slots: Mapping[tuple[str, int], int]) -> tuple[Action | None, Action | None, Doing]:
-        """A step of a run kept in step by counters: in a first run, in a later one, and what it does there without Python."""
+    def _woven(self, step: WovenStep, made: Mapping[Step, Action], slots: Mapping[tuple[str, int], int]) -> tuple[Action | None, Doing]:
+        """A step of a run kept in step by counters, and what it does without Python."""
         handshake = self.handshake
         match step:
             case Sync(signal=signal, target=target):
                 kernel = handshake.sync(signal, target)
-                return kernel.start, kernel.start, kernel.calls()
+                return kernel.start, kernel.calls()
             case Stepping(start=start, signal=signal, target=target):
                 handshake.embed(self.kernels[start], signal, target)
-                return made[start], made[start], self.kernels[start].calls()
+                return made[start], self.kernels[start].calls()
             case Tell(number=number):
                 told = handshake.told
 
                 def tell() -> None:
                     told[0] = number
 
-                return tell, tell, [Put(told, number)]
+                return tell, [Put(told, number)]
             case Hear(device=device, index=index):
-                hear, patiently = self._hear(device, index, slots)
-                return hear, patiently, [Await(handshake.heard, index)]
+                heard, events, slot, queue = handshake.heard, self.events, slots[device, index], self.queues[device]
+                is_last = (device, index + 1) not in slots
+
+                def hear() -> None:
+                    for _ in range(LOOKS):
+                        if heard[0] >= index:
+                            return
+                    if is_last:
+                        queue.finish()  # not the piece alone: its signal must not arrive in the next run
+                    else:
+                        events[slot].wait()  # type: ignore[union-attr]
+
+                return hear, [Await(heard, index)]
             case Flush(device=device):
                 queue = self.queues[device]
-                return queue.flush, queue.flush, queue.flushes()
-        action = made.get(step)
-        return action, action, self.kernels[step].calls() if isinstance(step, Start) else None
+                return queue.flush, queue.flushes()
+        return made.get(step), self.kernels[step].calls() if isinstance(step, Start) else None
 
-    def _hear(self, device: str, index: int, slots: Mapping[tuple[str, int], int]) -> tuple[Action, Action]:
-        """Waiting for a piece's signal: with its event to fall back on, and where it has none."""
-        heard, events, slot, queue = self.handshake.heard, self.events, slots[device, index], self.queues[device]
-        is_last = (device, index + 1) not in slots
-        give_up_s = max(GIVE_UP_S, PATIENCE * 1e-3 * (self.plan.predicted_ms or 0.0))
+    def _patient(self, step: Hear) -> Action:
+        """Waiting for a piece's signal where its start made no event to fall back on."""
+        heard, index, give_up_s = self.handshake.heard, step.index, max(GIVE_UP_S, PATIENCE * 1e-3 * (self.plan.predicted_ms or 0.0))
 
         def hear() -> None:
-            for _ in range(LOOKS):
-                if heard[0] >= index:
-                    return
-            if is_last:
-                queue.finish()  # not the piece alone: its signal must not arrive in the next run
-            else:
-                events[slot].wait()  # type: ignore[union-attr]
-
-        def hear_patiently() -> None:
             until = perf_counter() + give_up_s
             while heard[0] < index:
                 if perf_counter() > until:
                     raise Unanswered
                 sleep(NAP_S)
 
-        return hear, hear_patiently
+        return hear
 
     def _compile(self, node: Node, device: str, region: Region) -> Kernel:
         inputs: list[Operand] = [None if v is None else v if v.is_constant else self.views[v] for v in node.inputs]
@@ -325,19 +323,34 @@ class PreparedRun:
             return self.run_again(feeds)
 
     def attempt(self, feeds: Mapping[str, Any]) -> dict[str, Any] | None:
-        """As `run`, where `is_bounded`; None where a device did not answer. Then `run_again`, under a watch: it may never return."""
+        """As `run`, where `is_bounded`; None where a device did not answer. Then `run_again`, and after any error `stop`, under a watch: either may
+        never return.
+        """
         try:
-            return self._run(self.hot, feeds)
+            return self._do(self.hot, feeds)
         except Unanswered:
             return None
 
     def run_again(self, feeds: Mapping[str, Any]) -> dict[str, Any]:
         """The run once more, step by step, waiting by events: they tell whether the device failed, or was only slow."""
-        self.uncounted()
-        self._drain()
+        self.stop()
         return self._run([action for _, action in self.actions], feeds)
 
+    def stop(self) -> None:
+        """After a run that was given up: nothing is running any more, so that the next one may use the same memory."""
+        self.uncounted()
+        self._drain()
+
     def _run(self, actions: Sequence[Action], feeds: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return self._do(actions, feeds)
+        except Unanswered:
+            raise
+        except BaseException:
+            self.stop()
+            raise
+
+    def _do(self, actions: Sequence[Action], feeds: Mapping[str, Any]) -> dict[str, Any]:
         self._feed(feeds)
         queues = tuple(self.queues.values())
         for queue in queues:
@@ -349,12 +362,6 @@ class PreparedRun:
                 for action in actions:
                     action()
             self.has_run = True
-        except Unanswered:
-            raise
-        except BaseException:
-            self.uncounted()
-            self._drain()
-            raise
         finally:
             for queue in queues:
                 queue.end_run()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,7 +21,7 @@ from ..graph.ir import Graph, Node
 from ..partition.plan import Plan, on_one_device
 from .executor import PreparedRun
 from .schedule import HOST, Start
-from .watchdog import Watch
+from .watchdog import TimedOut, Watch
 
 log = logging.getLogger("coexec")
 
@@ -107,7 +108,13 @@ def watched(watch: Watch, prepared: PreparedRun, feeds: Mapping[str, Any], limit
     """
     work = prepared.run
     if prepared.is_bounded:
-        if (results := prepared.attempt(feeds)) is not None:
+        try:
+            results = prepared.attempt(feeds)
+        except BaseException:  # Ctrl-C among them: also what ends the run asks the driver
+            with suppress(TimedOut):
+                watch.call(prepared.stop, limit_s, prepared.places)
+            raise
+        if results is not None:
             return results
         work = prepared.run_again
     return watch.call(partial(work, feeds), timeout_s(prepared, limit_s), prepared.places)

@@ -12,7 +12,7 @@ from coexec.devices.registry import company as company_of
 from coexec.devices.registry import find_devices
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a second core is missing: two threads cannot have one each")
 def test_threads_that_share_a_core_are_not_two():
     before = os.sched_getaffinity(0)
     one = frozenset({min(before)})

@@ -26,13 +26,12 @@ WIDTH = 8
 
 def suits(case: Convolution) -> bool:
     """One output channel for each input channel; rows that fill at most half a vector, and more than half of the sums."""
-    oc, _, kh, kw = case.w.shape
-    (_, _, h, w), (oh, ow) = case.x.shape, case.y.shape[2:]
+    oc, (h, w), (oh, ow) = case.w.shape[0], case.x.shape[2:], case.y.shape[2:]
     narrow = WIDTH // 2 < ow <= WIDTH and 2 * ow <= LANES
-    whole = strides(case.x)[2] == w or h == 1, strides(case.y)[2] == ow or oh == 1
+    whole = (strides(case.x)[2] == w or h == 1) and (strides(case.y)[2] == ow or oh == 1)  # rows lie side by side
     # The last lanes may be channels that were done before: then they are written twice, which a residual in the output's place forbids.
     full = oc >= LANES and (case.residual is None or oc % LANES == 0)
-    return narrow and all(whole) and full and case.group == oc and h * w >= LANES and case.dilations == (1, 1)
+    return narrow and whole and full and case.group == oc and h * w >= LANES and case.dilations == (1, 1)
 
 
 def lanes(piece: Piece, case: Convolution) -> Program:

@@ -1,7 +1,7 @@
 """Work that was bound beforehand, done in one go without Python: a list of C calls, of words to set and of words to wait for.
 
-Between two kernels of a small model Python and numba's dispatcher take as long as some kernels do: 2 to 5 us a step. Compiled kernels
-and OpenCL's functions are C functions, and a list of their addresses and arguments is all that a run needs.
+Between two kernels of a small model Python and numba's dispatcher take as long as some kernels do. Compiled kernels and OpenCL's functions
+are C functions, and a list of their addresses and arguments is all that a run needs.
 """
 
 from __future__ import annotations
