@@ -39,7 +39,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--iters", metavar="N", type=shared.positive, default=50, help="rounds; each runs every strategy once (default: %(default)s)"
     )
-    parser.add_argument("--percentiles", metavar="P,P", type=_percentiles, default=(50.0, 90.0, 99.0), help="of the latency, which are shown and written (default: 50,90,99)")
+    parser.add_argument("--percentiles", metavar="P,P", type=_percentiles, default=(50.0, 90.0, 99.0), help="of the latency (default: 50,90,99)")
     shared.measuring(parser)
     parser.add_argument("--export-json", metavar="F.json", help="write every time, in seconds, as hyperfine does")
     parser.add_argument("--export-csv", metavar="F.csv", help="write a line per strategy, in seconds, as hyperfine does")
