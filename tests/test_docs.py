@@ -2,7 +2,7 @@
 
 Commands are those of `sh` blocks. A block below `<!-- not run: why -->` or `<!-- needs a board: why -->` is only parsed. Models, profiles and
 pictures that a page names are small ones made here. Tools install packages or take minutes: their blocks say so by such a mark, and they are
-checked to exist and to parse. What running text and tables mention is checked to name verbs, options, scripts and extras that are there.
+checked to exist and to parse. What running text and tables mention is run too where it is a whole command, else asked for its help.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ import select
 import shlex
 import shutil
 import subprocess
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 
@@ -75,6 +77,21 @@ def commands() -> list[tuple[str, str, bool]]:
             for line in b.lines if line.split("#")[0].strip()]  # fmt: skip
 
 
+def once(found: list[tuple[str, str]], before: Sequence[str] = ()) -> list[tuple[str, str]]:
+    """Those (page, command) that differ by more than the names of files, from one another and from those before."""
+    def form(command: str) -> str:
+        return re.sub(r"[\w/-]*[\w*](\.\w+)", r"X\1", command)
+
+    different = {form(command): None for command in before}
+    for page, command in found:
+        different.setdefault(form(command), (page, command))
+    return [known for known in different.values() if known is not None]
+
+
+def run_commands() -> list[tuple[str, str]]:
+    return once([(page, command) for page, command, run in commands() if run and command.startswith("coexec ")])
+
+
 def picture_net(batch: int | str = 1) -> onnx.ModelProto:
     """[batch, 3, 224, 224] to [batch, 10]: a strided convolution, an average, a fully connected layer."""
     rng = np.random.default_rng(0)
@@ -116,7 +133,7 @@ def place(tmp_path_factory):
     (folder / "pictures").mkdir()
     for name in ("ids", "mask"):
         np.save(folder / f"{name}.npy", np.ones((1, 8), np.float32))
-    write_table([*table("cpu_little"), *table("gpu_image")], folder / "timings.csv")
+    write_table([*table("cpu_little")[::4], *table("gpu_image")[::4]], folder / "timings.csv")
     for name in ("cat.jpg", "7.jpg", "pictures/one.png", "pictures/two.png"):
         Image.new("RGB", (32, 24), (200, 90, 10)).save(folder / name)
     with settings.override(cache_dir=folder / "cache"):
@@ -148,11 +165,16 @@ def supply(folder: Path, words: list[str]) -> list[Path]:
     return tables
 
 
-@pytest.mark.parametrize("page, command", [(p, c) for p, c, run in commands() if run and c.startswith("coexec ")])
-def test_a_command_of_the_docs_works(page, command, place, monkeypatch, capsys):
+@pytest.fixture
+def do(place, monkeypatch, capsys):
+    """Runs a command of coexec's in that folder: do(page, its words)."""
     monkeypatch.chdir(place)
     monkeypatch.delenv("COEXEC_DEBUG", raising=False)
-    words = shlex.split(command)[1:]
+    return lambda page, words: done(page, words, place, capsys)
+
+
+def done(page: str, words: list[str], place: Path, capsys: pytest.CaptureFixture) -> None:
+    command = shlex.join(words)
     for made in [w for before, w in zip(words, words[1:]) if before in MADE_BY]:
         (place / made).parent.mkdir(parents=True, exist_ok=True)
     supplied = supply(place, words)
@@ -168,6 +190,11 @@ def test_a_command_of_the_docs_works(page, command, place, monkeypatch, capsys):
     # A profile of a second, made and checked while other tests run, may be found not to fit: that is an answer too.
     answers = (0, 7) if words[:2] == ["profile", "check"] else (0,)
     assert code in answers and out and "error" not in err, f"{page}: {command}\n{err}"
+
+
+@pytest.mark.parametrize("page, command", run_commands())
+def test_a_command_of_the_docs_works(page, command, do):
+    do(page, shlex.split(command)[1:])
 
 
 @pytest.mark.parametrize("page, command", [(p, c) for p, c, run in commands() if not run and c.startswith("coexec ")])
@@ -241,7 +268,9 @@ def test_every_block_is_of_a_language_that_a_test_knows():
 
 
 #: What a placeholder of a command in running text stands for.
-STANDS_FOR = {"FILE": "f.yaml", "MODEL": "m.onnx", "N": "3", "MODEL...": "m.onnx", "S": "cpu", "F": "f.json", "...": "", "NODE": "conv"}
+STANDS_FOR = {"FILE": "f.yaml", "MODEL": "m.onnx", "N": "3", "MODEL...": "m.onnx", "S": "cpu", "F": "f.json", "...": "", "VERB": "run"}
+#: Verbs that are whole commands by themselves; of others a page may name what belongs to a model that it speaks of, as in `coexec plan -o`.
+BY_THEMSELVES = ("doctor", "cache", "profile")
 #: Commands of the system that pages name: each changes a machine, or needs a board's driver, and stands on a page that says so by a mark.
 OF_THE_SYSTEM = ("sudo", "apt", "docker", "export", "echo", "clinfo")
 
@@ -257,20 +286,24 @@ def spans() -> list[tuple[str, str]]:
                 del words[0]
             if len(words) > 1 and words[0] in ("coexec", "bash", "python", "python3", "pip", *OF_THE_SYSTEM):
                 found.append((path.relative_to(ROOT).as_posix(), " ".join(words)))
-    return list(dict.fromkeys(found))
+    return once(found, [command for _, command in run_commands()])
 
 
 @pytest.mark.parametrize("page, command", spans())
-def test_a_command_in_running_text_is_valid(page, command):
-    """What a page only mentions is not run, but names a verb, options, a script, a module, an extra that are there."""
+def test_a_command_in_running_text_works(page, command, do, capsys):
+    """Whole commands are run; a verb, a tool that is only named tells of itself. The rest names a script, an extra that is there."""
     command = command.split(" > ")[0]
     words = [STANDS_FOR.get(w, w) for w in shlex.split(re.sub(r"\[[^\]]*\](?=$| )", "", command))]
     words = [w for w in words if w]
-    if words[0] == "coexec":
-        assert words[1] in VERBS or words[1] in ("VERB", "2"), f"{page}: {command}"  # `coexec 2` names a column
-        if words[1] in VERBS:
-            options = {o for action in make_parser()[1][words[1]]._actions for o in action.option_strings}
-            assert not [w for w in words[2:] if w.startswith("-") and w not in options], f"{page}: {command}"
+    if words[0] == "coexec" and words[1] == "2":
+        assert page == "docs/benchmarks.md"  # a column's name
+    elif words[0] == "coexec":
+        options = {o for action in make_parser()[1][words[1]]._actions for o in action.option_strings}
+        assert not [w for w in words[2:] if w.startswith("-") and w not in options], f"{page}: {command}"
+        if words[1] in BY_THEMSELVES and words[-1] not in MADE_BY and "--help" not in words or any(Path(w).suffix == ".onnx" for w in words):
+            do(page, words[1:])
+        else:
+            assert main([words[1], "--help"]) == 0 and f"usage: coexec {words[1]}" in capsys.readouterr().out
     elif words[0] == "pip":
         extras = configparser.ConfigParser()
         extras.read(ROOT / "setup.cfg")
@@ -283,6 +316,9 @@ def test_a_command_in_running_text_is_valid(page, command):
     else:
         file = ROOT / (words[2].replace(".", "/") + ".py" if words[1] == "-m" else words[1])
         assert file.is_file(), f"{page}: {command}"
+        if re.search(r"ArgumentParser\(|\bparser\(__doc__", file.read_text()):
+            asked = [sys.executable, *(["-m", words[2]] if words[1] == "-m" else [file]), "--help"]
+            assert "usage:" in subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120).stdout
         told = file.read_text() + (ROOT / "tools/benching.py").read_text()  # which has what such tools share
         assert not [w for w in words[2:] if w.startswith("--") and f'"{w}"' not in told], f"{page}: {command}"
 

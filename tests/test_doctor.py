@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,14 @@ import pytest
 
 from coexec.devices.base import Kernel
 from coexec.devices.cpu import jit
-from coexec.devices.registry import cpu_device
+from coexec.devices.null.device import NullDevice, NullQueue
+from coexec.devices.registry import cpu_device, gpu_device
 from coexec.errors import DeviceError
-from coexec.report import doctor
+from coexec.report import doctor, self_test
 from coexec.report.board import count_cores
 from coexec.report.machine import EXTRAS, Machine, look, may_open
+
+from .runtime.test_trace import ShiftedTimer
 
 GPU = {"spec": "ARM Platform:Mali-G610", "name": "Mali-G610", "emulated": False, "problem": None}
 POCL = {"spec": "Portable Computing Language:cpu", "name": "cpu", "emulated": True, "problem": None}
@@ -424,7 +429,7 @@ def test_this_machine_can_be_looked_at():
 
 
 def test_self_test_passes_on_the_cpu():
-    found = doctor.self_test(cpu_device())
+    found = self_test.self_test(cpu_device())
     assert found["ok"] and found["max_rel_error"] < 1e-5
 
 
@@ -472,5 +477,62 @@ def _fails(kernel, args):
 
 @pytest.mark.parametrize("start, said", [(_scaled, "off by 0.0"), (_idle, "off by nan"), (_fails, "[fake] the driver gave up")])
 def test_self_test_finds_a_device_that_computes_wrongly(start, said):
-    found = doctor.self_test(Broken(start))
+    found = self_test.self_test(Broken(start))
     assert not found["ok"] and said in found["error"]
+
+
+# How a driver behaves while work runs
+
+
+class BusyQueue(NullQueue):
+    def finish(self):
+        while time.perf_counter() < self.busy_until:
+            pass
+
+
+class Busy(NullDevice):
+    """Its driver looks again and again instead of sleeping."""
+
+    def queue(self, threads=1):
+        return BusyQueue(self)
+
+
+def test_a_driver_that_waits_busily_is_told_from_one_that_sleeps():
+    sleeps, busy = self_test.habits_of(NullDevice("gpu", 0.004)), self_test.habits_of(Busy("gpu", 0.004))
+    assert sleeps.waiting_core + 0.1 < busy.waiting_core <= 1.01
+    (problem,) = self_test.problems_of("Mali", self_test.Habits(0.97, ""))
+    assert problem.severity == "warning" and "Mali keeps a core busy" in problem.what and "97%" in problem.why and "COEXEC_WAIT=poll" in problem.fix
+    assert not list(self_test.problems_of("Mali", self_test.Habits(0.3, ""))) and not list(self_test.problems_of("Mali", self_test.Habits(None, "")))
+
+
+def test_a_device_that_is_not_waited_for_or_fails_has_no_habits():
+    assert self_test.habits_of(cpu_device()) is None
+    assert self_test.habits_of(NullDevice("gpu", declined=["Conv"])) is None
+
+
+@pytest.mark.parametrize(
+    "timer, why",
+    [
+        (lambda: ShiftedTimer(), ""),
+        (lambda: None, "gives none"),
+        (lambda: ShiftedTimer(rate=1.5), "drifts|no clock could show"),
+        (lambda: ShiftedTimer(early_ns=10**9), "before it was enqueued"),
+        (lambda: ShiftedTimer(early_ns=-(10**9)), "after the host saw it done"),
+    ],
+)
+def test_event_times_that_cannot_be_true_are_noticed(monkeypatch, timer, why):
+    monkeypatch.setattr(self_test, "timed", lambda queue: timer())
+    habits = self_test.habits_of(NullDevice("gpu", 0.004))
+    problems = list(self_test.problems_of("Mali", habits))
+    if not why:
+        assert habits.clock == "" and not problems
+    else:
+        assert re.search(why, habits.clock) and problems[0].severity == "note" and "Mali" in problems[0].what
+
+
+def test_this_machines_driver_sleeps_and_tells_the_time():
+    device = gpu_device()
+    habits = self_test.habits_of(device)
+    assert habits is not None and (habits.waiting_core is None or 0 <= habits.waiting_core <= 1.01)
+    if "Portable Computing Language" in device.facts.driver:
+        assert habits.clock == "" and not list(self_test.problems_of(device.facts.name, habits))

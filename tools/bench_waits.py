@@ -4,7 +4,7 @@
 
 From traced runs, the ways taking turns: the idle gap between the later of the two halves ending and the next piece starting (median and
 p99, microseconds), and how long in a run neither processor works (median, microseconds). From runs without a trace: the whole run
-(median, milliseconds). In traced runs by `flag` each gate is a launch of its own; in the others, pieces of an emulated GPU hold them. Tracing itself adds a few microseconds to each gap. Prints a table; --json also writes everything.
+(median, milliseconds). Tracing by events adds a few microseconds to each gap. Prints a table; --json also writes everything.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from coexec.runtime.executor import PreparedRun
 from coexec.runtime.schedule import Flush, Start, Step, Wait
 from coexec.runtime.trace import Span, Trace
 from coexec.runtime.traced import run_traced
-from coexec.runtime.weave import Hear, Sync, weave
 
 from .benching import machine, parser, versions
 
@@ -52,19 +51,6 @@ def naive_actions(prepared: PreparedRun) -> list[tuple[Step, Callable[[], Any]]]
     return out
 
 
-def woven_actions(prepared: PreparedRun) -> list[tuple[Step, Callable[[], Any]]]:
-    """What runs where host and device keep in step by words, told so that a trace shows hearing of a piece as the wait it is."""
-    slots, made = prepared._number_pieces(), dict(prepared.actions)
-    device, = prepared.asynchronous
-    out = []
-    for step in weave(prepared.steps, prepared.memory, device):
-        action, _ = prepared._woven(step, made, slots)
-        if action is not None:
-            told = Wait(step.device, step.index) if isinstance(step, Hear) else Flush(device) if isinstance(step, Sync) else step
-            out.append((told, action))
-    return out
-
-
 class Contender:
     """A model prepared with one way of waiting, traced or not."""
 
@@ -75,11 +61,6 @@ class Contender:
             self.session = InferenceSession(str(path), options, strategy=strategy, device_profile=profile)
         self.prepared = self.session._ready
         self.feeds = random_feeds(self.session.graph)
-        if way == "flag" and traced and self.prepared.handshake is not None:
-            for kernel in self.prepared.kernels.values():  # gates of their own, so that a piece's time is not that of its gate
-                self.prepared.handshake.embed(kernel, 0, 0)
-            self.prepared.actions = woven_actions(self.prepared)
-            self.prepared.uncounted = self.prepared.handshake.reset  # this trace counts
         if way == NAIVE:
             self.prepared.actions = naive_actions(self.prepared)
             self.prepared.hot = [action for _, action in self.prepared.actions]

@@ -83,7 +83,7 @@ def traced(devices: Mapping[str, Device], asked: Mapping[str, tuple[Graph, Plan,
         for name, run in [*prepared.items()] * TURNS:
             for number in range(WARM + RUNS):
                 other.max()
-                run.run(feeds) if number < WARM else run_traced(run, feeds, traces[name])
+                run.run(feeds) if number < WARM else run_traced(run, feeds, traces[name], by_events=True)
     finally:
         for run in prepared.values():
             run.close()

@@ -56,7 +56,7 @@ def between(trace: Trace, typical: Callable[[Sequence[float]], float] | None = N
         source, target = arrow.source, arrow.target
         if arrow.name == "enqueue" and target.category == "piece":
             lost["launch_us"].append(source.duration_us)
-            if free.get(id(target), 0.0) < source.start_us:
+            if free.get(id(target), 0.0) < source.start_us and not target.args.get("held_us"):
                 lost["begin_us"].append(target.start_us - source.stop_us)
         elif arrow.name == "join":
             late = target.stop_us - source.stop_us

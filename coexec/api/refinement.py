@@ -215,7 +215,7 @@ def _observe(runs: _Runs, graph: Graph, plan: Plan, prepare: Callable[..., Prepa
     try:
         runs.run(prepared, feeds)
         for _ in range(TRACED):
-            runs.do(prepared, lambda: run_traced(prepared, feeds, trace))
+            runs.do(prepared, lambda: run_traced(prepared, feeds, trace, by_events=True))
     finally:
         runs.retire(prepared)
     return known.seen(ratios_seen(graph, prepared.plan, trace, costs), between(trace))

@@ -144,7 +144,7 @@ def _tell_of_unwritable_cache() -> None:
 @cache
 def _tried(gpu: Any) -> CoexecError | None:
     """What is wrong with that device's answers; None where they are right."""
-    from ..report.doctor import self_test
+    from ..report.self_test import self_test
 
     try:
         found = self_test(gpu)

@@ -34,7 +34,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
 
     machine = look()
     devices = [_cpu(options)] + [_gpu(facts, options) for facts in machine.devices]
-    problems = diagnose(machine)
+    problems = diagnose(machine, _habits(devices))
     kept = _kept(machine)
     console.emit(
         {
@@ -62,7 +62,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
 
 def _cpu(options: argparse.Namespace) -> dict[str, Any]:
     from ..devices.registry import cpu_device
-    from ..report.doctor import self_test
+    from ..report.self_test import self_test
 
     device = cpu_device()
     facts = device.facts
@@ -79,15 +79,23 @@ def _cpu(options: argparse.Namespace) -> dict[str, Any]:
 
 def _gpu(facts: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
     from ..devices.opencl import open_device
-    from ..report.doctor import self_test
+    from ..report.self_test import habits_of, self_test
 
-    tried = None
+    tried = habits = None
     if not facts.get("problem") and not options.no_self_test:
         try:
-            tried = self_test(open_device(facts["spec"]))
+            device = open_device(facts["spec"])
+            tried = self_test(device)
+            habits = habits_of(device) if tried["ok"] else None
         except CoexecError as error:
             tried = {"ok": False, "max_rel_error": None, "error": str(error)}
-    return {"unit": "gpu", **facts, "self_test": tried}
+    return {"unit": "gpu", **facts, "self_test": tried, "driver_habits": None if habits is None else habits._asdict()}
+
+
+def _habits(devices: list[dict[str, Any]]) -> list[Any]:
+    from ..report.self_test import Habits, problems_of
+
+    return [p for d in devices if d.get("driver_habits") for p in problems_of(d["name"], Habits(**d["driver_habits"]))]
 
 
 def _kept(machine: Any) -> dict[str, Any]:

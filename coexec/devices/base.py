@@ -138,12 +138,13 @@ class Call(NamedTuple):
 class Shared(NamedTuple):
     """Calls made at the same time: the first by whoever makes it, each other by a thread of `team` (`threads.ThreadTeam`) of its own.
 
-    `tasks` are the same for Python, one each.
+    `tasks` are the same for Python, one each. `stamps`: what notes the beginning and the end of each (`fusing.Stamp`), where that is asked for.
     """
 
     calls: tuple[Call, ...]
     tasks: tuple[Callable[[], Any], ...]
     team: Any
+    stamps: tuple[tuple[Any, Any], ...] = ()
 
 
 class Kernel(ABC):

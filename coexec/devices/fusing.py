@@ -41,6 +41,10 @@ class Stamp:
     def __init__(self) -> None:
         self._told = np.zeros(2, np.int64)  # seconds and nanoseconds, as clock_gettime has them
 
+    def clear(self) -> None:
+        """As if it had never been."""
+        self._told[:] = 0
+
     def __call__(self) -> None:
         self._told[:] = divmod(time.perf_counter_ns(), 10**9)
 
@@ -52,6 +56,7 @@ class Stamp:
 
     @property
     def ns(self) -> int:
+        """That moment in nanoseconds; 0 where it was not."""
         return int(self._told[0]) * 10**9 + int(self._told[1])
 
 
@@ -165,12 +170,21 @@ class _Segment:
         first, others = self._lists[0], range(1, len(step.calls))
         if others:
             first.add([Put(words[0], number)], _nothing)
-        first.add([step.calls[0]], step.tasks[0])
+        self._own(step, 0)
         for i in others:
             self._lists[i].add([Await(words[0], number)], partial(self._await, words[0], number))
-            self._lists[i].add([step.calls[i]], step.tasks[i])
+            self._own(step, i)
             self._lists[i].add([Put(words[i], number)], _nothing)
             first.add([Await(words[i], number)], partial(self._await, words[i], number))
+
+    def _own(self, step: Shared, thread: int) -> None:
+        """That thread's part of it."""
+        begun, ended = step.stamps[thread] if step.stamps else (None, None)
+        if begun is not None:
+            self._lists[thread].add(begun.call, begun)
+        self._lists[thread].add([step.calls[thread]], step.tasks[thread])
+        if ended is not None:
+            self._lists[thread].add(ended.call, ended)
 
     def __call__(self) -> None:
         if self._team is None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from .base import Event, Kernel, Queue, TensorView
+from .fusing import Step
 
 
 class Stretch(NamedTuple):
@@ -44,6 +45,10 @@ class Timer(ABC):
     @abstractmethod
     def start(self, kernel: Kernel) -> tuple[Event, Read]:
         """`kernel.start()`, timed."""
+
+    def calls(self, kernel: Kernel) -> tuple[Sequence[Step], Read] | None:
+        """`Kernel.calls`, timed: what is to be read once that work is done, and after every time that it was. None where only `start` will do."""
+        return None
 
     @abstractmethod
     def move(self, view: TensorView, to_host: bool) -> tuple[Event, Read]:

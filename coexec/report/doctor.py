@@ -1,19 +1,9 @@
-"""What is wrong with a machine, why, and what to do: small pure functions over its facts, and a self-test of its devices."""
+"""What is wrong with a machine, why, and what to do: small pure functions over its facts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
-import numpy as np
-
-from .. import settings
-from ..devices.base import Device, TensorView
-from ..errors import CoexecError
-from ..graph.ir import Activation, Node, TensorType, Value, constant
-from ..ops import op_for
-from ..regions import Region
-from ..runtime.watchdog import TimedOut, in_time
 from .board_checks import BOARD_CHECKS
 from .machine import EXTRAS, Machine
 from .problem import Problem
@@ -34,10 +24,6 @@ _RUSTICL_NAMES = {
     "etnaviv": "etnaviv",
 }
 _POCL = "apt install pocl-opencl-icd (OpenCL on the CPU's own cores), or on x86-64 pip install 'coexec[pocl]'"
-
-
-#: A self-test compiles its kernel, which takes seconds on some boards; one that takes longer hangs.
-SELF_TEST_S = 60.0
 
 Check = Callable[[Machine], Iterator[Problem]]
 
@@ -241,68 +227,8 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def diagnose(machine: Machine) -> list[Problem]:
-    """Every problem, the gravest first."""
+def diagnose(machine: Machine, tried: Iterable[Problem] = ()) -> list[Problem]:
+    """Every problem, those that trying the devices has shown among them, the gravest first."""
     order = ("error", "warning", "note")
-    found = [problem for check in CHECKS for problem in check(machine)]
+    found = [*(problem for check in CHECKS for problem in check(machine)), *tried]
     return sorted(found, key=lambda p: order.index(p.severity))
-
-
-def self_test(device: Device) -> dict[str, Any]:
-    """A small convolution on that device beside NumPy's: {"ok", "max_rel_error", "error"}, and "hangs" where there is no answer.
-
-    A failing driver is an answer, not a crash. With the setting `timeout` at 0 a device may take for ever.
-    """
-    node, x = _convolution()
-    expected = op_for(node).run(node, [x, *(v.data for v in node.inputs[1:])], Region.whole(node.output.shape))[0]
-    try:
-        found = in_time(lambda: _compute(device, node, x), SELF_TEST_S if settings.get("timeout") else 0.0)
-    except TimedOut:
-        return {"ok": False, "max_rel_error": None, "error": f"no answer after {SELF_TEST_S:g} s", "hangs": True}
-    except CoexecError as error:
-        return {"ok": False, "max_rel_error": None, "error": str(error)}
-    gap = float(np.max(np.abs(found - expected)) / np.max(np.abs(expected)))
-    return {"ok": gap < 1e-4, "max_rel_error": gap, "error": "" if gap < 1e-4 else f"the result is off by {gap:.3g} of its peak"}
-
-
-def _convolution() -> tuple[Node, np.ndarray]:
-    rng = np.random.default_rng(0)
-    x = rng.standard_normal((1, 8, 12, 12)).astype(np.float32)
-    weight = constant("w", (rng.standard_normal((16, 8, 3, 3)) / 9).astype(np.float32))
-    bias = constant("b", rng.standard_normal(16).astype(np.float32))
-    float32 = np.dtype(np.float32)
-    source, result = Value("x", TensorType(float32, x.shape)), Value("y", TensorType(float32, (1, 16, 12, 12)))
-    return Node(
-        "Conv",
-        (source, weight, bias),
-        (result,),
-        {"pads": [1, 1, 1, 1], "kernel_shape": [3, 3]},
-        "self_test",
-        activation=Activation("Relu"),
-    ), x
-
-
-def _compute(device: Device, node: Node, x: np.ndarray) -> np.ndarray:
-    start = -(-x.nbytes // 4096) * 4096
-    buffer = device.allocate(start + node.output.type.nbytes)
-    queue = device.queue(1)
-    try:
-        source = TensorView.contiguous(buffer, x.dtype, Region.whole(x.shape))
-        result = TensorView.contiguous(buffer, node.output.dtype, Region.whole(node.output.shape), start)
-        source.array[...] = x
-        result.array[...] = np.nan  # a kernel that never ran must not look right
-        kernel = queue.compile(node, result.region, [source, *node.inputs[1:]], [result])
-        queue.seal()
-        queue.upload(source).wait()
-        queue.upload(result).wait()
-        queue.begin_run()
-        try:
-            kernel.start().wait()
-        finally:
-            queue.end_run()
-        queue.finish()
-        queue.download(result).wait()
-        return result.array.copy()
-    finally:
-        queue.close()
-        buffer.close()

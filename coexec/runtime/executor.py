@@ -113,6 +113,8 @@ class PreparedRun:
         #: Where the thread belongs that hands this run over to another; empty where no device cares.
         self.places = [there for queue in self.queues.values() if (there := queue.place()).cores]
         self.objects: dict[Value, Any] = {}
+        #: Ways of doing the run that are timed (`runtime.tape`), by whether they keep in step by counters.
+        self.tapes: dict[bool, Any] = {}
         self.events: list[Event | None] = [None] * (1 + sum(isinstance(s, Start) and s.index >= 0 for s in self.steps))
         self.kernels: dict[Start, Kernel] = {}
         self.described: dict[Start, dict[str, Any]] = {}
@@ -128,6 +130,8 @@ class PreparedRun:
             with phase(trace, f"pack {name}"):  # fills packed weights, allocates scratch memory, binds arguments
                 queue.seal()
         self.actions = [(step, action) for step, action in compiled if action is not None]
+        #: The run kept in step by counters: its steps (the first is none), what each does, and how without Python; None where there are none.
+        self.in_step: list[tuple[WovenStep | None, Action, Doing]] | None = None
         #: The first run, in which drivers compile and that can be told of step by step; and every later one.
         self.first, self.hot = self._woven_actions(slots) or self._plain_actions()
         self.inputs = [(v, self.views[v].array if v in self.views else None) for v in self.graph.inputs]
@@ -215,13 +219,13 @@ class PreparedRun:
         made = dict(self.actions)
         woven = weave(self.steps, self.memory, device, can_step=lambda start: handshake.embed(self.kernels[start], 0, 0))
         first: list[Action] = [handshake.reset]
-        hot: list[tuple[Action, Doing]] = [(handshake.reset, (Put(handshake.told, 0), Put(handshake.heard, 0)))]
+        self.in_step = [(None, handshake.reset, (Put(handshake.told, 0), Put(handshake.heard, 0)))]
         for step in woven:
             action, doing = self._woven(step, made, slots)
             if action is not None:
                 first.append(action)
-                hot.append((self._patient(step) if isinstance(step, Hear) else action, doing))
-        return first, fused(hot)
+                self.in_step.append((step, self._patient(step) if isinstance(step, Hear) else action, doing))
+        return first, fused((action, doing) for _, action, doing in self.in_step)
 
     def _woven(self, step: WovenStep, made: Mapping[Step, Action], slots: Mapping[tuple[str, int], int]) -> tuple[Action | None, Doing]:
         """A step of a run kept in step by counters, and what it does without Python."""
@@ -408,7 +412,7 @@ class PreparedRun:
                 queue.close()
             except Exception as error:  # the others have threads and memory to give back too
                 failure = failure or error
-        self.queues, self.timers, self.kernels, self.actions, self.first, self.hot = {}, {}, {}, [], [], []
+        self.queues, self.timers, self.tapes, self.kernels, self.actions, self.in_step, self.first, self.hot = {}, {}, {}, {}, [], None, [], []
         self.views, self.inputs, self.outputs, self.pictures = {}, [], [], {}
         for image in self.__dict__.pop("images", []):
             image.close()

@@ -15,6 +15,7 @@ from coexec.api import session as session_module
 from coexec.devices.cpu.device import CpuDevice
 from coexec.devices.registry import gpu_device
 from coexec.errors import CoexecError, DeviceError, DeviceHang, DeviceLost, KernelBuildError, NumericMismatch
+from coexec.report import self_test
 from tests.device.test_waits import profiled
 from tests.runtime.lazy_device import LazyDevice
 from tests.test_smoke import tiny_model
@@ -256,10 +257,8 @@ def test_a_failed_move_between_two_memories(monkeypatch, expected, caplog):
 
 @pytest.mark.parametrize("strict", [False, True])
 def test_the_self_test_of_a_device_that_hangs_ends(rig, expected, caplog, monkeypatch, strict):
-    from coexec.report import doctor
-
     faults, make = rig
-    monkeypatch.setattr(doctor, "SELF_TEST_S", 0.5)
+    monkeypatch.setattr(self_test, "SELF_TEST_S", 0.5)
     faults.arm("wait", faults.hang)
     with settings.override(self_test=True):
         if strict:

@@ -16,16 +16,18 @@ import coexec
 from coexec import settings
 from coexec.devices.base import TensorView
 from coexec.devices.cpu.device import CpuDevice
+from coexec.devices.fusing import fused
 from coexec.devices.null.device import NullDevice
 from coexec.devices.timed import Probe, Stretch, Timer, timed
 from coexec.errors import DeviceError, UsageError
 from coexec.partition.plan import Plan
 from coexec.regions import Region
 from coexec.runtime import clocks
-from coexec.runtime.executor import PreparedRun
+from coexec.runtime.executor import PreparedRun, Unanswered
 from coexec.runtime.trace import MAX_SPANS, Span, Trace, check_writable, summary
 from coexec.runtime.traced import facts_of, run_traced
 
+from ..faults.test_waits_and_maps import needs_flags
 from .lazy_device import LazyDevice
 from .random_graphs import random_plan
 from .test_executor import close, made
@@ -280,6 +282,7 @@ def test_a_run_that_ends_early_is_in_the_trace_up_to_there(error):
     assert {s.name for s in trace.of("piece")} == {"c0", "c1"}
     assert prepared.queues["gpu"].busy_until <= time.perf_counter(), "nothing runs on"
     prepared.actions[-1] = step, action
+    prepared.tapes.clear()
     run_traced(prepared, FEEDS, trace)
     assert summary(trace)["runs"] == 1
     valid(trace.to_dict())
@@ -438,6 +441,64 @@ def test_an_opencl_run(tmp_path, sharing):
     if sharing == "copy":
         copies = [e for e in tracks["GPU: queue"] if e["cat"] == "copy"]
         assert {e["args"]["direction"] for e in copies} == {"to host", "to gpu"} and all(e["args"]["bytes"] > 0 for e in copies)
+
+
+@pytest.fixture
+def in_step():
+    """A run cut in two that is kept in step by counters, and its trace."""
+    needs_flags()
+    trace = Trace()
+    with settings.override(wait="flag"):
+        session = coexec.InferenceSession(small(), coexec.SessionOptions(enable_profiling=trace), strategy="fixed:gpu=0.5")
+    yield session, trace
+    session._trace = None
+    session.close()
+
+
+def test_runs_kept_in_step_by_counters_are_traced_as_they_are(in_step):
+    session, trace = in_step
+    with coexec.InferenceSession(small(), strategy="fixed:gpu=0.5") as plain:
+        (expected,) = plain.run(None, X)
+    for _ in range(4):
+        np.testing.assert_array_equal(session.run(None, X)[0], expected)
+    valid(trace.to_dict())
+    by_events, *counted = [[s for s in trace.spans if s.args.get("run") == run] for run in range(4)]
+    assert not any("held_us" in s.args for s in by_events), "in the first run the driver compiles"
+    for spans in counted:
+        near, far = ([s for s in spans if s.category == "piece" and s.track == track] for track in ("cpu", "gpu"))
+        assert [s.name for s in near] == [s.name for s in far] == ["c0", "c1"] and all("held_us" in s.args for s in far if s.name == "c1")
+        for piece in far:
+            if piece.args.get("held_us"):  # it waited for the host to end a piece, and began then
+                assert not any(p.start_us < piece.start_us < p.stop_us for p in near)
+        assert {s.args["node"] for s in spans if s.category == "wait"} == {"c0", "c1"}
+    assert len([a for a in trace.arrows if a.name == "join"]) == 4 * 2
+
+
+def test_a_traced_run_that_is_not_answered_is_run_again_by_events(in_step):
+    session, trace = in_step
+    expected = session.run(None, X)
+    def silent():
+        raise Unanswered
+
+    session._ready.in_step.append((None, silent, None))
+    np.testing.assert_array_equal(session.run(None, X)[0], expected[0])
+    assert [s.args.get("error") for s in trace.of("run")] == [None, "Unanswered", None]
+    valid(trace.to_dict())
+
+
+def test_a_drivers_times_are_read_once(in_step):
+    session, _ = in_step
+    prepared = session._ready
+    step = next(s for s in prepared.kernels if s.device == "gpu")
+    prepared.uncounted()
+    calls, read = prepared.timers["gpu"].calls(prepared.kernels[step])
+    for _ in range(2):
+        assert read() == []
+        for action in fused([(lambda: pytest.fail("a call that fails"), calls)], least=1):
+            action()
+        prepared.queues["gpu"].finish()
+        (stretch,) = read()
+        assert stretch.start_ns <= stretch.stop_ns
 
 
 def test_copies_of_many_boxes_are_timed_from_the_first_to_the_last():

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 
-from ..base import DONE, Event, Kernel, TensorView
+from ..base import DONE, Event, Kernel, Shared, TensorView
+from ..fusing import Stamp, Step
 from ..timed import Read, Stretch, Timer
 from .device import CpuKernel, CpuQueue
 from .threads import Task
@@ -29,6 +31,18 @@ class CpuTimer(Timer):
         stretches: list[Stretch] = []
         self.queue.run([partial(_share, task, i, stretches) for i, task in enumerate(kernel.tasks)])
         return DONE, lambda: stretches
+
+    def calls(self, kernel: Kernel) -> tuple[Sequence[Step], Read] | None:
+        doing = kernel.calls()
+        if doing is None or not any(isinstance(step, Shared) for step in doing):
+            return None if doing is None else (doing, list)
+        stamped = [step._replace(stamps=tuple((Stamp(), Stamp()) for _ in step.calls)) if isinstance(step, Shared) else step for step in doing]
+
+        def read() -> list[Stretch]:
+            pairs = [(i, *pair) for step in stamped if isinstance(step, Shared) for i, pair in enumerate(step.stamps)]
+            return [Stretch(begun.ns, ended.ns, worker) for worker, begun, ended in pairs]
+
+        return stamped, read
 
     def move(self, view: TensorView, to_host: bool) -> tuple[Event, Read]:
         return DONE, list  # the host's memory is the CPU's own

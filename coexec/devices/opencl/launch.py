@@ -82,15 +82,18 @@ class ClKernel(Kernel):
             raise failed(f"kernel {self.implementation or '?'} cannot be started", error, self) from error
         return ClEvent(event, self, self.poll_s) if event is not None else DONE
 
-    def calls(self) -> Sequence[Call] | None:
+    def calls(self, events: np.ndarray | None = None) -> Sequence[Call] | None:
+        """events: room for the addresses (uintp) of the first and the last launch's event, which then are whoever's asked to release."""
         enqueue, queue = function("clEnqueueNDRangeKernel"), self._queue.int_ptr
         if not enqueue:
             return None
         made = []
-        for kernel, global_size, local_size, _ in self.launches:
+        for number, (kernel, global_size, local_size, _) in enumerate(self.launches):
             sizes = np.array([global_size, local_size or global_size], np.uintp)
-            local = sizes[1].ctypes.data if local_size else 0
-            made.append(Call(enqueue, (queue, kernel.int_ptr, len(global_size), 0, sizes[0].ctypes.data, local, 0, 0, 0), (), (self, sizes)))
+            local, event = sizes[1].ctypes.data if local_size else 0, 0
+            if events is not None and number in (0, len(self.launches) - 1):
+                event = events[0 if number == 0 else 1:].ctypes.data
+            made.append(Call(enqueue, (queue, kernel.int_ptr, len(global_size), 0, sizes[0].ctypes.data, local, 0, 0, event), (), (self, sizes, events)))
         return made
 
     @property

@@ -9,6 +9,7 @@ import numpy as np
 import pyopencl as cl
 
 from ..base import DONE, Event, Kernel, TensorView
+from ..fusing import Step
 from ..timed import Probe, Read, Stretch, Timer
 from .device import OpenCLQueue
 from .launch import ClEvent, ClKernel, failed
@@ -45,6 +46,18 @@ class ClTimer(Timer):
         except cl.Error as error:
             raise failed(f"kernel {kernel.implementation or '?'} cannot be started", error, kernel) from error
         return (ClEvent(events[-1], kernel, kernel.poll_s) if events else DONE), lambda: _stretch(events)
+
+    def calls(self, kernel: Kernel) -> tuple[Sequence[Step], Read] | None:
+        assert isinstance(kernel, ClKernel)
+        made = np.zeros(2, np.uintp)  # the first launch's event, the last one's
+        doing = kernel.calls(made)
+
+        def read() -> list[Stretch]:
+            events = [cl.Event.from_int_ptr(int(address), retain=False) for address in made if address]
+            made[:] = 0
+            return _stretch(events)
+
+        return None if doing is None else (doing, read)
 
     def move(self, view: TensorView, to_host: bool) -> tuple[Event, Read]:
         queue, events = self.queue.queue, []
