@@ -119,9 +119,12 @@ class Tape:
             work.gate = tellers.get(number)
 
     def _around(self, work: Work, action: Callable[[], Any], doing: Doing) -> Iterable[tuple[Callable[[], Any], Doing]]:
-        """The action, and when it was begun and had ended."""
+        """The action, and when it was begun and had ended: one look at the clock is enough for the end of a step and the beginning of the next."""
+        if self.works:
+            work.begun = self.works[-1].ended
+        else:
+            yield work.begun, work.begun.call
         self.works.append(work)
-        yield work.begun, work.begun.call
         yield action, doing
         yield work.ended, work.ended.call
 
