@@ -36,38 +36,32 @@ class Await(NamedTuple):
 
 
 class Stamp:
-    """A moment: calling it, or its `call` in a run without Python, notes when that was on the clock of time.perf_counter_ns."""
+    """A moment, in a run without Python or by a call: notes when that was on the clock of time.perf_counter_ns.
 
-    def __init__(self) -> None:
-        self._told = np.zeros(2, np.int64)  # seconds and nanoseconds, as clock_gettime has them
+    memory: two int64 for seconds and nanoseconds; those of stamps that follow one another had better lie so.
+    """
 
-    def clear(self) -> None:
-        """As if it had never been."""
-        self._told[:] = 0
+    def __init__(self, memory: np.ndarray | None = None) -> None:
+        self.memory = np.zeros(2, np.int64) if memory is None else memory
 
     def __call__(self) -> None:
-        self._told[:] = divmod(time.perf_counter_ns(), 10**9)
-
-    @property
-    def call(self) -> Sequence[Call] | None:
-        """That as a C call; None where there is no such function."""
-        address = _clock_gettime()
-        return (Call(address, (time.CLOCK_MONOTONIC, self._told.ctypes.data), (), self._told),) if address else None
+        self.memory[:] = divmod(time.perf_counter_ns(), 10**9)
 
     @property
     def ns(self) -> int:
         """That moment in nanoseconds; 0 where it was not."""
-        return int(self._told[0]) * 10**9 + int(self._told[1])
+        return int(self.memory[0]) * 10**9 + int(self.memory[1])
 
 
 @cache
 def _clock_gettime() -> int:
+    """The address of the function that tells the time of time.perf_counter_ns; 0 where there is none."""
     if not sys.platform.startswith("linux"):
         return 0  # elsewhere perf_counter_ns may be another clock's
     return ctypes.cast(ctypes.CDLL(None).clock_gettime, ctypes.c_void_p).value or 0
 
 
-Step = Call | Shared | Put | Await
+Step = Call | Shared | Put | Await | Stamp
 #: What an action does, in order; None where only Python can do it.
 Doing = Sequence[Step] | None
 
@@ -102,6 +96,8 @@ def _can(doing: Sequence[Step]) -> bool:
     def fits(step: Step) -> bool:
         if isinstance(step, Shared):
             return step.team is not None and all(map(native.fits, step.calls))
+        if isinstance(step, Stamp):
+            return _clock_gettime() != 0
         return native.fits(step) if isinstance(step, Call) else isinstance(step.word, memoryview)
 
     return native.POSSIBLE and all(map(fits, doing))
@@ -116,7 +112,7 @@ class _Rows:
         self.behind: list[tuple[Callable[[], Any], int]] = []
         self.rows = np.empty(0, np.int64)
 
-    def add(self, steps: Sequence[Call | Put | Await], action: Callable[[], Any]) -> None:
+    def add(self, steps: Sequence[Call | Put | Await | Stamp], action: Callable[[], Any]) -> None:
         """Those steps, all of which `action` does, too."""
         from .cpu import native
 
@@ -124,6 +120,9 @@ class _Rows:
             if isinstance(step, Call):
                 row, block = native.row_of(step)
                 self._keeps.append((step, block))
+            elif isinstance(step, Stamp):
+                self._keeps.append(step)
+                row = native.STAMP, step.memory.ctypes.data, _clock_gettime()
             else:
                 word = np.frombuffer(step.word, np.int32)
                 self._keeps.append(word)
@@ -181,10 +180,10 @@ class _Segment:
         """That thread's part of it."""
         begun, ended = step.stamps[thread] if step.stamps else (None, None)
         if begun is not None:
-            self._lists[thread].add(begun.call, begun)
+            self._lists[thread].add([begun], begun)
         self._lists[thread].add([step.calls[thread]], step.tasks[thread])
         if ended is not None:
-            self._lists[thread].add(ended.call, ended)
+            self._lists[thread].add([ended], ended)
 
     def __call__(self) -> None:
         if self._team is None:

@@ -80,7 +80,7 @@ class _Turn:
         """The touches, then the kernel, as runs have them: without Python, and its threads awake, where that can be. Microseconds of the kernel."""
         if self._actions is None:
             touches = ((touch.start, touch.calls()) if isinstance(touch, Kernel) else (touch, None) for touch in self.touches)
-            kernel = (self.begun, self.begun.call), (self.kernel.start, self.kernel.calls()), (self.ended, self.ended.call)
+            kernel = (self.begun, [self.begun]), (self.kernel.start, self.kernel.calls()), (self.ended, [self.ended])
             self._actions = fused((*touches, *kernel), least=1)
         for action in self._actions:
             action()

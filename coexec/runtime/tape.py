@@ -10,9 +10,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ..devices.base import DONE, Event
 from ..devices.fusing import Doing, Stamp, fused
@@ -36,8 +38,8 @@ class Work:
     """
 
     step: WovenStep
-    begun: Stamp = field(default_factory=Stamp)
-    ended: Stamp = field(default_factory=Stamp)
+    begun: Stamp
+    ended: Stamp
     event: Event | None = None
     read: Read | None = None
     done_ns: int = 0
@@ -55,17 +57,22 @@ class Tape:
     def __init__(self, prepared: PreparedRun, in_step: bool):
         self.prepared, self.in_step = prepared, in_step
         self.works: list[Work] = []
+        steps = prepared.in_step if in_step else prepared.actions
+        self._clock = np.zeros((1 + len(steps or ()), 2), np.int64)  # when the first step was begun, and each had ended
+        self._begun = Stamp(self._clock[0])
         self._watches: dict[str, _Watch] = {}
         self._slots = prepared._number_pieces()
         self._actions = fused(self._by_counters() if in_step else self._by_events())
         self._reads = [(work, work.event, work.read) for work in self.works]
 
+    def rewind(self) -> None:
+        """Before a run: nothing of an earlier one is left."""
+        self._clock[...] = 0
+        for work, event, read in self._reads:
+            work.event, work.read, work.done_ns = event, read, 0
+
     def play(self, watched: Iterable[str] = ()) -> None:
         """Does the run. watched: asynchronous devices without a clock of their own, whose pieces are looked at from outside."""
-        for work, event, read in self._reads:
-            work.begun.clear()
-            work.ended.clear()
-            work.event, work.read, work.done_ns = event, read, 0
         self._watches = {name: _Watch() for name in watched}
         try:
             for action in self._actions:
@@ -83,7 +90,7 @@ class Tape:
 
     def _by_events(self) -> Iterable[tuple[Callable[[], Any], Doing]]:
         for step, action in self.prepared.actions:
-            work = Work(step)
+            work = self._work(step)
             if isinstance(step, Start):
                 yield from self._around(work, partial(self._start, work, action), self._calls(work) if step.index < 0 else None)
             elif isinstance(step, Move):
@@ -101,7 +108,7 @@ class Tape:
             if step is None:
                 yield action, doing
                 continue
-            work = Work(step)
+            work = self._work(step)
             match step:
                 case Tell(number=number):
                     tellers[number] = work
@@ -118,15 +125,19 @@ class Tape:
         for number, work in gated:
             work.gate = tellers.get(number)
 
-    def _around(self, work: Work, action: Callable[[], Any], doing: Doing) -> Iterable[tuple[Callable[[], Any], Doing]]:
-        """The action, and when it was begun and had ended: one look at the clock is enough for the end of a step and the beginning of the next."""
-        if self.works:
-            work.begun = self.works[-1].ended
-        else:
-            yield work.begun, work.begun.call
+    def _work(self, step: WovenStep) -> Work:
+        """That step, next: one look at the clock is enough for the end of a step and the beginning of the next."""
+        number = len(self.works)
+        work = Work(step, self.works[-1].ended if self.works else self._begun, Stamp(self._clock[number + 1]))
         self.works.append(work)
+        return work
+
+    def _around(self, work: Work, action: Callable[[], Any], doing: Doing) -> Iterable[tuple[Callable[[], Any], Doing]]:
+        """The action, and when it was begun and had ended."""
+        if work is self.works[0]:
+            yield work.begun, [work.begun]
         yield action, doing
-        yield work.ended, work.ended.call
+        yield work.ended, [work.ended]
 
     def _calls(self, work: Work) -> Doing:
         """What starting that piece does without Python, timed where its device can."""

@@ -61,6 +61,7 @@ def _run(prepared: PreparedRun, feeds: Mapping[str, Any], trace: Trace, in_step:
         tape = prepared.tapes[in_step] = Tape(prepared, in_step)
     before = {name: clocks.read(timer) for name, timer in prepared.timers.items() if timer.own_clock}
     watched = () if in_step else sorted(name for name in prepared.asynchronous & prepared.queues.keys() if before.get(name) is None)
+    tape.rewind()
     queues = tuple(prepared.queues.values())
     failure: BaseException | None = None
     copies: list[tuple[str, int, int]] = []

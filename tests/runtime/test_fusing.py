@@ -117,7 +117,7 @@ def test_a_word_set_by_another_thread_is_seen(monkeypatch):
 
 def test_a_stamp_is_on_the_clock_of_perf_counter():
     native_one, python_one = fusing.Stamp(), fusing.Stamp()
-    run, = fused([(native_one, native_one.call)], least=1)
+    run, = fused([(native_one, [native_one])], least=1)
     before = time.perf_counter_ns()
     run()
     python_one()

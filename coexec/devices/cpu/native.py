@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,8 +26,8 @@ _I32, _I64, _F64 = ir.IntType(32), ir.IntType(64), ir.DoubleType()
 INTEGERS = (12, 24, 48, 72, 96)
 #: All of them travel in registers; any C function that takes at most so many finds its own.
 FLOATS = 8
-#: What a row of the list is, beyond calls: set a word, wait for a word.
-SET, AWAIT = len(INTEGERS), len(INTEGERS) + 1
+#: What a row of the list is, beyond calls: set a word, wait for a word, note the time.
+SET, AWAIT, STAMP = len(INTEGERS), len(INTEGERS) + 1, len(INTEGERS) + 2
 ROW = 3
 
 #: Machines whose C functions take integers and floats independently of each other, each in eight bytes where they lie on the stack.
@@ -112,6 +113,15 @@ def _set(typingctx, word, value):
 
 
 @intrinsic
+def _stamp(typingctx, function, where):
+    """clock_gettime, whose address is `function`, of CLOCK_MONOTONIC into the two words at `where`."""
+    def codegen(context, builder, signature, args):
+        kind = ir.FunctionType(_I32, [_I32, _I64])
+        return builder.call(builder.inttoptr(args[0], kind.as_pointer()), [ir.Constant(_I32, time.CLOCK_MONOTONIC), args[1]])
+    return types.int32(types.int64, types.int64), codegen
+
+
+@intrinsic
 def _pause(typingctx):
     """Tells the core that it waits: it saves power, and leaves its other thread more."""
     def codegen(context, builder, signature, args):
@@ -135,6 +145,8 @@ def run_rows(rows, at, looks):
                 left -= 1
                 if left < 0:
                     return at
+        elif kind == STAMP:
+            _stamp(value, where)
         else:
             if kind == 0:
                 status = _call_12(where)
