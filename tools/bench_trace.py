@@ -19,6 +19,7 @@ import numpy as np
 
 from coexec.api import InferenceSession, SessionOptions, random_feeds
 from coexec.runtime.trace import Trace
+from coexec.runtime.traced import run_traced
 
 from .benching import machine, parser, versions
 
@@ -42,11 +43,12 @@ def _pair(path: Path, strategy: str, profile: str | None, rounds: int) -> tuple[
     plain = InferenceSession(str(path), strategy=strategy, device_profile=profile)
     traced = InferenceSession(str(path), SessionOptions(enable_profiling=trace), plan=plain.plan, device_profile=profile)
     feeds, taken = random_feeds(plain.graph), {"plain": [], "traced": []}
+    ways = {"plain": lambda: plain._ready.run(feeds), "traced": lambda: run_traced(traced._ready, feeds, trace)}
     try:
         for turn in range(rounds + 3):
-            for name, session in (("plain", plain), ("traced", traced)) if turn % 2 else (("traced", traced), ("plain", plain)):
+            for name in ("plain", "traced") if turn % 2 else ("traced", "plain"):
                 begun = time.perf_counter()
-                session.run(None, feeds)
+                ways[name]()
                 took = time.perf_counter() - begun
                 if turn >= 3:
                     taken[name].append(took)
