@@ -11,6 +11,7 @@ import re
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -22,6 +23,7 @@ import pyopencl as cl
 from ... import files, seals, settings
 from ...errors import DeviceError, KernelBuildError
 from . import quirks
+from .heap import blocks_apart
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +94,8 @@ def build(context: cl.Context, text: str, options: Sequence[str] = ()) -> cl.Pro
     key = (context.int_ptr, text, tuple(options))
     with _lock:
         if key not in _programs:
-            _programs[key] = _load_or_build(context, device, text, (*_OPTIONS, *options))
+            with blocks_apart() if _keeps_blocks(device) else nullcontext():
+                _programs[key] = _load_or_build(context, device, text, (*_OPTIONS, *options))
         return _programs[key]
 
 
@@ -116,6 +119,11 @@ def _load_or_build(context: cl.Context, device: cl.Device, text: str, options: t
 def _driver_caches(device: cl.Device) -> bool:
     """True where the driver keeps what it compiled on disk itself, and asking it for a binary compiles every kernel once more."""
     return bool(quirks.overrides(device.platform.name, device.name).get("caches_programs"))
+
+
+def _keeps_blocks(device: cl.Device) -> bool:
+    """True where the driver keeps a block of memory for each program that is far larger than what it holds."""
+    return bool(quirks.overrides(device.platform.name, device.name).get("keeps_blocks"))
 
 
 def _wrap(program: Any, text: str) -> cl.Program:
