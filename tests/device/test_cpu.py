@@ -240,7 +240,12 @@ CASES = [
     Case("concat", "Concat", (some(2, 3, 5), some(2, 1, 5), some(2, 4, 5)), "float32_concat", {"axis": 1}),
     Case("transpose of rows", "Transpose", (some(2, 9, 4, 37),), "f32_transpose_rows", {"perm": (0, 2, 1, 3)}),
     Case("transpose of squares", "Transpose", (some(2, 64, 3, 32),), "f32_transpose_squares", {"perm": (0, 2, 3, 1)}),
-    Case("transpose", "Transpose", (some(3, 4, 5),), "float32_transpose_numpy", {"perm": (2, 0, 1)}),
+    Case("transpose of many narrow squares", "Transpose", (some(2, 32, 4, 5),), "f32_transpose_squares", {"perm": (0, 2, 3, 1)}),
+    Case("transpose back", "Transpose", (some(2, 4, 5, 32),), "f32_transpose_squares", {"perm": (0, 3, 1, 2)}),
+    Case("transpose of few channels", "Transpose", (some(2, 3, 9, 20),), "f32_transpose_narrow", {"perm": (0, 2, 3, 1)}),
+    Case("transpose to few channels", "Transpose", (some(2, 9, 20, 3),), "f32_transpose_narrow", {"perm": (0, 3, 1, 2)}),
+    Case("transpose of all axes", "Transpose", (some(3, 4, 5, 6),), "f32_transpose_narrow", {"perm": (3, 2, 1, 0)}),
+    Case("transpose of short rows", "Transpose", (some(3, 4, 5),), "float32_transpose_numpy", {"perm": (1, 0, 2)}),
     Case("reshape copies", "Reshape", (some(3, 4, 5), Const(np.array([12, 5]))), "float32_reshape_numpy"),
 ]
 

@@ -6,6 +6,7 @@ alone as well, does not count again.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -20,7 +21,8 @@ NONE = {"test_nan_that_the_model_computes_is_an_answer", "test_quarantine_ends_w
 def injections() -> list[str]:
     """Every distinct injection, as `test` or `test: which`."""
     asked = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "tests/faults"]
-    listed = subprocess.run(asked, capture_output=True, text=True, check=True).stdout
+    plain = {name: value for name, value in os.environ.items() if name != "PYTEST_ADDOPTS"}  # -v there would be another listing
+    listed = subprocess.run(asked, capture_output=True, text=True, check=True, env=plain).stdout
     found = set()
     for name, which in re.findall(r"^tests/faults/\w+\.py::(\w+)(?:\[(.*)\])?$", listed, re.MULTILINE):
         kept = [part for part in which.split("-") if part not in CONDITIONS and not part.isdecimal()]
