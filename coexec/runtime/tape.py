@@ -63,6 +63,7 @@ class Tape:
         self._watches: dict[str, _Watch] = {}
         self._slots = prepared._number_pieces()
         self._actions = fused(self._by_counters() if in_step else self._by_events())
+        #: How the times of each step are read where it is done without Python: what Python does in its place leaves another way.
         self._reads = [(work, work.event, work.read) for work in self.works]
 
     def rewind(self) -> None:
