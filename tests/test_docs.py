@@ -1,8 +1,8 @@
 """What README and docs say can be done is done here: every command, every example of Python; every link leads somewhere.
 
-Commands are those of `sh` blocks. A block below `<!-- not run: why -->` or `<!-- needs a board: why -->` is only parsed. Models, profiles and
-pictures that a page names are small ones made here. Tools install packages or take minutes: their blocks say so by such a mark, and they are
-checked to exist and to parse. What running text and tables mention is run too where it is a whole command, else asked for its help.
+Commands are those of `sh` blocks. A block below `<!-- needs a board: why -->` is only parsed, one below `<!-- run by tests/test_quickstart.py -->` is
+run there. Models, profiles and pictures that a page names are small ones made here, and times are seconds in place of minutes. What running
+text and tables mention is run too where it is a whole command, else asked for its help.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def blocks(path: Path) -> list[Block]:
     found, before, inside = [], "", None
     for line in path.read_text().splitlines():
         if inside is None and line.startswith("```"):
-            inside = (line[3:].strip(), [], not re.match(r"<!-- (not run|needs a board): .+ -->$", before))
+            inside = (line[3:].strip(), [], not re.match(r"<!-- (run by tests/test_quickstart.py|needs a board: .+) -->$", before))
         elif inside is not None and line.startswith("```"):
             found.append(Block(path.name, inside[0], tuple(inside[1]), inside[2]))
             inside = None
@@ -202,7 +202,27 @@ def test_a_command_that_is_not_run_is_valid(page, command):
     assert parse(shlex.split(command)[1:]).verb
 
 
-@pytest.mark.parametrize("page, command, run", [c for c in commands() if not c[1].startswith("coexec ")])
+#: What makes a tool quick that takes minutes on real networks.
+QUICKLY = {"evaluate_predictors.py": ["--iters", "2"], "find_fusion.py": ["--rounds", "3"]}
+
+
+@pytest.mark.parametrize("page, command", [(p, c) for p, c, run in commands() if run and c.startswith("python ")])
+def test_a_tool_of_the_docs_works(page, command, place, monkeypatch, capsys):
+    monkeypatch.chdir(place)
+    tool, *options = shlex.split(command)[1:]
+    (place / "models").mkdir(exist_ok=True)
+    for name in ("googlenet", "squeezenet_1_1"):
+        onnx.save(picture_net(), place / f"models/{name}.onnx")
+    if "p.yaml" in options:  # with the measurements behind it
+        for old in place.glob("p.*"):
+            old.unlink()
+        assert main(["profile", "-o", "p.yaml", "--time-budget", "1s", "-q"]) == 0
+        capsys.readouterr()
+    done = subprocess.run([sys.executable, ROOT / tool, *options, *QUICKLY[Path(tool).name]], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stdout, f"{page}: {command}\n{done.stderr}"
+
+
+@pytest.mark.parametrize("page, command, run", [c for c in commands() if not c[1].startswith(("coexec ", "python ")) or not c[2]])
 def test_other_commands_name_things_that_are_there(page, command, run):
     assert not run, f"{page}: `{command}` is not run here: mark its block with why"
     words = shlex.split(command)
