@@ -132,6 +132,8 @@ define("timeout", 10.0, _seconds, "Seconds after which a run that the GPU takes 
        "alone. 0 waits for ever and saves the hand-over to the thread that is watched, some 70 us a run (opt-mnist, two cores).")
 define("loop_timeout", 8.0, _seconds, "Seconds that a run of one Loop, Scan, If or function may take where ONNX's reference computes it; a loop that is "
        "still at work then ends the run with exit code 6. 0: no limit.")
+define("winograd", "", _one_of("2", "4", "6"), "The CPU's 3x3 convolutions of enough channels by F(2x2), F(4x4) or F(6x6). Default: F(2x2) or "
+       "F(4x4) where that takes less arithmetic than multiplying directly.")
 define("self_test", True, _flag, "0 leaves out the small convolution that every GPU is tried on before a process uses it.")
 define("memory_limit", 0, _bytes, "Activation memory that a session may take, in bytes, or as 512K, 300M, 2G; one that needs more is refused before it runs. 0: no limit.")
 define("test_devices", "", str, "Comma-separated OpenCL devices (PLATFORM:DEVICE) that the tests run on. Default: the one a session would take.")

@@ -115,6 +115,7 @@ class Terminal(io.StringIO):
 @pytest.mark.parametrize("still", [False, True])
 def test_a_bar_on_a_terminal_says_what_is_left(still, monkeypatch):
     now = [0.0]
+    monkeypatch.setenv("TERM", "xterm")  # on a dumb one there are no bars
     monkeypatch.setattr("coexec.cli.progress.time.monotonic", lambda: now[0])
     said = Terminal()
     with Progress(Console(err=said), "work", still) as tick:

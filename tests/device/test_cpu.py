@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from coexec import settings
 from coexec.devices.base import HostBuffer, TensorView
 from coexec.devices.cpu import CpuDevice, blas, device
 from coexec.devices.cpu.simd import LANES
 from coexec.devices.cpu.threads import ThreadTeam
 from coexec.errors import UsageError
-from coexec.graph.ir import Activation, Node, TensorType, Value
+from coexec.graph.ir import Activation, Node, TensorType, Value, constant
 from coexec.ops import op_for
 from coexec.ops.base import pieces_along
 from coexec.regions import Region
@@ -105,6 +106,14 @@ CASES = [
          activation=Activation("Silu"), options={"winograd_tile": 4}),
     conv("winograd 4, deep", (1, 300, 8, 8), (24, 300, 3, 3), "f32_conv_winograd4", pads=(1, 1, 1, 1), tolerance=1e-3,
          options={"winograd_tile": 4}),
+    conv("winograd 6", (1, 20, 29, 31), (23, 20, 3, 3), "f32_conv_winograd6", pads=(1, 1, 1, 1), tolerance=1e-4, activation=RELU,
+         options={"winograd_tile": 6}),
+    conv("winograd 6, residual, no padding, batch", (2, 16, 21, 130), (16, 16, 3, 3), "f32_conv_winograd6", tolerance=1e-4, residual=True,
+         options={"winograd_tile": 6}),
+    conv("winograd 6, several blocks", (1, 17, 110, 111), (40, 17, 3, 3), "f32_conv_winograd6", pads=(2, 0, 1, 2), tolerance=1e-4,
+         activation=Activation("Silu"), options={"winograd_tile": 6}),
+    conv("winograd 6, deep", (1, 300, 8, 8), (24, 300, 3, 3), "f32_conv_winograd6", pads=(1, 1, 1, 1), tolerance=1e-4,
+         options={"winograd_tile": 6}),
     conv("winograd 2", (1, 18, 13, 15), (19, 18, 3, 3), "f32_conv_winograd2", pads=(1, 1, 1, 1), tolerance=1e-3, activation=RELU,
          options={"winograd_tile": 2}, residual=True),
     conv("winograd blocks 7x7", (1, 20, 27, 30), (23, 20, 7, 7), "f32_conv_winograd_blocks", tolerance=1e-4, pads=(3, 3, 3, 3), activation=RELU),
@@ -248,6 +257,16 @@ CASES = [
     Case("transpose of short rows", "Transpose", (some(3, 4, 5),), "float32_transpose_numpy", {"perm": (1, 0, 2)}),
     Case("reshape copies", "Reshape", (some(3, 4, 5), Const(np.array([12, 5]))), "float32_reshape_numpy"),
 ]
+
+
+@pytest.mark.parametrize("tile", ["2", "4", "6"])
+def test_a_setting_chooses_the_winograd_tile(tile):
+    x, y = (Value(n, TensorType(np.dtype(np.float32), (1, 16, 24, 24))) for n in "xy")
+    node = Node("Conv", (x, constant("w", some(16, 16, 3, 3))), (y,), {"pads": [1] * 4})
+    views = [TensorView.contiguous(HostBuffer(v.type.nbytes), v.dtype, Region.whole(v.shape)) for v in (x, y)]
+    with settings.override(winograd=tile):
+        kernel = CPU.queue().compile(node, Region.whole(y.shape), [views[0], node.inputs[1]], views[1:])
+    assert kernel.implementation.startswith(f"f32_conv_winograd{tile}_")
 
 
 def windowed(array: np.ndarray, region: Region, loose: bool) -> TensorView:
@@ -507,6 +526,7 @@ def in_a_new_process(script: str, **environment: str) -> str:
 SCRIPT = """
 import sys
 import numpy as np
+from coexec import settings
 from coexec.devices.base import HostBuffer, TensorView
 from coexec.devices.cpu import CpuDevice
 from coexec.graph.ir import Node, TensorType, Value

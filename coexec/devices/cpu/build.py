@@ -90,7 +90,7 @@ class Options:
     """What a queue may be told.
 
     `fast`: kernels of this package, not only NumPy. `winograd`: 3x3 convolutions by F(m x m, 3x3), where that is less work;
-    `winograd_tile` forces m (2 or 4), 0 chooses.
+    `winograd_tile` forces m (2, 4 or 6), 0 chooses 2 or 4.
     """
 
     winograd: bool = True

@@ -1,4 +1,4 @@
-"""Winograd convolution F(m x m, 3 x 3), m = 2 or 4: fewer multiplications for 3x3 kernels of stride 1.
+"""Winograd convolution F(m x m, 3 x 3), m = 2 or 4 (6: `winograd6`): fewer multiplications for 3x3 kernels of stride 1.
 
 Tiles of m x m outputs come from (m + 2) x (m + 2) inputs: transform them, multiply (m + 2)^2 matrices (input channels by tiles), transform
 back. Tiles are taken in blocks so that what is between the transforms stays in the caches. Rounding: about 1e-5 of the largest value.
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ... import settings
 from .activations import activate
 from .build import Piece, Program
 from .conv_small import MOST_PIXELS
@@ -80,13 +81,17 @@ def winograd(piece: Piece, case: Convolution) -> Program | None:
     if (kh, kw) != (3, 3) or case.strides != (1, 1) or case.dilations != (1, 1) or case.group != 1 or min(ic, oc) < LEAST_CHANNELS:
         return None
     (n, _, h, w), (oh, ow) = case.x.shape, case.y.shape[2:]
-    m = piece.options.winograd_tile or best_tile(ic, oc, oh, ow)
-    if m not in _G:
+    m = piece.options.winograd_tile or int(settings.get("winograd") or 0) or best_tile(ic, oc, oh, ow)
+    if m not in (*_G, 6):
         return None
+    if m == 6:
+        from .winograd6 import SCRATCH, G, winograd6 as run
+    else:
+        SCRATCH, G, run = 0, _G[m], winograd4 if m == 4 else winograd2
     points, padded = (m + 2) ** 2, round_up(oc, ROWS)
 
     def pack() -> tuple[np.ndarray, np.ndarray]:
-        return (piece.packed.shared(case.weights, piece.regions[1], ("winograd", m, 1, ROWS), lambda: pack_filters(case.w, _G[m], ROWS)),
+        return (piece.packed.shared(case.weights, piece.regions[1], ("winograd", m, 1, ROWS), lambda: pack_filters(case.w, G, ROWS)),
                 pack_bias(case.bias, oc))
 
     u, bias = piece.packed.get(case.weights, ("winograd", m, case.cut), pack)
@@ -96,18 +101,17 @@ def winograd(piece: Piece, case: Convolution) -> Program | None:
     block = round_up(-(-tiles // blocks), PANEL if blocks > 1 else LANES)
     line = tiles_across * m + 2 + (m + 1) * LANES
     v_step, m_step = ic * block + LANES, padded * block + LANES  # the odd vector keeps the points out of one another's cache sets
-    sizes = [points * v_step, points * m_step, (m + 2) * line, points * (block + LANES), m * (m * block + LANES)]
+    sizes = [points * v_step, points * m_step, (m + 2) * line, points * (block + LANES), m * (m * block + LANES), SCRATCH]
     starts = np.cumsum([0, *(round_up(s, LANES) for s in sizes)])
     res_strides = (-1,) * 3 if case.residual is None else strides(case.residual)[:3]
     geometry = np.array([n, ic, h, w, *case.pads, oc, oh, ow, block, line, v_step, m_step, *starts[:5],
-                         *strides(case.x)[:3], *strides(case.y)[:3], *res_strides], np.int64)
+                         *strides(case.x)[:3], *strides(case.y)[:3], *res_strides, starts[5]], np.int64)
     arrays = flat(case.x), u, bias, flat(case.y), NO_FLOATS if case.residual is None else flat(case.residual)
-    run = winograd4 if m == 4 else winograd2
 
     def bind(scratch: np.ndarray):
         return partial(run, *arrays, scratch.view(np.float32), geometry, *case.tail)
 
-    return Program(f"f32_conv_winograd{m}_{ROWS}x{PANEL}", bind, 4 * int(starts[5]))
+    return Program(f"f32_conv_winograd{m}_{ROWS}x{PANEL}", bind, 4 * int(starts[6]))
 
 
 @inlined
