@@ -216,6 +216,21 @@ def test_emulated_devices_are_named_as_such(board):
     assert "CPU's own cores" in found.what and found.severity == "note"
 
 
+def test_a_device_that_shares_no_memory(board):
+    problem = only(board.problems([{**GPU, "sharing": ["copy"]}]))
+    assert problem.severity == "warning" and "Mali-G610" in problem.what and "copied" in problem.why and "update the driver" in problem.fix
+    assert not board.problems([{**GPU, "sharing": ["use-host", "copy"]}])
+    emulated = [p for what, p in board.problems([{**POCL, "sharing": ["copy"]}]).items() if "memory each" in what]
+    assert [p.severity for p in emulated] == ["note"]
+
+
+def test_a_device_with_small_limits(board):
+    problem = only(board.problems([{**GPU, "max_work_group_size": 16, "max_alloc_bytes": 1 << 30}]))
+    assert "at most 16 work-items" in problem.what and "--tune" in problem.fix
+    problem = only(board.problems([{**GPU, "max_work_group_size": 256, "max_alloc_bytes": 128 << 20}]))
+    assert "at most 128 MiB" in problem.what and "COEXEC_MEMORY_LIMIT=128M" in problem.fix
+
+
 def test_cores_held_at_their_lowest_clock(board):
     board.driver("mali", "libmali.so.1")
     board.file("dev/mali0", mode=0o666)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from .board_checks import BOARD_CHECKS
+from .device_checks import DEVICE_CHECKS
 from .machine import EXTRAS, Machine
 from .problem import Problem
 
@@ -224,6 +225,7 @@ CHECKS: tuple[Check, ...] = (
     cache_not_writable,
     extras_missing,
     *BOARD_CHECKS,
+    *DEVICE_CHECKS,
 )
 
 
