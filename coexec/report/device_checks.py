@@ -18,7 +18,8 @@ def memory_not_shared(machine: Machine) -> Iterator[Problem]:
         if list(device.get("sharing", ())) == ["copy"]:
             yield Problem(
                 f"{device['name']} and the CPU have a memory each",
-                "its driver offers neither shared virtual memory nor buffers in the host's, so what crosses is copied, and small operators are better left whole",
+                "its driver offers neither shared virtual memory nor buffers in the host's, so what crosses is copied, and small operators are "
+                "better left whole",
                 "nothing where the GPU has memory of its own; on a board with one memory for both, update the driver",
                 "note" if device.get("emulated") else "warning",
             )

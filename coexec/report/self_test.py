@@ -93,7 +93,8 @@ def _convolution(channels: int, size: int) -> tuple[Node, np.ndarray]:
     bias = constant("b", rng.standard_normal(2 * channels).astype(np.float32))
     float32 = np.dtype(np.float32)
     source, result = Value("x", TensorType(float32, x.shape)), Value("y", TensorType(float32, (1, 2 * channels, size, size)))
-    return Node("Conv", (source, weight, bias), (result,), {"pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}, "self_test", activation=Activation("Relu")), x
+    attributes = {"pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}
+    return Node("Conv", (source, weight, bias), (result,), attributes, "self_test", activation=Activation("Relu")), x
 
 
 class _Trial(NamedTuple):

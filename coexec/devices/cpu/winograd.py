@@ -85,13 +85,15 @@ def winograd(piece: Piece, case: Convolution) -> Program | None:
     if m not in (*_G, 6):
         return None
     if m == 6:
-        from .winograd6 import SCRATCH, G, winograd6 as run
+        from . import winograd6 as six
+
+        run, transform, turned = six.winograd6, six.G, six.SCRATCH
     else:
-        SCRATCH, G, run = 0, _G[m], winograd4 if m == 4 else winograd2
+        run, transform, turned = winograd4 if m == 4 else winograd2, _G[m], 0
     points, padded = (m + 2) ** 2, round_up(oc, ROWS)
 
     def pack() -> tuple[np.ndarray, np.ndarray]:
-        return (piece.packed.shared(case.weights, piece.regions[1], ("winograd", m, 1, ROWS), lambda: pack_filters(case.w, G, ROWS)),
+        return (piece.packed.shared(case.weights, piece.regions[1], ("winograd", m, 1, ROWS), lambda: pack_filters(case.w, transform, ROWS)),
                 pack_bias(case.bias, oc))
 
     u, bias = piece.packed.get(case.weights, ("winograd", m, case.cut), pack)
@@ -101,7 +103,7 @@ def winograd(piece: Piece, case: Convolution) -> Program | None:
     block = round_up(-(-tiles // blocks), PANEL if blocks > 1 else LANES)
     line = tiles_across * m + 2 + (m + 1) * LANES
     v_step, m_step = ic * block + LANES, padded * block + LANES  # the odd vector keeps the points out of one another's cache sets
-    sizes = [points * v_step, points * m_step, (m + 2) * line, points * (block + LANES), m * (m * block + LANES), SCRATCH]
+    sizes = [points * v_step, points * m_step, (m + 2) * line, points * (block + LANES), m * (m * block + LANES), turned]
     starts = np.cumsum([0, *(round_up(s, LANES) for s in sizes)])
     res_strides = (-1,) * 3 if case.residual is None else strides(case.residual)[:3]
     geometry = np.array([n, ic, h, w, *case.pads, oc, oh, ow, block, line, v_step, m_step, *starts[:5],

@@ -93,7 +93,8 @@ class ClKernel(Kernel):
             local, event = sizes[1].ctypes.data if local_size else 0, 0
             if events is not None and number in (0, len(self.launches) - 1):
                 event = events[0 if number == 0 else 1:].ctypes.data
-            made.append(Call(enqueue, (queue, kernel.int_ptr, len(global_size), 0, sizes[0].ctypes.data, local, 0, 0, event), (), (self, sizes, events)))
+            given = queue, kernel.int_ptr, len(global_size), 0, sizes[0].ctypes.data, local, 0, 0, event
+            made.append(Call(enqueue, given, (), (self, sizes, events)))
         return made
 
     @property
