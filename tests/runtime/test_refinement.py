@@ -55,6 +55,7 @@ def graph():
 def quick(monkeypatch):
     monkeypatch.setattr(refinement, "COMPARE_S", 0.05)
     monkeypatch.setattr(refinement, "TRACED", 3)
+    monkeypatch.setattr(refinement, "LATER_S", 0.0)
 
 
 def feeds(graph):
@@ -69,6 +70,22 @@ def test_a_gpu_that_is_far_slower_than_its_profile_says_is_left_alone(graph, qui
     assert made.devices == {"cpu"}
     assert made.measured_ms is not None and made.measured_ms < 20
     assert tried[0].name == "coexec" and all(c.latency_ms > 0 for c in tried[1:])
+
+
+@pytest.mark.parametrize("wins", [1, 2])
+def test_one_device_must_win_twice_to_leave_the_other_alone(graph, quick, monkeypatch, wins):
+    """The second core was gone while it won for the first time."""
+    profile, left = board(gpu_gflops=10_000.0), {"cpu": wins}
+
+    def compare(runs, first, second, given):
+        (alone,) = {"cpu", "gpu"} & second.plan.devices if len(second.plan.devices) == 1 else ("",)
+        left[alone] = left.get(alone, 0) - 1
+        return 2.0, 1.0 if left[alone] >= 0 else 3.0, True
+
+    monkeypatch.setattr(refinement, "_compare", compare)
+    made, tried = refine(graph, feeds(graph), {"cpu": CpuDevice(), "gpu": LazyDevice()}, profile, threads=1)
+    assert made.devices == ({"cpu"} if wins == 2 else {"cpu", "gpu"})
+    assert next(c.latency_ms for c in tried if c.name == "cpu") == (1.0 if wins == 2 else 3.0)
 
 
 def test_corrections_change_a_plan_and_nothing_else(graph):
