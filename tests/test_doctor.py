@@ -529,7 +529,7 @@ def test_a_device_that_is_not_waited_for_or_fails_has_no_habits():
     "timer, why",
     [
         (lambda: ShiftedTimer(), ""),
-        (lambda: None, "gives none"),
+        (lambda: None, "gives no times"),
         (lambda: ShiftedTimer(rate=1.5), "drifts|no clock could show"),
         (lambda: ShiftedTimer(early_ns=10**9), "before it was enqueued"),
         (lambda: ShiftedTimer(early_ns=-(10**9)), "after the host saw it done"),

@@ -71,8 +71,8 @@ def browser():
     program = find_chromium()
     if program is None:
         assert not packaged(), "install chromium; tools/test.sh does"
-        pytest.skip("no Chromium that can open a test's files: Ubuntu's is a snap, which cannot; with google-chrome or another chromium on PATH "
-                    "these tests run")
+        pytest.skip("a Chromium that can open a test's files is missing, and this distribution packages none (Ubuntu's is a snap): "
+                    "put google-chrome or another on PATH")
     with chromium(program) as page:
         yield page
 

@@ -9,7 +9,7 @@ from .problem import Problem
 
 #: Kernels are written for at least so many work-items a group; each has a form for fewer, which does less at once.
 LEAST_GROUP = 64
-#: Activations lie in one allocation: a VGG-16's take 29 MB, a detector's for large pictures some hundred.
+#: Activations lie in one allocation, and a detector's for large pictures take this much.
 LEAST_ALLOCATION_BYTES = 256 << 20
 
 

@@ -157,17 +157,12 @@ def _watched(device: Device) -> Habits:
 def _clock_problem(trial: _Trial) -> str:
     timer = trial.timer
     if timer is None or not timer.own_clock:
-        return "the driver gives none"
+        return clocks.NONE_GIVEN
     before, begun = clocks.read(timer), time.perf_counter_ns()
     event, read = timer.start(trial.kernel)
     event.wait()
     done, stretches, after = time.perf_counter_ns(), read(), clocks.read(timer)
-    if before is None or after is None or not stretches:
-        return "the driver gives none, or such as no clock could show"
-    mapping = clocks.Mapping(before, after)
-    if not mapping.believable:
-        return "its clock drifts away from the host's"
-    slack = mapping.uncertainty_ns + clocks.SLACK_NS
-    if mapping.host_ns(stretches[0].start_ns) < begun - slack or mapping.host_ns(stretches[-1].stop_ns) > done + slack:
-        return "work would have run before it was enqueued, or after the host saw it done"
-    return ""
+    mapping, why = clocks.mapping_of(before, after)
+    if mapping is None or not stretches:
+        return why or clocks.NONE_GIVEN
+    return "" if mapping.holds(stretches[0].start_ns, stretches[-1].stop_ns, begun, done) else clocks.OUTSIDE

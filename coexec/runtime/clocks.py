@@ -64,6 +64,11 @@ class Mapping:
         allowed = self.first.uncertainty_ns + self.last.uncertainty_ns + SLACK_NS
         return apart <= allowed + MAX_DRIFT * max(0, self.last.device_ns - self.first.device_ns)
 
+    def holds(self, start_ns: int, stop_ns: int, begun_ns: int, done_ns: int) -> bool:
+        """Whether work from start to stop of the device's clock lies between its enqueueing and the moment that the host saw it done."""
+        slack = self.uncertainty_ns + SLACK_NS
+        return self.host_ns(start_ns) >= begun_ns - slack and self.host_ns(stop_ns) <= done_ns + slack
+
     @property
     def uncertainty_ns(self) -> float:
         """How far a mapped time may be off."""
@@ -78,3 +83,17 @@ class Mapping:
         elapsed = self.last.device_ns - self.first.device_ns
         share = (device_ns - self.first.device_ns) / elapsed if elapsed > 0 else 0.0
         return round(device_ns + self.first.offset_ns + share * (self.last.offset_ns - self.first.offset_ns))
+
+
+#: Why a device's times are not used.
+NONE_GIVEN = "the driver gives no times, or such as no clock could show"
+DRIFTS = "its clock drifts away from the host's"
+OUTSIDE = "a piece would have run before it was enqueued, or after the host saw it done"
+
+
+def mapping_of(first: Reading | None, last: Reading | None) -> tuple[Mapping | None, str]:
+    """The device's clock on the host's by readings before and after; None, and why, where it is not to be believed."""
+    if first is None or last is None:
+        return None, NONE_GIVEN
+    mapping = Mapping(first, last)
+    return (mapping, "") if mapping.believable else (None, DRIFTS)

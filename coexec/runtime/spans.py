@@ -67,25 +67,22 @@ def tell(prepared: PreparedRun, trace: Trace, works: Sequence[Work], told: Told)
 def _on_device(trace: Trace, device: str, works: Sequence[Work], read: Mapping[int, list[Stretch]],
                readings: tuple[clocks.Reading | None, clocks.Reading | None] | None) -> dict[int, Ran]:
     """By the id of each work of an asynchronous device: when it ran."""
-    works = [w for w in works if w.done_ns and (w.start or w.step).device == device and (w.start is not None or isinstance(w.step, Move))]  # type: ignore[union-attr]
+    theirs = (w for w in works if w.start is not None or isinstance(w.step, Move))
+    works = [w for w in theirs if w.done_ns and (w.start or w.step).device == device]  # type: ignore[union-attr]
     clock = trace.facts.setdefault("clocks", {})
-    mapping = clocks.Mapping(*readings) if readings and readings[0] and readings[1] else None
-    why = "the driver gives no times, or such as no clock could show" if mapping is None else ""
-    if mapping is not None and not mapping.believable:
-        why = "its clock drifts away from the host's"
+    mapping, why = clocks.mapping_of(*(readings or (None, None)))
     mapped: list[tuple[Work, int, int]] = []
-    if mapping is not None and not why:
-        slack = mapping.uncertainty_ns + clocks.SLACK_NS
+    if mapping is not None:
         for work in works:
             found = read[id(work)]
             if not found:
                 if work.start is not None and work.event is not DONE:  # else an empty piece
                     why = "the driver gave no times of a piece"
                 continue
-            start, stop = mapping.host_ns(found[0].start_ns), mapping.host_ns(found[-1].stop_ns)
-            if start < work.begun.ns - slack or stop > work.done_ns + slack:
-                why = "a piece would have run before it was enqueued, or after the host saw it done"
-            mapped.append((work, start, stop))
+            start, stop = found[0].start_ns, found[-1].stop_ns
+            if not mapping.holds(start, stop, work.begun.ns, work.done_ns):
+                why = clocks.OUTSIDE
+            mapped.append((work, mapping.host_ns(start), mapping.host_ns(stop)))
     if why:
         clock[device] = {"clock": "wall", "why": why}
         mapped = [(w, w.begun.ns, w.done_ns) for w in works]

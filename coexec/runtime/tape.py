@@ -185,11 +185,11 @@ class Tape:
 
     def _wait(self, work: Work, action: Callable[[], Any]) -> None:
         """Of a device that is watched, it waits for one piece after another, to see when each ends."""
-        if work.step.device in self._watches:
-            for other in self._watches[work.step.device].followed:
-                if other.event is not None and not other.done_ns and _index(other) <= work.step.index:
-                    other.event.wait()
-                    other.done_ns = other.done_ns or time.perf_counter_ns()
+        watch = self._watches.get(work.step.device)
+        if watch is not None:
+            for other in watch.take(work.step.index):
+                other.event.wait()  # type: ignore[union-attr]
+                other.done_ns = other.done_ns or time.perf_counter_ns()
         action()
 
 
@@ -224,15 +224,22 @@ class _Watch:
     """Looks at the events of a device whose clock is of no use, so that their ends are known before somebody waits for them."""
 
     def __init__(self) -> None:
-        self.followed: list[Work] = []
+        self._left: list[Work] = []  # that nobody has waited for
         self._waiting: deque[Work] = deque()
         self._over = False
         self._thread = threading.Thread(target=self._look, name="coexec-watch", daemon=True)
         self._thread.start()
 
     def follow(self, work: Work) -> None:
-        self.followed.append(work)
-        self._waiting.append(work)
+        if work.event is not None:
+            self._left.append(work)
+            self._waiting.append(work)
+
+    def take(self, index: int) -> list[Work]:
+        """Those of the device's pieces up to that one that were not taken before."""
+        taken = [work for work in self._left if _index(work) <= index]
+        self._left = [work for work in self._left if _index(work) > index]
+        return taken
 
     def close(self) -> None:
         self._over = True

@@ -265,7 +265,8 @@ def test_a_setting_chooses_the_winograd_tile(tile):
     node = Node("Conv", (x, constant("w", some(16, 16, 3, 3))), (y,), {"pads": [1] * 4})
     views = [TensorView.contiguous(HostBuffer(v.type.nbytes), v.dtype, Region.whole(v.shape)) for v in (x, y)]
     with settings.override(winograd=tile):
-        kernel = CPU.queue().compile(node, Region.whole(y.shape), [views[0], node.inputs[1]], views[1:])
+        queue = CPU.queue()
+    kernel = queue.compile(node, Region.whole(y.shape), [views[0], node.inputs[1]], views[1:])
     assert kernel.implementation.startswith(f"f32_conv_winograd{tile}_")
 
 

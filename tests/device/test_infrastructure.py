@@ -115,7 +115,7 @@ def buffer_view(buffer) -> TensorView:
 @pytest.fixture
 def own_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Programs are kept on disk whatever the driver does by itself."""
-    monkeypatch.setattr(program, "_driver_caches", lambda device: False)
+    monkeypatch.setattr(program, "_has", lambda device, quirk: False)
 
 
 def test_a_driver_with_a_cache_of_its_own_is_not_asked_for_binaries(device: OpenCLDevice, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def need_rusticl() -> None:
     vendors = [p.name for p in Path("/etc/OpenCL/vendors").glob("*.icd")]
     if not any("rusticl" in name for name in vendors):
         assert any("mesa" in name for name in vendors), "install mesa-opencl-icd (Debian and Ubuntu package it); tools/test.sh does"
-        pytest.skip("the Mesa of this distribution has no rusticl: it came with 22.3")
+        pytest.skip("rusticl is missing in the Mesa that this distribution packages: it came with 22.3")
 
 
 def test_rusticl_on_llvmpipe_gives_the_same_answers():

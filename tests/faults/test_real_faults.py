@@ -123,7 +123,7 @@ def spoil(folder, how: str) -> int:
 @pytest.mark.parametrize("how", ["deleted", "emptied", "cut short", "noise"])
 def test_the_cache_is_spoilt_while_a_session_runs(tmp_path, monkeypatch, expected, caplog, how):
     """The session that runs, one that is made afterwards, and the tuner's table; PoCL is told to keep its binaries with us as others do."""
-    monkeypatch.setattr(program, "_driver_caches", lambda _: False)
+    monkeypatch.setattr(program, "_has", lambda device, quirk: False)
     with settings.override(cache_dir=tmp_path):
         program.forget()
         tuning.forget()

@@ -55,7 +55,7 @@ class CpuDevice(Device):
 
     def queue(self, threads: int = 1, **options: object) -> CpuQueue:
         """A session's use of `threads` threads; options are the fields of `Options`. Raises UsageError where there are none."""
-        return CpuQueue(self, threads, replace(Options(), **options))
+        return CpuQueue(self, threads, replace(Options(winograd_tile=int(settings.get("winograd") or 0)), **options))
 
 
 class CpuQueue(Queue):

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ... import settings
 from .activations import activate
 from .build import Piece, Program
 from .conv_small import MOST_PIXELS
@@ -81,7 +80,7 @@ def winograd(piece: Piece, case: Convolution) -> Program | None:
     if (kh, kw) != (3, 3) or case.strides != (1, 1) or case.dilations != (1, 1) or case.group != 1 or min(ic, oc) < LEAST_CHANNELS:
         return None
     (n, _, h, w), (oh, ow) = case.x.shape, case.y.shape[2:]
-    m = piece.options.winograd_tile or int(settings.get("winograd") or 0) or best_tile(ic, oc, oh, ow)
+    m = piece.options.winograd_tile or best_tile(ic, oc, oh, ow)
     if m not in (*_G, 6):
         return None
     if m == 6:

@@ -47,18 +47,6 @@ def eight(s, at, step):
 
 
 @inlined
-def store_eight(s, at, step, t):
-    store(s, at, t[0])
-    store(s, at + step, t[1])
-    store(s, at + 2 * step, t[2])
-    store(s, at + 3 * step, t[3])
-    store(s, at + 4 * step, t[4])
-    store(s, at + 5 * step, t[5])
-    store(s, at + 6 * step, t[6])
-    store(s, at + 7 * step, t[7])
-
-
-@inlined
 def store_six(s, at, step, o):
     store(s, at, o[0])
     store(s, at + step, o[1])
@@ -66,6 +54,13 @@ def store_six(s, at, step, o):
     store(s, at + 3 * step, o[3])
     store(s, at + 4 * step, o[4])
     store(s, at + 5 * step, o[5])
+
+
+@inlined
+def store_eight(s, at, step, t):
+    store_six(s, at, step, t)
+    store(s, at + 6 * step, t[6])
+    store(s, at + 7 * step, t[7])
 
 
 @kernel

@@ -1,8 +1,8 @@
 """The C library's heap while a driver builds programs.
 
 PoCL 3.1 reads a program's bitcode into a buffer of 2 MiB and keeps it, whatever the bitcode's size (`pocl_read_file`, seen by a hook on malloc).
-Where glibc takes that from its heap it comes out of what the compiler has just used and given back, so that every program held 1 to 2 MB of
-memory that nobody reads. Taken from the system by itself it costs the few pages that are read.
+Where glibc takes that from its heap it comes out of what the compiler has just used and given back, so that every program holds memory that
+nobody reads (`tools/bench_creation.py` shows it). Taken from the system by itself it costs the few pages that are read.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ def _float(value: float, suffix: str) -> str:
 class Forms(NamedTuple):
     """Files that a program holds several times, once for each of `all`, sets of defines under the same names; `mine` is the one wanted.
 
-    A kernel there is called FORM(name), which is the name and a form's numbers: conv_depthwise_rows_3x3x1x1. Drivers keep a lot for every
-    program (PoCL 3.1 a megabyte or two), and less for one more kernel in it where that is small; but all are compiled for the first that is used.
+    A kernel there is called FORM(name), which is the name and a form's numbers: conv_depthwise_rows_3x3x1x1. Drivers keep more for a
+    program than for one more small kernel in it; but all are compiled for the first that is used.
     """
 
     files: Sequence[str]
@@ -94,13 +94,13 @@ def build(context: cl.Context, text: str, options: Sequence[str] = ()) -> cl.Pro
     key = (context.int_ptr, text, tuple(options))
     with _lock:
         if key not in _programs:
-            with blocks_apart() if _keeps_blocks(device) else nullcontext():
+            with blocks_apart() if _has(device, "keeps_blocks") else nullcontext():
                 _programs[key] = _load_or_build(context, device, text, (*_OPTIONS, *options))
         return _programs[key]
 
 
 def _load_or_build(context: cl.Context, device: cl.Device, text: str, options: tuple[str, ...]) -> cl.Program:
-    if _driver_caches(device):
+    if _has(device, "caches_programs"):
         return _wrap(_compile(context, device, text, options), text)
     path = cache_path(device, text, options)
     binary = _read(path)
@@ -116,14 +116,9 @@ def _load_or_build(context: cl.Context, device: cl.Device, text: str, options: t
     return _wrap(program, text)
 
 
-def _driver_caches(device: cl.Device) -> bool:
-    """True where the driver keeps what it compiled on disk itself, and asking it for a binary compiles every kernel once more."""
-    return bool(quirks.overrides(device.platform.name, device.name).get("caches_programs"))
-
-
-def _keeps_blocks(device: cl.Device) -> bool:
-    """True where the driver keeps a block of memory for each program that is far larger than what it holds."""
-    return bool(quirks.overrides(device.platform.name, device.name).get("keeps_blocks"))
+def _has(device: cl.Device, quirk: str) -> bool:
+    """Whether `quirks` knows that of its driver."""
+    return bool(quirks.overrides(device.platform.name, device.name).get(quirk))
 
 
 def _wrap(program: Any, text: str) -> cl.Program:

@@ -19,7 +19,7 @@ QUIRKS: tuple[Quirk, ...] = (
     Quirk(("oclgrind",), "a simulator that reports every device type at once", {"emulated": True}),
     Quirk(("portable computing language",), "compiles everything again to hand out a binary, and has a disk cache of its own",
           {"caches_programs": True}),
-    Quirk(("portable computing language",), "keeps 2 MiB for every program, most of it unread", {"keeps_blocks": True}),
+    Quirk(("portable computing language",), "keeps a block of 2 MiB for every program, whatever that holds", {"keeps_blocks": True}),
     Quirk(("rusticl", "panfrost"), "half-precision kernels give wrong results", {"without": {"float16"}}),
     Quirk(("mali-t",), "Midgard's double precision is emulated in firmware and may be missing at run time", {"without": {"float64"}}),
 )
