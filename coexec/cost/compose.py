@@ -23,6 +23,7 @@ from ..partition.joins import joined
 from ..partition.plan import Partition, pieces
 from ..profiles import DeviceProfile, UnitProfile
 from ..regions import Region
+from .cases import Case, joined_cases
 from .corrections import Corrections
 from .features import COLUMNS, family, features, features_of
 from .geometry import Facts, bounds
@@ -144,27 +145,18 @@ class CostModel:
         """For each (node, unit, [(starts, stops) of pieces, int64 (pieces, rank)]): microseconds, slow-down beside a busy other unit, and
         whether that is an estimate; arrays of one entry a piece, the parts one after another.
         """
-        found, batches = [], {}
+        found, native = [], {}
         for node, unit, parts in asks:
             count = sum(len(start) for start, _ in parts)
-            us, slow, rough = np.full(count, np.nan), np.ones(count), np.zeros(count, bool)
-            found.append((us, slow, rough))
-            what = self._what(node)
-            if self.kernels[unit] and what not in ("dynamic", "view", "fallback") and node.output.type.size:
-                for case in cases(node, parts, "gpu" if unit == "gpu" else "cpu", self.facts[unit]):
-                    if self.contention:
-                        slow[case.at] = self.units[unit].busy.get(bound_by(case.kernel), 1.0)
-                    if case.kernel in self.kernels[unit]:
-                        batches.setdefault((unit, case.kernel), []).append((case, us, rough))
-        for (unit, name), members in batches.items():
-            merged = [{k: np.concatenate([np.asarray(part[k], float) if k in part else np.zeros(len(c.at)) for c, part in both])
-                       for k in dict.fromkeys(t for _, part in both for t in part)}
-                      for both in ([(c, c.terms) for c, *_ in members], [(c, c.sizes) for c, *_ in members])]
-            predicted, at = self.kernels[unit][name].predict(*merged), 0
-            for case, us, rough in members:
-                us[case.at] = predicted[at:at + len(case.at)]
-                rough[case.at] = (unit, name) in self.estimates
-                at += len(case.at)
+            found.append((np.full(count, np.nan), np.ones(count), np.zeros(count, bool)))
+            if self.kernels[unit] and self._what(node) not in ("dynamic", "view", "fallback") and node.output.type.size:
+                native.setdefault(unit, []).append(((node, parts), found[-1]))
+        for unit, members in native.items():
+            whole = self._by_kernels(unit, [ask for ask, _ in members])
+            ends = np.cumsum([len(answer[0]) for _, answer in members])[:-1]
+            for column, told in enumerate(whole):
+                for (_, answer), mine in zip(members, np.split(told, ends)):
+                    answer[column][:] = mine
         for (node, unit, parts), (us, slow, rough) in zip(asks, found):
             start = np.concatenate([a for a, _ in parts])
             stop = np.concatenate([b for _, b in parts])
@@ -176,6 +168,22 @@ class CostModel:
                 us *= self.corrections.alone if unit == ALONE else self.corrections.of(node.name, unit)
                 slow[:] = 1.0  # the ratio was seen in company
         return found
+
+    def _by_kernels(self, unit: str, asked: Sequence[tuple[Node, Sequence[tuple[np.ndarray, np.ndarray]]]]) -> tuple[np.ndarray, ...]:
+        """`price` of native nodes by what is known of their kernels: one prediction of all pieces that one kernel computes. NaN where none is."""
+        count = sum(len(start) for _, parts in asked for start, _ in parts)
+        us, slow, rough = np.full(count, np.nan), np.ones(count), np.zeros(count, bool)
+        batches: dict[str, list[Case]] = {}
+        for case in cases(asked, "gpu" if unit == "gpu" else "cpu", self.facts[unit]):
+            if self.contention:
+                slow[case.at] = self.units[unit].busy.get(bound_by(case.kernel), 1.0)
+            if case.kernel in self.kernels[unit]:
+                batches.setdefault(case.kernel, []).append(case)
+        for name, members in batches.items():
+            at, terms, sizes = joined_cases(members)
+            us[at] = self.kernels[unit][name].predict(terms, sizes)
+            rough[at] = (unit, name) in self.estimates
+        return us, slow, rough
 
     def _simple(self, node: Node, start: np.ndarray, stop: np.ndarray, unit: str) -> tuple[np.ndarray | float, np.ndarray | bool]:
         """Where no kernel of that name was measured: the family's line, else the roofline. Microseconds, and whether they are estimates."""

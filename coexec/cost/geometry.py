@@ -124,40 +124,58 @@ def work_of(node: Node, start: Array, stop: Array) -> Array:
     return np.stack([flops, read.astype(float), written.astype(float)], axis=1)
 
 
-class Windowed:
-    """Pieces of a Conv or pooling of at most two spatial axes: arrays of one entry a piece, scalars for what the node fixes."""
+#: A node, and the starts and stops of pieces of it that are asked for, int64 (pieces, rank) each.
+Asked = tuple[Node, Array, Array]
 
-    def __init__(self, node: Node, start: Array, stop: Array):
-        conv = node.op_type == "Conv"
-        params = conv_params(node) if conv else pool_params(node)
-        x, y = node.inputs[0].shape, node.output.shape
-        flat = len(y) == 3
+
+class Windowed:
+    """Pieces of Convs or poolings of at most two spatial axes: arrays of one entry a piece. Of several nodes, one after another, that share
+    what `window_kind` tells, for which there are scalars.
+    """
+
+    def __init__(self, asked: Sequence[Asked]):
+        first = asked[0][0]
+        conv, flat = first.op_type == "Conv", len(first.output.shape) == 3
+        params = conv_params(first) if conv else pool_params(first)
         one = (1,) if flat else ()
         self.kh, self.kw = (*one, *params.kernel)
         self.sh, self.sw = (*one, *params.strides)
         self.dh, self.dw = (*one, *params.dilations)
-        top, left = (*((0,) if flat else ()), *params.pads_begin)
         self.taps = self.kh * self.kw
+        start, stop = (np.concatenate([a[i] for a in asked]) for i in (1, 2))
         if flat:
             ones = np.ones(len(start), np.int64)
             start, stop = (np.stack([a[:, 0], a[:, 1], ones * (i), a[:, 2]], 1) for i, a in enumerate((start, stop)))
-            x, y = (x[0], x[1], 1, x[2]), (y[0], y[1], 1, y[2])
+        told = np.array([self._fixed(node, conv, flat) for node, _, _ in asked], np.int64)
+        told = np.repeat(told, [len(a[1]) for a in asked], axis=0).T
+        self.full_oc, self.full_oh, self.full_ow, self.h, self.w, top, left, self.icg, group, per = told
         size = stop - start
         self.n, self.oc, self.oh, self.ow = size.T
-        self.full_oc, self.full_oh, self.full_ow, self.h, self.w = *y[1:], x[2], x[3]
-        self.ih, self.top = self._read(start[:, 2], stop[:, 2], self.sh, top, self.kh, self.dh, x[2])
-        self.iw, self.left = self._read(start[:, 3], stop[:, 3], self.sw, left, self.kw, self.dw, x[3])
-        self.padded = top or left or any(params.pads_end)
+        self.ih, self.top = self._read(start[:, 2], stop[:, 2], self.sh, top, self.kh, self.dh, self.h)
+        self.iw, self.left = self._read(start[:, 3], stop[:, 3], self.sw, left, self.kw, self.dw, self.w)
+        self.padded = is_padded(params)
+        self.grouped = conv and params.group > 1
+        self.depthwise = self.grouped and first.inputs[1].shape[1] == 1
         if conv:
-            self.icg, group = node.inputs[1].shape[1], params.group
-            per = node.inputs[1].shape[0] // group
-            self.groups = up(self.oc, per) if group > 1 else np.ones_like(self.oc)
-            self.ocg = np.full_like(self.oc, per) if group > 1 else self.oc
+            self.groups = up(self.oc, per) if self.grouped else np.ones_like(self.oc)
+            self.ocg = per if self.grouped else self.oc
         else:
-            self.icg, self.groups, self.ocg = 1, self.oc, np.ones_like(self.oc)
+            self.groups, self.ocg = self.oc, np.ones_like(self.oc)
 
     @staticmethod
-    def _read(start: Array, stop: Array, stride: int, pad: int, kernel: int, dilation: int, size: int) -> tuple[Array, Array]:
+    def _fixed(node: Node, conv: bool, flat: bool) -> tuple[int, ...]:
+        """What is the same for all pieces of a node: sizes of output and input, padding, channels and groups."""
+        params = conv_params(node) if conv else pool_params(node)
+        x, y = node.inputs[0].shape, node.output.shape
+        if flat:
+            x, y = (*x[:2], 1, x[2]), (*y[:2], 1, y[2])
+        top, left = (*((0,) if flat else ()), *params.pads_begin)
+        group = params.group if conv else 1
+        weights = node.inputs[1].shape if conv else (1, 1)
+        return *y[1:], x[2], x[3], top, left, weights[1], group, weights[0] // group
+
+    @staticmethod
+    def _read(start: Array, stop: Array, stride: int, pad: Array, kernel: int, dilation: int, size: Array) -> tuple[Array, Array]:
         first = start * stride - pad
         last = (stop - 1) * stride - pad + (kernel - 1) * dilation + 1
         return np.maximum(0, np.minimum(size, last) - np.maximum(0, first)), np.maximum(0, -first)
@@ -167,9 +185,8 @@ class Windowed:
         other = object.__new__(Windowed)
         other.__dict__.update(self.__dict__)
         other.ih = np.minimum(self.ih, (oh - 1) * self.sh + (self.kh - 1) * self.dh + 1)
-        grouped = self.ocg is not self.oc
         other.oc, other.oh = oc, oh
-        if grouped:
+        if self.grouped:
             other.groups = np.maximum(1, up(oc, self.ocg))
         else:
             other.ocg = oc
@@ -180,26 +197,42 @@ class Windowed:
         return self.oh * self.ow
 
 
-class Products:
-    """Pieces of a Gemm or MatMul as `count` products of (rows x depth) by (depth x columns)."""
+def window_kind(node: Node) -> tuple[Any, ...]:
+    """What pieces of a Conv or pooling must have in common to be one `Windowed`."""
+    conv = node.op_type == "Conv"
+    params = conv_params(node) if conv else pool_params(node)
+    grouped = conv and params.group > 1
+    return (conv, len(node.output.shape), params.kernel, params.strides, params.dilations, is_padded(params), grouped,
+            grouped and node.inputs[1].shape[1] == 1)
 
-    def __init__(self, node: Node, start: Array, stop: Array):
-        size = stop - start
+
+def is_padded(params: Any) -> bool:
+    """Whether windows reach beyond the map anywhere."""
+    return any(params.pads_begin) or any(params.pads_end)
+
+
+class Products:
+    """Pieces of Gemms or MatMuls as `count` products of (rows x depth) by (depth x columns): arrays of one entry a piece. Of several nodes,
+    one after another, that share what `product_kind` tells.
+    """
+
+    def __init__(self, asked: Sequence[Asked]):
+        (self.a_fixed, self.b_fixed, self.flat_b, self.biased, self.a_turned, self.b_turned) = product_kind(asked[0][0])
+        self.rows, self.columns, self.count = np.concatenate([self._sizes(*a) for a in asked], axis=1)
+        self.depth = np.repeat([int(n.inputs[0].shape[0 if self.a_turned else -1]) for n, _, _ in asked], [len(a[1]) for a in asked])
+
+    @staticmethod
+    def _sizes(node: Node, start: Array, stop: Array) -> Array:
+        size, ones = stop - start, np.ones(len(start), np.int64)
         a, b = node.inputs[0], node.inputs[1]
-        gemm = node.op_type == "Gemm"
-        self.depth = int(a.shape[0 if gemm and node.attr("transA", 0) else -1])
-        self.b_turned = bool(gemm and node.attr("transB", 0))
-        self.a_turned = bool(gemm and node.attr("transA", 0))
-        self.columns = size[:, -1] if len(b.shape) > 1 else np.ones(len(size), np.int64)
+        columns = size[:, -1] if len(b.shape) > 1 else ones
         body = size[:, :-1] if len(b.shape) > 1 else size
-        self.rows = body[:, -1] if len(a.shape) > 1 and body.shape[1] else np.ones(len(size), np.int64)
-        self.count = np.prod(body[:, :-1], axis=1, dtype=np.int64) if len(a.shape) > 1 else np.ones(len(size), np.int64)
-        self.a_fixed, self.b_fixed = a.is_constant and len(a.shape) == 2, b.is_constant and len(b.shape) == 2
-        self.flat_b = len(b.shape) == 2
-        self.biased = node.operand(2) is not None
+        rows = body[:, -1] if len(a.shape) > 1 and body.shape[1] else ones
+        count = np.prod(body[:, :-1], axis=1, dtype=np.int64) if len(a.shape) > 1 else ones
+        return np.stack([rows, columns, count])
 
     @classmethod
-    def of_vectors(cls, rows: Array, columns: Array, depth: int) -> Products:
+    def of_vectors(cls, rows: Array, columns: Array, depth: Array) -> Products:
         """Pieces of a convolution whose maps have one pixel: rows of channels times the weights, turned."""
         made = object.__new__(cls)
         made.__dict__.update(depth=depth, b_turned=True, a_turned=False, rows=rows, columns=columns, count=np.ones_like(rows), a_fixed=False,
@@ -211,6 +244,15 @@ class Products:
         other = object.__new__(Products)
         other.__dict__.update(self.__dict__, rows=rows, columns=columns, count=count)
         return other
+
+
+def product_kind(node: Node) -> tuple[bool, ...]:
+    """What pieces of a Gemm or MatMul must have in common to be one `Products`: whether the first and the second operand are weights, the
+    second is one matrix, something is added, and the first and the second are turned.
+    """
+    a, b, gemm = node.inputs[0], node.inputs[1], node.op_type == "Gemm"
+    return (a.is_constant and len(a.shape) == 2, b.is_constant and len(b.shape) == 2, len(b.shape) == 2, node.operand(2) is not None,
+            bool(gemm and node.attr("transA", 0)), bool(gemm and node.attr("transB", 0)))
 
 
 def _run(node: Node, size: Array) -> Array:
@@ -235,21 +277,61 @@ def _run(node: Node, size: Array) -> Array:
     return run
 
 
-class Plain:
-    """Pieces of any other operator: elements and bytes of what is read and written."""
+class Turned(NamedTuple):
+    """A transposed piece as matrices, neighbouring axes that lie side by side before and after taken as one.
 
-    def __init__(self, node: Node, parts: Sequence[tuple[Array, Array]]):
+    run: elements that stay side by side. height, width: of the matrices that are turned, which come out with rows of `width`; 0 where it
+    is no such turn.
+    """
+
+    run: int
+    height: int
+    width: int
+
+
+def turned(node: Node, size: Sequence[int]) -> Turned:
+    """How a piece of a Transpose lies in memory, by its extents."""
+    given, made = node.inputs[0].shape, node.output.shape
+    perm = [int(v) for v in node.attr("perm") or range(len(made))[::-1]]
+    reads = [prod(given[p + 1:]) for p in perm]
+    axes: list[list[int]] = []  # extent, and elements from one to the next in input and output
+    for d, extent in enumerate(size):
+        step = reads[d], prod(made[d + 1:])
+        if extent == 1:
+            continue
+        if axes and axes[-1][1:] == [extent * step[0], extent * step[1]]:
+            axes[-1] = [axes[-1][0] * extent, *step]
+        else:
+            axes.append([extent, *step])
+    if not axes or axes[-1][1:] == [1, 1]:
+        return Turned(axes[-1][0] if axes else 1, 0, 0)
+    height = next((extent for extent, read, _ in axes[:-1] if read == 1), 0)
+    return Turned(1, height, axes[-1][0] if height and axes[-1][2] == 1 else 0)
+
+
+class Plain:
+    """Pieces of any other operators, each node's as parts, (starts, stops), along which only one axis changes: elements and bytes of what is
+    read and written.
+    """
+
+    def __init__(self, asked: Sequence[tuple[Node, Sequence[tuple[Array, Array]]]]):
+        told = [self._of(node, parts) for node, parts in asked]
+        self.flops, self.read, self.written, self.parts, self.elements, self.inner, self.rows, self.runs, self.chunks = (
+            np.concatenate(column) for column in zip(*told))
+        if asked[0][0].op_type == "Transpose":
+            self.turned = np.array([turned(node, size) for node, parts in asked for start, stop in parts for size in (stop - start).tolist()])
+
+    def _of(self, node: Node, parts: Sequence[tuple[Array, Array]]) -> tuple[Array, ...]:
         op = op_for(node)
-        work = np.concatenate([self._work(op, node, *part) for part in parts])
-        self.flops, self.read, self.written = work.T
+        flops, read, written = np.concatenate([self._work(op, node, *part) for part in parts]).T
         start, stop = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
         size = stop - start
-        self.parts = self._parts(node, start, stop) if node.op_type == "Concat" else np.ones(len(size), np.int64)
-        self.elements = np.prod(size, axis=1, dtype=np.int64)
-        self.inner = size[:, -1] if size.shape[1] else np.ones(len(size), np.int64)
-        self.rows = self.elements // np.maximum(1, self.inner)
-        self.runs = self.elements // np.maximum(1, _run(node, size))
-        self.chunks = np.maximum(self._chunks(node, size), self.runs)
+        count = self._parts(node, start, stop) if node.op_type == "Concat" else np.ones(len(size), np.int64)
+        elements = np.prod(size, axis=1, dtype=np.int64)
+        inner = size[:, -1] if size.shape[1] else np.ones(len(size), np.int64)
+        rows = elements // np.maximum(1, inner)
+        runs = elements // np.maximum(1, _run(node, size))
+        return flops, read, written, count, elements, inner, rows, runs, np.maximum(self._chunks(node, size, rows, count), runs)
 
     @staticmethod
     def _work(op: Any, node: Node, start: Array, stop: Array) -> Array:
@@ -272,11 +354,12 @@ class Plain:
         ends = np.cumsum(extents)
         return ((start[:, axis, None] < ends) & (stop[:, axis, None] > ends - extents)).sum(axis=1)
 
-    def _chunks(self, node: Node, size: Array) -> Array:
+    @staticmethod
+    def _chunks(node: Node, size: Array, rows: Array, parts: Array) -> Array:
         """Contiguous runs that are copied or computed one after another."""
         if node.op_type in ("Concat", "Split"):
             axis = int(node.attr("axis", 0)) % size.shape[1]
-            return np.prod(size[:, :axis], axis=1, dtype=np.int64) * (self.parts if node.op_type == "Concat" else len(node.outputs))
+            return np.prod(size[:, :axis], axis=1, dtype=np.int64) * (parts if node.op_type == "Concat" else len(node.outputs))
         if node.op_type == "InstanceNormalization" or node.op_type.startswith("Global"):
             return np.prod(size[:, :2], axis=1, dtype=np.int64)
-        return self.rows
+        return rows

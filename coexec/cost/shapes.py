@@ -54,22 +54,24 @@ class Sizes(NamedTuple):
         return cls(*map(np.concatenate, zip(*several)))
 
 
-def sizes_of(node: Node, start: Array, stop: Array) -> tuple[str, Sizes] | None:
-    """The kernel's name and the sizes of pieces of a node, int64 (pieces, rank) each; None where it is neither convolution nor product."""
-    rank = len(node.output.shape)
-    if node.op_type == "Conv" and rank in (3, 4):
-        g = Windowed(node, start, stop)
+def form_of(node: Node) -> str | None:
+    """The kernel's name; None where the node is neither convolution nor product."""
+    if node.op_type == "Conv" and len(node.output.shape) in (3, 4):
+        return "shape/conv"
+    return "shape/product" if node.op_type in ("Gemm", "MatMul") and min(len(v.shape) for v in node.inputs[:2]) > 1 else None
+
+
+def sizes_of(node: Node, start: Array, stop: Array) -> Sizes:
+    """The sizes of pieces of a node that has a `form_of`, int64 (pieces, rank) each."""
+    if node.op_type == "Conv":
+        g = Windowed([(node, start, stop)])
         depthwise = (g.icg == 1) & (g.groups > 1)
         form = np.where(depthwise, 3, 0 if g.taps == 1 else 1 if (g.kh, g.kw, g.sh, g.sw) == (3, 3, 1, 1) else 2)
         told = (form, g.n, g.groups, g.icg, g.oc, g.oh, g.ow, g.n * g.groups * g.icg * g.ih * g.iw, g.taps, max(g.sh, g.sw))
-        name = "shape/conv"
-    elif node.op_type in ("Gemm", "MatMul") and min(len(v.shape) for v in node.inputs[:2]) > 1:
-        p = Products(node, start, stop)
-        told = (4, p.count, 1, p.depth, p.columns, 1, p.rows, p.count * p.rows * p.depth, 1, 1)
-        name = "shape/product"
     else:
-        return None
-    return name, Sizes(*(np.broadcast_to(np.asarray(v, np.float64), (len(start),)) for v in told))
+        p = Products([(node, start, stop)])
+        told = (4, p.count, 1, p.depth, p.columns, 1, p.rows, p.count * p.rows * p.depth, 1, 1)
+    return Sizes(*(np.broadcast_to(np.asarray(v, np.float64), (len(start),)) for v in told))
 
 
 def terms(s: Sizes, blocks: Mapping[str, Block]) -> dict[str, Array]:

@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 
 from ..cost import shapes
+from ..cost.cases import Case, joined_cases
 from ..cost.features import COLUMNS, family, features
 from ..cost.geometry import Facts, bounds
-from ..cost.kernels import Case, bound_by, cases, kin
+from ..cost.kernels import bound_by, cases, kin
 from ..cost.model import LEAST_SAMPLES, KernelModel, LatencyModel, ShapeModel, costs_of_kin
 from ..errors import UsageError
 from ..profiles import DeviceProfile, UnitProfile
+from .drift import USUAL, at_good_moments, facts_of_drift, good_readings, learnt, readings
 from .table import Measurement, node_of, piece_of
 
 #: A family with fewer timings gets no fit: its cost is then a roofline estimate, and marked as one.
@@ -50,6 +52,26 @@ def of_coexec(rows: Sequence[Measurement]) -> bool:
     """Whether coexec's kernels were timed: most convolutions and products have names like `f32_conv_panel_8x48`."""
     heavy = [r for r in rows if r.op_type in ("Conv", "Gemm", "MatMul")]
     return 2 * sum(bool(_OWN.fullmatch(r.implementation)) for r in heavy) >= len(heavy)
+
+
+def steadied(rows: Sequence[Measurement], facts: Mapping[str, float] | None = None) -> tuple[list[Measurement], dict[str, float]]:
+    """Rows of one processor as they would have been in its good moments, and the facts that say so. The rows themselves, and nothing, where
+    they were timed without reference kernels.
+    """
+    told = readings(rows)
+    if not rows or not np.isfinite(told).any() or not of_coexec(rows):
+        return list(rows), {}
+    known, bound = facts_of_rows(rows, facts), np.full(len(rows), "memory", dtype=object)
+    for name, (at, _, _) in kernels_of(rows, known).items():
+        bound[at] = bound_by(name)
+    good = good_readings(told)
+    usual = facts_of_drift(USUAL, good)
+    quiet = [r for r in at_good_moments(rows, bound, usual) if not r.busy_other]
+    guess = KernelFits(quiet, known, correct=False).predict(rows)
+    off = np.log([r.latency_us for r in rows]) - np.log(guess)
+    off[[bool(r.busy_other) for r in rows]] = np.nan
+    found = facts_of_drift(learnt(off, told, good, bound), good)
+    return at_good_moments(rows, bound, found), found
 
 
 class KernelFits:
@@ -112,27 +134,24 @@ def shapes_of(rows: Sequence[Measurement]) -> dict[str, tuple[list[int], shapes.
     found: dict[str, list[tuple[int, shapes.Sizes]]] = defaultdict(list)
     for i, row in enumerate(rows):
         node = node_of(row, f"row {i + 1}")
-        shape = np.array([node.output.shape], np.int64)
-        told = shapes.sizes_of(node, shape * 0, shape)
-        if told is not None:
-            found[told[0]].append((i, told[1]))
+        shape, form = np.array([node.output.shape], np.int64), shapes.form_of(node)
+        if form is not None:
+            found[form].append((i, shapes.sizes_of(node, shape * 0, shape)))
     return {name: ([i for i, _ in members], shapes.Sizes.joined(s for _, s in members)) for name, members in found.items()}
 
 
 def kernels_of(rows: Sequence[Measurement], facts: Facts) -> dict[str, tuple[list[int], dict[str, np.ndarray], dict[str, np.ndarray]]]:
     """By the kernel that runs it: which rows, and their features and sizes. Features that a row does not have are 0."""
-    found: dict[str, list[tuple[int, Case]]] = defaultdict(list)
-    for i, row in enumerate(rows):
-        node, region = piece_of(row, f"row {i + 1}")
-        for case in cases(node, [bounds([region], len(region))], row.unit, facts):
-            found[case.kernel].append((i, case))
+    found: dict[str, list[Case]] = defaultdict(list)
+    for unit in ("cpu", "gpu"):
+        mine = [i for i, row in enumerate(rows) if row.unit == unit]
+        asked = [(node, [bounds([region], len(region))]) for node, region in (piece_of(rows[i], f"row {i + 1}") for i in mine)]
+        for case in cases(asked, unit, facts):
+            found[case.kernel].append(case._replace(at=np.array(mine)[case.at]))
     table = {}
     for name, members in found.items():
-        terms = dict.fromkeys(t for _, c in members for t in c.terms)
-        sizes = [s for s in members[0][1].sizes]
-        table[name] = ([i for i, _ in members],
-                       {t: np.array([float(c.terms[t][0]) if t in c.terms else 0.0 for _, c in members]) for t in terms},
-                       {s: np.array([float(c.sizes[s][0]) for _, c in members]) for s in sizes})
+        at, terms, sizes = joined_cases(members)
+        table[name] = at.tolist(), *({k: np.broadcast_to(np.asarray(v, float), at.shape) for k, v in told.items()} for told in (terms, sizes))
     return table
 
 
@@ -226,6 +245,7 @@ def one_device(rows: Sequence[Measurement]) -> list[Measurement]:
 
 def section_from_rows(unit: str, rows: Sequence[Measurement], facts: Mapping[str, float] | None = None) -> UnitProfile:
     """One unit's section: peaks and fits from the rows, costs of starting and waiting assumed."""
+    rows, drift = steadied(rows, facts)
     gflops, gbs = peaks(rows)
     gpu = unit == "gpu"
     quiet = [r for r in rows if not r.busy_other]
@@ -236,7 +256,7 @@ def section_from_rows(unit: str, rows: Sequence[Measurement], facts: Mapping[str
         threads=max((r.threads or 1 for r in rows), default=1) if not gpu else 0,
         dtypes=tuple(sorted({r.dtype for r in rows})), operators=tuple(sorted({r.op_type for r in rows})) if gpu else (),
         launch_us=ASSUMED_LAUNCH_US if gpu else 0.0, sync_us=ASSUMED_SYNC_US if gpu else 0.0, provenance="estimated",
-        facts=known.facts.told(), busy=busy_factors(rows, known.facts), latency=lines | {k: m.to_profile() for k, m in known.models.items()},
+        facts=known.facts.told() | drift, busy=busy_factors(rows, known.facts), latency=lines | {k: m.to_profile() for k, m in known.models.items()},
     )
 
 
@@ -269,6 +289,7 @@ def held_out_accuracy(rows: Sequence[Measurement], folds: int = 5, predict: Pred
         errors: list[float] = []
         for members in processors(mine):
             fold = np.array([zlib.crc32(repr(r.shape_key).encode()) % folds for r in members])
+            members, _ = steadied(members)
             for held in range(folds):
                 seen, asked = ([r for r, f in zip(members, fold) if bool(f == held) is wanted] for wanted in (False, True))
                 if seen and asked:

@@ -19,7 +19,7 @@ from ..regions import Region
 class Timing(NamedTuple):
     """The median of `count` repetitions, the distance between their quartiles, and the first decile, in microseconds.
 
-    steady: False where no moment was good enough to trust them.
+    steady: False where no moment was good enough to trust them. reference_ns: what the processor's reference kernels took beside them (medians).
     """
 
     median_us: float
@@ -27,6 +27,7 @@ class Timing(NamedTuple):
     count: int
     low_us: float = 0.0
     steady: bool = True
+    reference_ns: tuple[float, ...] = ()
 
 
 def measure(action: Callable[[], object], *, warmup: int = 2, min_seconds: float = 0.02, min_count: int = 5, max_count: int = 1000,

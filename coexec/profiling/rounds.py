@@ -63,9 +63,16 @@ class _Started(NamedTuple):
     reference: int
 
 
+class _Moment(NamedTuple):
+    """A reading of the references: whether it was a good moment, and what each took."""
+
+    good: bool
+    ns: tuple[float, ...]
+
+
 @dataclass
 class _Turn:
-    """A kernel of a round: what writes its input, and the times of it in good moments and in all."""
+    """A kernel of a round: what writes its input, and the times of it in good moments and in all, and of the references beside them."""
 
     kernel: Kernel
     touches: list[Kernel | Callable[[], object]]
@@ -73,6 +80,8 @@ class _Turn:
     ended: Stamp = field(default_factory=Stamp)
     good_us: list[float] = field(default_factory=list)
     all_us: list[float] = field(default_factory=list)
+    good_ns: list[tuple[float, ...]] = field(default_factory=list)
+    all_ns: list[tuple[float, ...]] = field(default_factory=list)
     cost_us: float = 0.0
     _actions: list[Callable[[], object]] | None = None
 
@@ -215,7 +224,7 @@ class Round:
         """
         live = [t for t in self.turns if t is not None]
         for turn in live:
-            turn.good_us, turn.all_us = [], []
+            turn.good_us, turn.all_us, turn.good_ns, turn.all_ns = [], [], [], []
         limit = _now() + int(1e9 * (limit_s if limit_s is not None else 0.1 + 5 * seconds_each * len(live)))
         self.queue.begin_run()
         try:
@@ -246,10 +255,10 @@ class Round:
             stretch = turns[at:at + STRETCH]
             times = [turn.play() for turn in stretch]
             after = self._reference()
-            _note(stretch, times, before and after, count)
+            _note(stretch, times, before, after, count)
             before = after
 
-    def _reference(self) -> bool:
+    def _reference(self) -> _Moment:
         times = []
         for kernel in self.references:
             found = []
@@ -260,7 +269,10 @@ class Round:
                 # Of a team the slowest share: how long waking its threads takes says nothing of the cores.
                 found.append(max((s.stop_ns - s.start_ns for s in read()), default=took) if self._shares is not None else took)
             times.append(float(min(found)))
-        return self.steady.read(times)
+        return self._moment(times)
+
+    def _moment(self, times: Sequence[float]) -> _Moment:
+        return _Moment(self.steady.read(times), tuple(times))
 
     def reading(self) -> bool:
         """Whether this is a good moment, by the references alone: between runs of something else.
@@ -273,7 +285,7 @@ class Round:
                 for kernel in self.references:
                     kernel.start()
             if self.timer is None:
-                return self._reference()
+                return self._reference().good
             tape = [(index, *self.timer.start(kernel)) for index, kernel in enumerate(self.references) for _ in range(REFERENCE_RUNS)]
             self.queue.flush()
             tape[-1][1].wait()
@@ -345,9 +357,9 @@ class Round:
                     groups.append([])
                 readings[-1][started.reference] = min(readings[-1][started.reference], float(ended - begun))
             was_reference = started.reference >= 0
-        good = [self.steady.read(r) for r in readings]
-        for group, before, after in zip(groups[1:], good, good[1:]):
-            _note([t for t, _ in group], [us for _, us in group], before and after, count)
+        moments = [self._moment(r) for r in readings]
+        for group, before, after in zip(groups[1:], moments, moments[1:]):
+            _note([t for t, _ in group], [us for _, us in group], before, after, count)
 
     def close(self) -> None:
         """Frees everything."""
@@ -409,19 +421,23 @@ def caches() -> dict[str, float]:
     return found
 
 
-def _note(turns: Sequence[_Turn], times: Sequence[float], good: bool, count: bool) -> None:
+def _note(turns: Sequence[_Turn], times: Sequence[float], before: _Moment, after: _Moment, count: bool) -> None:
+    beside = tuple((a + b) / 2 for a, b in zip(before.ns, after.ns))
     for turn, us in zip(turns, times):
         turn.cost_us = us
         if count:
             turn.all_us.append(us)
-            if good:
+            turn.all_ns.append(beside)
+            if before.good and after.good:
                 turn.good_us.append(us)
+                turn.good_ns.append(beside)
 
 
 def _timing(turn: _Turn) -> Timing:
     steady = len(turn.good_us) >= 2
-    low, quarter, median, high = np.percentile(turn.good_us if steady else turn.all_us, [10, 25, 50, 75])
-    return Timing(float(median), float(high - quarter), len(turn.good_us if steady else turn.all_us), float(low), steady)
+    times, beside = (turn.good_us, turn.good_ns) if steady else (turn.all_us, turn.all_ns)
+    low, quarter, median, high = np.percentile(times, [10, 25, 50, 75])
+    return Timing(float(median), float(high - quarter), len(times), float(low), steady, tuple(np.median(beside, axis=0).tolist()))
 
 
 def reference_nodes(threads: int = 1) -> list[Node]:

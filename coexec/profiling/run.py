@@ -31,6 +31,7 @@ from ..graph.ir import Node, TensorType, Value
 from ..ops import native_ops
 from ..profiles import DeviceProfile, Machine, UnitProfile, rounded
 from ..regions import Region
+from .choosing import Choosing
 from .climate import Climate
 from .fit import KernelFits, facts_of_rows, fit_profile_from_table, kernels_of, section_from_rows
 from .images import image_costs
@@ -38,7 +39,7 @@ from .isolation import Isolated, KernelLost
 from .measure import Bench, Timing, copies_for, measure, with_constants
 from .rounds import COMPANY, NoClock, Round, caches
 from .sampler import SHAPES, Sample, Sampler, cut_samples, whole_of
-from .steady import Steadiness, facts_of, references
+from .steady import Steadiness, facts_of, named, references
 from .table import Measurement, append_row, describe, node_of, open_table, read_table, tail_text, whole_of_piece, write_table
 from .ways import best_used
 
@@ -58,11 +59,13 @@ PATIENT_S = 60.0
 #: So many rounds' samples are drawn at once, and ranked by size.
 RANKS = 5
 #: A sample for which a first round and so many more found no good moment is taken as it is.
-TRIES = 2
+TRIES = 1
 #: With so many rows there is time for large kernels.
 MANY_ROWS = 1500
 #: Shares of the budget after which fits are made, so that what is predicted badly is sampled more.
 LOOKS = (0.3, 0.5, 0.7)
+#: Of so many times as many samples as are timed, those of which least is known are. And of every family's telling shapes so many come first.
+CANDIDATES, FIRST = 4, 2
 #: The share of the budget from which on kernels are timed beside a busy other unit.
 BESIDE = 0.85
 #: Shapes of each family whose kernels are compiled before anything is timed.
@@ -88,8 +91,8 @@ LEAST_ROWS = 30
 
 
 def profile_devices(cpu_device: Device, gpu_device: Device | None = None, *, time_budget_s: float = 45.0, threads: int = 1,
-                    progress: Progress | None = None, table: str | os.PathLike[str] | None = None,
-                    resume: bool = False, isolated: Isolated | None = None) -> tuple[DeviceProfile, list[Measurement]]:
+                    progress: Progress | None = None, table: str | os.PathLike[str] | None = None, resume: bool = False,
+                    isolated: Isolated | None = None, adaptive: bool = True, seed: int = 0) -> tuple[DeviceProfile, list[Measurement]]:
     """Measures a CPU with that many threads, and a GPU where there is one: facts, fixed costs, kernels; then the fit.
 
     Where an emulated GPU takes cores from the CPU, the CPU is also measured with all its cores, for plans that leave the GPU alone.
@@ -97,10 +100,11 @@ def profile_devices(cpu_device: Device, gpu_device: Device | None = None, *, tim
     minute once per machine. Every row is appended to the CSV file
     `table` as it is measured; with `resume` its rows are kept and added to. An interruption (Ctrl-C) ends the measuring, and what is
     there is fitted. With `isolated`, the GPU's kernels are timed there: those that hang or crash a driver are left out, listed beside the
-    table, and the round goes on; an operator with several such has no kernel in the profile. Returns the profile and every measurement.
+    table, and the round goes on; an operator with several such has no kernel in the profile. Without `adaptive`, shapes are drawn at random, whatever
+    is known already; `seed`: which ones. Returns the profile and every measurement.
     Raises DeviceError where a device fails, UsageError where the table is of another board.
     """
-    campaign = Campaign(cpu_device, gpu_device, time_budget_s, threads, progress, isolated if gpu_device is not None else None)
+    campaign = Campaign(cpu_device, gpu_device, time_budget_s, threads, progress, isolated if gpu_device is not None else None, adaptive, seed)
     if table is not None:
         campaign.keep(Path(table), resume)
     try:
@@ -118,7 +122,8 @@ class Campaign:
     """One round of measuring: which units, what was measured so far, and the time left."""
 
     def __init__(self, cpu: Device, gpu: Device | None, budget: float, threads: int, progress: Progress | None = None,
-                 isolated: Isolated | None = None):
+                 isolated: Isolated | None = None, adaptive: bool = True, seed: int = 0):
+        self.adaptive, self.seed = adaptive, seed
         self.started = self.begun = time.perf_counter()
         self.budget, self.say = budget, progress or (lambda done, total, what: None)
         if budget < PREPARING_S:
@@ -150,6 +155,7 @@ class Campaign:
         self.steady = {unit: Steadiness() for unit in self.devices}
         self.climate = Climate()
         self.steady_path: Path | None = None
+        self.choosing = Choosing({})
         self.again: dict[str, list[Sample]] = {}
         self.tries: dict[tuple[str, int], int] = {}
 
@@ -243,20 +249,20 @@ class Campaign:
         """Times samples, a dozen at once, until the budget is spent."""
         # Much time, or a table that has grown already, allows larger kernels; whoever resumes draws other shapes.
         large = self.budget >= 120 or len(self.rows) > MANY_ROWS
-        sampler = Sampler(len(self.rows), large)
-        looks = [share * self.budget for share in LOOKS]
-        if self.rows:
-            sampler.error = self.errors()
+        sampler = Sampler(len(self.rows) + self.seed, large, first=0 if self.rows else FIRST)
+        looks = [share * self.budget for share in LOOKS] if self.adaptive else []
+        if self.rows and self.adaptive:
+            self.look(sampler)
         stream, company, drawn = iter(sampler), min(COMPANY, max(2, int(self.budget / 3))), []
         while not self.rows or self.spent < BESIDE * self.budget:
             if not drawn:  # a network's neighbours are of much the same size, and what a kernel finds in the caches depends on it
-                drawn = sorted((sample for _, sample in islice(stream, company * (RANKS if self.rows else 1))), key=activation_bytes)
+                drawn = sorted(self.draw(stream, company * (RANKS if self.rows else 1)), key=activation_bytes)
             taken, drawn = drawn[:company], drawn[company:]
             self.tell(f"{taken[0].node.op_type} {taken[0].node.inputs[0].shape} and {len(taken) - 1} others", self.left)
             self.together(taken)
             if looks and self.spent > looks[0]:
                 looks.pop(0)
-                sampler.error = self.errors()
+                self.look(sampler)
         if "gpu" in self.devices:
             self.beside()
         self.tell("fitting", AFTER_S)
@@ -326,18 +332,30 @@ class Campaign:
         count = Counter(told["op_type"] for told in self.lost.values())
         return {op_type for op_type, number in count.items() if number >= MOST_LOST}
 
-    def errors(self) -> dict[str, float]:
-        """By family: the median error of quick fits, on the rows themselves."""
-        found: dict[str, list[float]] = {}
+    def draw(self, stream: Iterator[tuple[str, Sample]], count: int) -> list[Sample]:
+        """So many samples: of several times as many those of which least is known, once fits have said how badly kernels are predicted."""
+        if not self.choosing.errors:
+            return [sample for _, sample in islice(stream, count)]
+        self.choosing.learn(self.rows)
+        return self.choosing.best([sample for _, sample in islice(stream, CANDIDATES * count)], count)
+
+    def look(self, sampler: Sampler) -> None:
+        """Tells the sampler by how much quick fits miss each family on the rows themselves (median), and the choice how much each kernel."""
+        families: dict[str, list[float]] = {}
         for unit in self.devices:
             mine = [r for r in self.of(unit) if not r.busy_other]
             if not mine:
                 continue
-            us = KernelFits(mine, facts_of_rows(mine, self.facts[unit]), correct=False).predict(mine)
-            for row, guess in zip(mine, us):
-                if np.isfinite(guess):
-                    found.setdefault(family(node_of(row)), []).append(abs(guess / row.latency_us - 1))
-        return {name: float(np.median(v)) for name, v in found.items()}
+            known = facts_of_rows(mine, self.facts[unit])
+            quick = KernelFits(mine, known, correct=False)
+            off = np.abs(quick.predict(mine) / [r.latency_us for r in mine] - 1)
+            for row, error in zip(mine, off):
+                if np.isfinite(error):
+                    families.setdefault(family(node_of(row)), []).append(float(error))
+            if unit != ALONE:
+                self.choosing.facts[unit] = known
+                self.choosing.errors |= {(unit, name): float(np.median(off[at])) for name, (at, _, _) in kernels_of(mine, known).items() if name in quick.models}
+        sampler.error = {name: float(np.median(v)) for name, v in families.items()}
 
     def beside(self) -> None:
         """Times pairs of kernels at work together, one of each unit: how much they take from one another."""
@@ -378,7 +396,7 @@ class Campaign:
         """The profile of what was measured."""
         made = {unit: section(unit, device, self.of(unit), self.threads[unit], self.fixed[unit], self.facts[unit])
                 for unit, device in self.devices.items()}
-        made = {unit: replace(s, facts={**s.facts, **facts_of(self.steady[unit])}) for unit, s in made.items()}
+        made = {unit: replace(s, facts={**facts_of(self.steady[unit]), **s.facts}) for unit, s in made.items()}
         made["cpu"] = replace(made["cpu"], facts={**made["cpu"].facts, **self.climate.facts()})
         team = biggest(self.threads["cpu"], usable())
         if len(team) < (os.cpu_count() or 1):
@@ -469,12 +487,14 @@ def time_sample(unit: str, device: Device, sample: Sample, threads: int, wait_us
 
 
 def row_of(unit: str, device: Device, sample: Sample, threads: int, implementation: str, found: Timing) -> Measurement:
-    """A timing as a row of the table: what disturbs only adds, so where no moment was good enough the first decile is told."""
-    node, us = sample.node, found.median_us if found.steady else found.low_us
+    """A timing as a row of the table, beside what the reference kernels took. Where there are none, and no moment was good enough, the first
+    decile is told: what disturbs only adds.
+    """
+    node, us = sample.node, found.median_us if found.steady or found.reference_ns else found.low_us
     return Measurement(device.facts.name, "gpu" if unit == "gpu" else "cpu", None if unit == "gpu" else threads, node.op_type,
                        implementation + tail_text(node), node.output.dtype.name, **describe(node, sample.region), busy_other=0,
                        latency_us=round(us, 3), spread_us=round(found.spread_us, 3), count=found.count,
-                       **whole_of_piece(node, sample.region))
+                       **whole_of_piece(node, sample.region), **named(found.reference_ns))
 
 
 def together(cpu: Bench, gpu: Bench, gpu_us: float) -> tuple[float, float]:

@@ -135,7 +135,7 @@ SMALL, LARGE = (250.0, 12.0, 1 << 20), (4000.0, 60.0, 6 << 20)
 #: The share of a long round's samples that may be large: they take as long as many small ones.
 LARGE_SHARE = 0.3
 SHARE = {"conv_1x1": 6.0, "conv_3x3": 5.0, "conv_dense": 3.0, "conv_depthwise": 4.0, "gemm": 1.0, "matmul": 2.0, "pool": 6.0, "movement": 6.0,
-         "elementwise": 6.0, "elementwise_slow": 2.0, "normalization": 4.0, "softmax": 1.5, "reduction": 1.2, "resize": 0.0,
+         "elementwise": 6.0, "elementwise_slow": 2.0, "normalization": 4.0, "softmax": 1.5, "reduction": 1.5, "resize": 1.0, "pad": 0.7, "space": 0.5,
          "conv_grouped": 2.0, "conv_transpose": 0.4}
 #: What follows a convolution or product in a network, besides nothing and clamps, which cost nothing.
 TAILS = ("+residual", "+HardSwish", "+LeakyRelu", "+Silu", "+residual+Relu", "+Tanh", "+Gelu")
@@ -150,12 +150,12 @@ def draw(family: str, rng: np.random.Generator, most: tuple[float, float, int] =
             if rng.random() < 0.2:
                 made = replace(made, implementation=str(rng.choice(TAILS)))
         found = whole_of(made)
-        if rng.random() < 0.5:
+        if rng.random() < 0.5 and family not in _WHOLE:
             found = random_cut(found, rng) or found
         work = op_for(found.node).work(found.node, found.region)
         if work.flops <= most_mflop * 1e6 and work.bytes_read + work.bytes_written <= most_mbyte * 1e6:
             return found
-    return whole_of(SHAPES[family][0])
+    return whole_of(SHAPES[family][0] if family in SHAPES else made)
 
 
 def random_cut(sample: Sample, rng: np.random.Generator) -> Sample | None:
@@ -198,7 +198,7 @@ def _random_conv(rng: np.random.Generator, most: int, k: int, s: int = 1) -> Mea
 
 
 def _random_dense(rng: np.random.Generator, most: int) -> Measurement:
-    k, s = [(3, 2), (3, 2), (5, 1), (7, 2), (3, 1), (1, 2), (9, 1), (7, 1), (5, 2)][int(rng.integers(9))]
+    k, s = [(3, 2), (3, 2), (5, 1), (5, 1), (7, 2), (1, 2), (9, 1), (7, 1), (7, 1), (5, 2)][int(rng.integers(10))]
     if rng.random() < 0.35:  # the first layer of a network
         hw = int(rng.choice([112, 128, 160, 192, 224, 256]))
         k, s = [(3, 2), (7, 2), (3, 1), (9, 1), (6, 2)][int(rng.integers(5))]
@@ -243,7 +243,7 @@ def _random_plain(op_types: str) -> Callable[[np.random.Generator, int], Measure
             many = max(1, c // groups) if inner == hw * hw else int(rng.choice([16, 64, 128, 197, 256]))
             return replace(row(kind, 1, groups, many, inner, many, oh=groups, ow=inner), implementation="+kept")
         made = row(kind, 1, c, hw, hw)
-        return replace(made, implementation="+broadcast") if kind in ("Add", "Mul") and rng.random() < 0.35 else made
+        return replace(made, implementation="+broadcast") if kind in ("Add", "Mul", "Sub", "Div") and rng.random() < 0.35 else made
 
     return make
 
@@ -255,6 +255,26 @@ def _random_pool(rng: np.random.Generator, most: int) -> Measurement:
     k, s = [(3, 2), (2, 2), (3, 1), (3, 1), (5, 1)][int(rng.integers(5))]
     hw = _map(rng, 14)
     return row(str(rng.choice(["MaxPool", "MaxPool", "AveragePool"])), 1, _channels(rng, hw, most), hw, hw, k=k, s=s)
+
+
+def _random_resize(rng: np.random.Generator, most: int) -> Measurement:
+    hw, times = _map(rng), int(rng.choice([2, 2, 2, 4]))
+    made = row("Resize", 1, _channels(rng, times * hw, most), hw, hw, oh=times * hw, ow=times * hw)
+    return replace(made, implementation=str(rng.choice(["+nearest", "+nearest", "+linear"])))
+
+
+def _random_pad(rng: np.random.Generator, most: int) -> Measurement:
+    hw, more = _map(rng, 14), int(rng.choice([1, 1, 2, 3, 4]))
+    made = row("Pad", 1, _channels(rng, hw, most), hw, hw, oh=hw + 2 * more, ow=hw + 2 * more)
+    return replace(made, implementation=str(rng.choice(["+constant", "+reflect"])))
+
+
+def _random_space(rng: np.random.Generator, most: int) -> Measurement:
+    small, block = int(rng.choice([m for m in MAPS if m <= 128])), int(rng.choice([2, 2, 2, 3, 4]))
+    few = max(1, _channels(rng, small * block, most) // 2)
+    inner, outer = (few, small * block, small * block), (few * block * block, small, small)
+    (c, h, w), (oc, oh, ow), name = (inner, outer, "SpaceToDepth") if rng.random() < 0.5 else (outer, inner, "DepthToSpace")
+    return row(name, 1, c, h, w, oc, oh=oh, ow=ow)
 
 
 def _random_grouped(rng: np.random.Generator, most: int) -> Measurement:
@@ -275,10 +295,12 @@ _ROWS: dict[str, Callable[[np.random.Generator, int], Measurement]] = {
     "gemm": lambda rng, most: row("Gemm", 1, int(rng.choice([256, 512, 576, 960, 1024, 1280, 2048, 4096])), int(rng.choice([1, 1, 1, 16, 128])), 1,
                             int(rng.choice([2, 10, 100, 256, 1000, 1000, 1024, 1280, 2048]))),
     "matmul": _random_product, "pool": _random_pool, "movement": _random_plain("Concat Concat Transpose"),
-    "elementwise": _random_plain("Relu Add Add Mul Sum"), "elementwise_slow": _random_plain("Sigmoid HardSwish Tanh Exp"),
+    "elementwise": _random_plain("Relu Add Add Mul Mul Sum Sub Div"), "elementwise_slow": _random_plain("Sigmoid HardSwish Tanh Exp"),
     "normalization": _random_plain("LayerNormalization BatchNormalization InstanceNormalization LRN"), "softmax": _random_plain("Softmax"),
-    "reduction": _random_plain("GlobalAveragePool"),
+    "reduction": _random_plain("GlobalAveragePool"), "resize": _random_resize, "pad": _random_pad, "space": _random_space,
 }
+#: Of these no piece is drawn: what it reads is not told by its sizes.
+_WHOLE = ("space",)
 
 
 class Sampler:
@@ -288,7 +310,7 @@ class Sampler:
     """
 
     def __init__(self, seed: int = 0, large: bool = False, first: int = 2):
-        self.rng, self.large, self.first = np.random.default_rng(seed), large, first if seed == 0 else 0
+        self.rng, self.large, self.first = np.random.default_rng(seed), large, first
         self.error: dict[str, float] = {}
 
     def __iter__(self) -> Iterator[tuple[str, Sample]]:

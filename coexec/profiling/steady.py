@@ -85,7 +85,11 @@ def references(threads: int) -> int:
     return 1 if threads > 1 else len(FACTS)
 
 
+def named(reference_ns: Sequence[float]) -> dict[str, float]:
+    """What the reference kernels took, by their names; of a team's, the last alone."""
+    return {name: float(f"{ns:.5g}") for name, ns in zip(FACTS[-len(reference_ns):], reference_ns)} if reference_ns else {}
+
+
 def facts_of(steady: Steadiness) -> dict[str, float]:
     """What a profile keeps of good moments."""
-    told = steady.good_ns
-    return {name: float(f"{ns:.5g}") for name, ns in zip(FACTS[-len(told):], told)}
+    return named(steady.good_ns)

@@ -26,6 +26,7 @@ class Measurement:
     implementation: the kernel's own name, then what is fused behind it: `f32_conv_pointwise_8x48+residual+HardSwish`.
     MatMul (stacks of groups matrices) and Gemm: out_height rows, in_channels the inner size, out_channels columns.
     Concat: groups inputs, told as if they were alike.
+    reference_*_ns: what the processor's reference kernels took beside the timing (`profiling.drift`).
     """
 
     device: str
@@ -53,6 +54,8 @@ class Measurement:
     of_channels: int | None = None
     of_height: int | None = None
     of_width: int | None = None
+    reference_store_ns: float | None = None
+    reference_compute_ns: float | None = None
 
     @property
     def shape_key(self) -> tuple:
@@ -66,10 +69,11 @@ class Measurement:
 
 
 COLUMNS = tuple(f.name for f in fields(Measurement))
-#: The sizes of the whole output; tables from before there were any have no such columns.
-OF = COLUMNS[-3:]
+#: The sizes of the whole output. Tables may lack these columns, and those of the reference kernels.
+OF = COLUMNS[-5:-2]
+OPTIONAL = COLUMNS[-5:]
 _TEXT = ("device", "unit", "op_type", "implementation", "dtype")
-_REAL = ("latency_us", "spread_us")
+_REAL = ("latency_us", "spread_us", *COLUMNS[-2:])
 
 
 def write_table(rows: Iterable[Measurement], path: str | os.PathLike[str]) -> None:
@@ -110,7 +114,7 @@ def _rows(reader: Iterable[Sequence[str]], where: str) -> list[Measurement]:
     for name in header:
         if name not in COLUMNS:
             raise UsageError(f"unknown column '{name}'", where=f"{where}, line 1", hint=suggest(name, COLUMNS))
-    missing = [c for c in COLUMNS if c not in header and c not in OF]
+    missing = [c for c in COLUMNS if c not in header and c not in OPTIONAL]
     if missing or len(set(header)) != len(header):
         raise UsageError("the header is wrong", where=f"{where}, line 1",
                          found=f"no {', '.join(missing)}" if missing else "a column that is there twice", expected=",".join(COLUMNS))
@@ -192,6 +196,8 @@ def tail_text(node: Node) -> str:
     other = node.operands[1] if node.op_type in _BINARY and len(node.operands) > 1 else None
     if other is not None and other.shape != node.output.shape and node.op_type != "Concat":
         return "+broadcast"
+    if node.op_type in ("Resize", "Pad"):
+        return f"+{node.attr('mode', 'nearest' if node.op_type == 'Resize' else 'constant')}"
     if node.op_type == "Transpose":
         rank = len(node.output.shape)
         return "+kept" if [int(v) for v in node.attr("perm") or range(rank)[::-1]][-1] == rank - 1 else ""
@@ -233,7 +239,8 @@ def _two(sizes: Sequence[int]) -> tuple[int, int]:
 #: Operators whose further operands are vectors: of the channels, or, for the last, of the last axis.
 _VECTORS = {"BatchNormalization": 4, "InstanceNormalization": 2, "PRelu": 1, "LayerNormalization": 1, "RMSNormalization": 1}
 #: Operators of which a piece's own sizes tell everything.
-_BY_SIZES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool"})
+_BY_SIZES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "MaxPool", "AveragePool", "LpPool", "GlobalAveragePool", "GlobalMaxPool", "Resize",
+                       "Pad", "SpaceToDepth", "DepthToSpace"})
 #: Elementwise operators with two tensor inputs; all others are timed with one.
 _BINARY = frozenset({"Add", "Sum", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Concat", "Mod", "And", "Or", "Equal", "Greater", "Less"})
 
@@ -325,6 +332,8 @@ def node_of(row: Measurement, where: str = "table") -> Node:
         pads = [_padding(x.shape[2 + d], y.shape[2 + d], kernel[d], strides[d]) for d in (0, 1)]
         return Node(row.op_type, (x,), (y,), {"kernel_shape": kernel, "strides": strides,
                                               "pads": [p // 2 for p in pads] + [p - p // 2 for p in pads]})
+    if row.op_type in _RESHAPING:
+        return _reshaping(row, x, y)
     length = w if row.op_type in ("LayerNormalization", "RMSNormalization") else c
     more = [value(f"w{i}", *((c, 1, 1) if row.op_type == "PRelu" else (length,))) for i in range(_VECTORS.get(row.op_type, 0))]
     op_type, domain = row.op_type.rpartition("::")[2], row.op_type.rpartition("::")[0]
@@ -337,6 +346,26 @@ def node_of(row: Measurement, where: str = "table") -> Node:
     elif op_type in _BINARY:
         more = [value("x2", *second)]
     return Node(op_type, (x, *more), (y,), attributes, domain=domain)
+
+
+_RESHAPING = ("Resize", "Pad", "SpaceToDepth", "DepthToSpace")
+
+
+def _reshaping(row: Measurement, x: Value, y: Value) -> Node:
+    """Operators whose output has other heights and widths than their input, by what is between them."""
+    mode = row.implementation.rpartition("+")[2] if "+" in row.implementation else ""
+
+    def integers(name: str, *values: int) -> Value:
+        return Value(name, TensorType(np.dtype(np.int64), (len(values),)), np.array(values, np.int64))
+
+    if row.op_type == "Resize":
+        how = {"mode": mode or "nearest", **({} if mode in ("linear", "cubic") else {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"})}
+        return Node("Resize", (x, None, None, integers("sizes", *y.shape)), (y,), how)
+    if row.op_type == "Pad":
+        more = [b - a for a, b in zip(x.shape, y.shape)]
+        return Node("Pad", (x, integers("pads", *(m // 2 for m in more), *(m - m // 2 for m in more))), (y,), {"mode": mode or "constant"})
+    large, small = (x, y) if row.op_type == "SpaceToDepth" else (y, x)
+    return Node(row.op_type, (x,), (y,), {"blocksize": max(1, large.shape[2] // max(1, small.shape[2]))})
 
 
 def _padding(size_in: int, size_out: int, kernel: int, stride: int) -> int:

@@ -95,7 +95,7 @@ def _speeds(unit: str, section: UnitProfile, profile: DeviceProfile, device: Dev
                 expected.append(predicted.us)
     # As the profile timed them; but what is a good moment is found anew, since the clocks may be others for good.
     timed = time_pieces(device, wanted, section.threads or threads, PROBE_S, Steadiness(), lambda count: None, range(len(wanted)))
-    ratios = [found[0] / us for found, us in zip(timed, expected) if found is not None]
+    ratios = [found.us / us for found, us in zip(timed, expected) if found is not None]
     if ratios:
         middle = statistics.median(ratios)
         yield Finding(unit, "time of probes, median ratio to predicted", 1.0, round(middle, 3), 1 / tolerance <= middle <= tolerance)

@@ -8,30 +8,35 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..cost.compose import CostModel
+from ..cost.geometry import Facts, bounds
+from ..cost.kernels import bound_by, cases
 from ..devices.base import Device
 from ..errors import DeviceError
 from ..graph.ir import Graph, Node
 from ..ops import op_for
 from ..ops.fallback import is_fallback
-from ..profiles import DeviceProfile
+from ..profiles import DeviceProfile, UnitProfile
 from ..profiling.baselines import BASELINES, predictions
+from ..profiling.drift import slowness
 from ..profiling.fit import accuracy, one_device
 from ..profiling.measure import Bench, copies_for
 from ..profiling.rounds import COMPANY, NoClock, Round
 from ..profiling.run import fixed_costs
-from ..profiling.steady import Steadiness, good_moment
+from ..profiling.steady import Steadiness, named
 from ..profiling.table import Measurement, describe, tail_text
 from ..regions import Region
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One operator on one unit: predicted, and measured twice, in microseconds."""
+    """One operator on one unit: predicted, and measured twice, in microseconds. What was measured is told as it would have been in the profile's
+    good moments, by the reference kernels timed beside it; `slowness`: by what each timing was longer than that.
+    """
 
     model: str
     node: str
@@ -46,6 +51,8 @@ class Sample:
     cut: str = ""
     #: The size columns of the table of measurements.
     shape: Mapping[str, int | None] = field(default_factory=dict)
+    region: Region = field(default_factory=lambda: Region([]))
+    slowness: tuple[float, float] = (1.0, 1.0)
 
     @property
     def truth_us(self) -> float:
@@ -116,14 +123,31 @@ def measure_operators(
     told = _Told(progress, 2 * len(wanted) * len(units), f"{name}: timing kernels")
     for unit, device in units.items():
         section = costs.units[unit]
-        first, again = (time_pieces(device, wanted, section.threads or threads, seconds_each, Steadiness(good_moment(section)), told,
+        steady = Steadiness()  # of these minutes: what lies between them and the profile is told by the references
+        first, again = (time_pieces(device, wanted, section.threads or threads, seconds_each, steady, told,
                                    rng.permutation(len(wanted)).tolist()) for _ in range(2))
         for (node, cut, region), one, other in zip(wanted, first, again):
             if one is not None and other is not None:
                 predicted = costs.kernel(node, region, unit)
-                found.append(Sample(name, node.name, node.op_type, unit, predicted.us, one[0], other[0], predicted.estimated,
-                                    one[1] + tail_text(node), cut, describe(node, region)))
+                slow = tuple(_slowness(section, node, region, unit, took.reference_ns) for took in (one, other))
+                found.append(Sample(name, node.name, node.op_type, unit, predicted.us, one.us / slow[0], other.us / slow[1], predicted.estimated,
+                                    one.implementation + tail_text(node), cut, describe(node, region), region, slow))
     return found
+
+
+class Took(NamedTuple):
+    """A piece's timing, its kernel, and what the reference kernels took beside it (nothing: none were timed)."""
+
+    us: float
+    implementation: str
+    reference_ns: tuple[float, ...] = ()
+
+
+def _slowness(section: UnitProfile, node: Node, region: Region, unit: str, reference_ns: Sequence[float]) -> float:
+    """By how much a piece took longer than in a good moment of the profile."""
+    facts = Facts.of(section.facts, section.threads)
+    bounds_of = [bound_by(c.kernel) for c in cases([(node, [bounds([region], len(region))])], "gpu" if unit == "gpu" else "cpu", facts)]
+    return slowness(section.facts, bounds_of[0] if bounds_of else "memory", named(reference_ns))
 
 
 class _Told:
@@ -147,14 +171,14 @@ def compile_pieces(device: Device, wanted: Sequence[tuple[Node, str, Region]], t
 
 
 #: Pieces for which no good moment was found are timed again with others of their kind, so often.
-RETRIES = 2
+RETRIES = 1
 
 
 def time_pieces(device: Device, wanted: Sequence[tuple[Node, str, Region]], threads: int, seconds_each: float, steady: Steadiness,
-                tell: Callable[[int], None], order: Sequence[int]) -> list[tuple[float, str] | None]:
-    """Microseconds and kernel of each piece, timed in that order; None where the device has none or cannot run it. `tell` hears of how many more
-    nothing is left to do."""
-    found: list[tuple[float, str] | None] = [None] * len(wanted)
+                tell: Callable[[int], None], order: Sequence[int]) -> list[Took | None]:
+    """Every piece, timed in that order; None where the device has no kernel for it or cannot run it. `tell` hears of how many more nothing is left
+    to do."""
+    found: list[Took | None] = [None] * len(wanted)
     left = list(order)
     for turn in range(1 + RETRIES):
         unsteady = []
@@ -164,7 +188,8 @@ def time_pieces(device: Device, wanted: Sequence[tuple[Node, str, Region]], thre
                 with Round(device, [(wanted[i][0], wanted[i][2]) for i in these], threads, steady) as company:
                     for i, timing, entry in zip(these, company.time(seconds_each=seconds_each), company.turns):
                         if timing is not None:
-                            found[i] = timing.median_us if timing.steady else timing.low_us, entry.kernel.implementation
+                            us = timing.median_us if timing.steady or timing.reference_ns else timing.low_us
+                            found[i] = Took(us, entry.kernel.implementation, timing.reference_ns)
                             unsteady += [] if timing.steady else [i]
             except NoClock:
                 found = []
@@ -177,13 +202,13 @@ def time_pieces(device: Device, wanted: Sequence[tuple[Node, str, Region]], thre
     return found
 
 
-def _alone(device: Device, node: Node, region: Region, threads: int, seconds_each: float) -> tuple[float, str] | None:
+def _alone(device: Device, node: Node, region: Region, threads: int, seconds_each: float) -> Took | None:
     """Of a device whose kernels cannot be timed in company."""
     if device.declines(node) is not None:
         return None
     try:
         with Bench(device, node, region, threads, copies=copies_for(node, region, 1 << 20)) as bench:
-            return bench.time(fixed_costs(device, threads)["wait_us"], seconds_each).median_us, bench.kernel.implementation
+            return Took(bench.time(fixed_costs(device, threads)["wait_us"], seconds_each).median_us, bench.kernel.implementation)
     except DeviceError:  # a driver that cannot run it: nothing to compare
         return None
 

@@ -51,7 +51,7 @@ def few_samples(count: int):
 
 
 def kernel_of(node, region, unit: str, facts: Facts) -> str:
-    (case,) = cases(node, [bounds([region], len(node.output.shape))], unit, facts)
+    (case,) = cases([(node, [bounds([region], len(node.output.shape))])], unit, facts)
     return case.kernel
 
 
@@ -100,7 +100,7 @@ def test_a_gpu_s_piece_cut_along_height_has_the_tile_and_the_layout_of_the_cpu_s
                                latency_us=1.0, **whole_of_piece(node, region))
             again, piece = piece_of(made)
             for n, r in ((node, region), (again, piece)):
-                (case,) = cases(n, [bounds([r], 4)], "gpu", facts)
+                (case,) = cases([(n, [bounds([r], 4)])], "gpu", facts)
                 assert case.sizes["tile"][0] == tile[0] * tile[1] // facts.gpu_width, built
                 assert (case.terms["common_step_m"][0] > 0) == asked[-1], (built, region)
             told.add(asked[-1])
@@ -116,7 +116,7 @@ def test_features_are_finite_and_larger_pieces_have_no_less_work():
             for unit in ("cpu", "gpu"):
                 stop = np.repeat(whole, 2, axis=0)
                 stop[0, axis.dim] = max(axis.multiple, axis.extent // 2 // axis.multiple * axis.multiple)
-                found = list(cases(node, [(stop * 0, stop)], unit, facts))
+                found = list(cases([(node, [(stop * 0, stop)])], unit, facts))
                 assert sorted(i for c in found for i in c.at) == [0, 1], "every piece has one kernel"
                 for case in found:
                     assert all(np.isfinite(v).all() and (v >= 0).all() for v in case.terms.values()), case.kernel
@@ -196,7 +196,7 @@ def test_a_correction_is_learnt_where_features_do_not_tell_all():
 
 @pytest.mark.parametrize("change,words", [
     (lambda t: t.replace("centres: ", "centres: x ", 1), "centres' is wrong"),
-    (lambda t: t.replace("weights: ", "weights: 1 ", 1), "correction' is wrong"),
+    (lambda t: t.replace(" weights: ", " weights: 1 ", 1), "correction' is wrong"),
     (lambda t: t.replace("scale: ", "scales: ", 1), "unknown key|did you mean scale"),
 ])
 def test_a_wrong_correction_is_named(change, words):
@@ -237,7 +237,7 @@ def test_a_row_has_the_features_of_the_piece_that_was_timed():
         told = Measurement("imagined", "cpu", 1, node.op_type, "f32_x" + tail_text(node), "float32", **describe(node, region), busy_other=0,
                            latency_us=1.0, **whole_of_piece(node, region))
         rebuilt, piece = piece_of(told)
-        (theirs,), (ours,) = (list(cases(n, [bounds([r], len(r))], "cpu", facts)) for n, r in ((node, region), (rebuilt, piece)))
+        (theirs,), (ours,) = (list(cases([(n, [bounds([r], len(r))])], "cpu", facts)) for n, r in ((node, region), (rebuilt, piece)))
         assert ours.kernel == theirs.kernel and ours.terms.keys() == theirs.terms.keys()
         for name, value in theirs.terms.items():
             assert ours.terms[name] == pytest.approx(value, rel=1e-9), f"{name} of {node} {region}"
@@ -253,7 +253,7 @@ def test_runs_are_what_lies_side_by_side_in_every_operand():
     whole = Region.whole(kind.shape)
 
     def runs(node, region):
-        return float(next(iter(cases(node, [bounds([region], 4)], "cpu", Facts()))).terms["runs_k"][0]) * 1e3
+        return float(next(iter(cases([(node, [bounds([region], 4)])], "cpu", Facts()))).terms["runs_k"][0]) * 1e3
 
     assert [runs(n, whole) for n in (add, shifted, turned)] == pytest.approx([1, 8, 48])
     assert [runs(n, whole.replace(1, (2, 6))) for n in (add, shifted)] == pytest.approx([1, 4])

@@ -1,0 +1,79 @@
+"""Which samples to time next: of many that were drawn, those of which least is known.
+
+A kernel's timings tell of pieces whose sizes are near theirs; how near, and how badly that kernel is predicted, says what one more is worth.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ..cost.geometry import Facts, bounds
+from ..cost.kernels import cases
+from .sampler import Sample
+from .table import Measurement, piece_of
+
+#: A kernel of which nothing was timed, or nothing fitted, counts as predicted so badly; none counts as better than the least.
+UNKNOWN, LEAST = 0.5, 0.03
+#: Sizes so many times as large are half known: the scale of nearness, as a logarithm.
+REACH = float(np.log(1.6))
+
+
+class Choosing:
+    """Keeps what was timed, by unit and kernel, as logarithms of sizes.
+
+    facts: of each unit, what decides how its kernels cut their work. errors: unit, kernel -> relative error so far; set by whoever fits.
+    """
+
+    def __init__(self, facts: Mapping[str, Facts]):
+        self.facts = facts
+        self.errors: dict[tuple[str, str], float] = {}
+        self._known: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
+        self._seen = 0
+
+    def learn(self, rows: Sequence[Measurement]) -> None:
+        """Takes over the rows that were added since the last time."""
+        fresh, self._seen = [r for r in rows[self._seen:] if not r.busy_other], len(rows)
+        for unit in self.facts:
+            mine = [r for r in fresh if r.unit == unit]
+            for at, key, sizes in self._sizes(unit, [piece_of(r) for r in mine]):
+                del at
+                self._known[key].append(sizes)
+
+    def best(self, candidates: Sequence[Sample], count: int) -> list[Sample]:
+        """So many of them, one after another: each is the one of which least is known, those before it taken as known."""
+        keys: list[dict[tuple[str, str], np.ndarray]] = [{} for _ in candidates]
+        for unit in self.facts:
+            for at, key, sizes in self._sizes(unit, [(s.node, s.region) for s in candidates]):
+                keys[at][key] = sizes
+        far = [{key: self._distance(key, sizes) for key, sizes in mine.items()} for mine in keys]
+        chosen: list[int] = []
+        while len(chosen) < min(count, len(candidates)):
+            worth = [-1.0 if i in chosen else sum(self._error(key) * (1 - 0.5 ** d) for key, d in mine.items()) for i, mine in enumerate(far)]
+            taken = int(np.argmax(worth))
+            chosen.append(taken)
+            for key, sizes in keys[taken].items():
+                for other, mine in zip(keys, far):
+                    if key in mine:
+                        mine[key] = min(mine[key], float(np.linalg.norm(other[key] - sizes)) / REACH)
+        return [candidates[i] for i in chosen]
+
+    def _error(self, key: tuple[str, str]) -> float:
+        return min(UNKNOWN, max(LEAST, self.errors.get(key, UNKNOWN)))
+
+    def _distance(self, key: tuple[str, str], sizes: np.ndarray) -> float:
+        if key not in self._known:
+            return np.inf
+        if len(self._known[key]) > 1:  # one array from now on
+            self._known[key] = [np.concatenate([np.atleast_2d(v) for v in self._known[key]])]
+        return float(np.linalg.norm(np.atleast_2d(self._known[key][0]) - sizes, axis=1).min()) / REACH
+
+    def _sizes(self, unit: str, pieces: Sequence[tuple]) -> list[tuple[int, tuple[str, str], np.ndarray]]:
+        """Which piece, unit and kernel, logarithms of its sizes."""
+        found = []
+        for case in cases([(node, [bounds([region], len(region))]) for node, region in pieces], unit, self.facts[unit]):
+            table = np.log(np.maximum(np.stack([np.broadcast_to(v, case.at.shape) for v in case.sizes.values()], axis=1), 0.5))
+            found += [(at, (unit, case.kernel), sizes) for at, sizes in zip(case.at.tolist(), table)]
+        return found
