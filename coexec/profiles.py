@@ -62,6 +62,7 @@ class Latency:
     """A fitted latency: `terms` are microseconds per unit of a feature (`fixed_us`, `us_per_mflop`, ...), none negative.
 
     `samples` timings were used; half of them are predicted within `error_pct` percent, and within `held_out_pct` by fits without them.
+    `drift`: how closely the kernel follows slower moments, as a power of what the unit's facts say of kernels bound like it.
     """
 
     terms: Mapping[str, float]
@@ -70,6 +71,7 @@ class Latency:
     provenance: str = "measured"
     correction: Correction | None = None
     held_out_pct: float | None = None
+    drift: float | None = None
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,7 @@ def _plain(item: Any) -> Any:
         body = {**item.terms, "samples": item.samples, "provenance": item.provenance}
         if item.correction is not None:
             body["correction"] = _plain(item.correction)
-        return body | {k: v for k in ("error_pct", "held_out_pct") if (v := getattr(item, k)) is not None}
+        return body | {k: v for k in ("error_pct", "held_out_pct", "drift") if (v := getattr(item, k)) is not None}
     if isinstance(item, Correction):  # numbers as one text: a list of thousands would take long to read
         numbers = {k: " ".join(f"{v:.6g}" for v in getattr(item, k)) for k in ("scale", "centres", "weights")}
         return {"inputs": list(item.inputs), **numbers, "most": item.most}
@@ -397,12 +399,12 @@ class _Reader:
             at = f"{key}.{name}"
             if _TERM.fullmatch(name):
                 terms[name] = self.number(at, value)
-            elif name in ("samples", "error_pct", "held_out_pct", "provenance", "correction"):
-                read = {"samples": self.whole, "error_pct": self.number, "held_out_pct": self.number, "provenance": self.provenance,
+            elif name in ("samples", "error_pct", "held_out_pct", "drift", "provenance", "correction"):
+                read = {"samples": self.whole, "error_pct": self.number, "held_out_pct": self.number, "drift": self.number, "provenance": self.provenance,
                         "correction": self.correction}
                 more[name] = read[name](at, value)
             else:
-                self.wrong(at, value, "fixed_us, us_per_<feature>, samples, error_pct, held_out_pct, provenance or correction",
+                self.wrong(at, value, "fixed_us, us_per_<feature>, samples, error_pct, held_out_pct, drift, provenance or correction",
                            found=f"the key '{name}'")
         if not any(terms.values()):
             self.wrong(key, item, "at least one term above 0: no kernel takes no time", found="none")

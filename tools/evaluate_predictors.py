@@ -2,8 +2,8 @@
 
     python tools/evaluate_predictors.py --profile p.yaml --models-dir /tmp/models [--only resnet18,vgg16] [--table p.csv] [--json out.json]
 
-Prints, per unit, how many predictions lie within 5, 10 and 15 %, the mean error, and the noise floor (how often a second measurement of
-the same kernel lies within 10 % of the first); what others predict by (FLOPs-linear, CoDL's linear form, a forest per kernel, extra-trees),
+Prints, per unit, how many predictions lie within 5, 10 and 15 %, the mean error, and the noise floor (how often both measurements of a kernel
+lie within 10 % of their mean), of what was measured as it would have been in the profile's good moments, and of what the clock said; what others predict by (FLOPs-linear, CoDL's linear form, a forest per kernel, extra-trees),
 fitted to the measurements beside the profile, on the same operators (those whose very shape was sampled are left out); how long fitting
 takes; the worst kernels and operators; and whole
 models, predicted and measured, under the plans of strategies cpu, gpu and coexec. The models are those of tools/make_models.py.
@@ -16,7 +16,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -25,78 +25,47 @@ from coexec.devices.base import Device
 from coexec.devices.registry import find_devices
 from coexec.profiles import load_profile
 from coexec.profiling.fit import fit_profile_from_table
-from coexec.profiling.rounds import NoClock, Round
-from coexec.profiling.steady import TOLERANCE, Steadiness, good_moment
 from coexec.profiling.table import read_table
 from coexec.report.evaluation import Sample, baselines, by_kernel, judge, measure_operators, query_us, worst
+from coexec.report.moments import Moments, Run
 from coexec.report.timing import percentile
 
 STRATEGIES = ("cpu", "gpu", "coexec")
-#: Fewer runs in good moments tell no median.
-LEAST_GOOD = 3
 
 
 def whole_model(path: Path, profile: Any, iters: int, devices: Mapping[str, Device]) -> tuple[dict[str, dict[str, float]], Any]:
-    """Per strategy: predicted and measured milliseconds (median), error, half the spread of the measured ones, planning time.
+    """Per strategy: predicted and measured milliseconds (medians), error, half the spread of the measured ones, planning time.
 
-    As kernels are timed, so are runs: between readings of the reference kernels of the plan's processors that are good ones, where three runs or
-    more are (`good`: how many; in the table, the number behind `+-`), else at any time. `drift`: the reference kernels' time beside those runs
-    by what they took in the profile's good moments (median; in the table behind the number of good runs).
+    Predictions are of good moments. Before and after every run the reference kernels of the plan's processors are timed, and what the profile
+    says of them tells how much longer the plan's kernels take in that moment (`slowness`): `measured_ms` is without that, `clocked_ms` with it.
     """
     graph = load(path)
     feeds = random_feeds(graph)
-    sessions = {s: InferenceSession(graph, SessionOptions(), device_profile=profile, strategy=s) for s in STRATEGIES}
-    gates: dict[str, Round] = {}
-    try:
-        # All cores at once too: two virtual ones may share a real one for a while, which none by itself sees.
-        for unit, device, section in (("cpu", devices["cpu"], profile.cpu), ("gpu", devices.get("gpu"), profile.gpu),
-                                      ("cpu_alone", devices["cpu"], profile.cpu_alone)):
-            if device is not None and section is not None:
-                with suppress(NoClock):
-                    gates[unit] = Round(device, [], section.threads or 1, Steadiness(good_moment(section)))
-        used = {"cpu": ("cpu_alone",) if "cpu_alone" in gates else ("cpu",), "gpu": ("gpu",), "coexec": ("cpu", "gpu")}
-        good: dict[str, list[bool]] = {s: [] for s in STRATEGIES}
-        drift: dict[str, list[float]] = {s: [] for s in STRATEGIES}
-
-        def reading(name: str) -> float:
-            """The worst of the references of that plan's units, by what it takes in a good moment."""
-            asked = [gate for unit, gate in gates.items() if unit in used[name]]
-            return max([1.0, *((gate.reading(), gate.steady.ratio)[1] for gate in asked)])
-
-        times = {s: [] for s in STRATEGIES}
+    with ExitStack() as stack:
+        sessions = {s: stack.enter_context(InferenceSession(graph, SessionOptions(), device_profile=profile, strategy=s)) for s in STRATEGIES}
+        moments = stack.enter_context(Moments(profile, devices))
+        runs: dict[str, list[Run]] = {s: [] for s in STRATEGIES}
         for turn in range(2 + iters):
             for name in STRATEGIES[turn % 3:] + STRATEGIES[:turn % 3]:
-                before = reading(name)
-                begun = time.perf_counter()
-                sessions[name].run(None, feeds)
-                took = (time.perf_counter() - begun) * 1e3
-                after = reading(name)
-                if turn >= 2:  # the first runs are slower
-                    times[name].append(took)
-                    good[name].append(max(before, after) <= TOLERANCE)
-                    drift[name].append(max(before, after))
+                session = sessions[name]
+                runs[name].append(moments.timed(session.plan, session.graph, lambda s=session: s.run(None, feeds)))
         found = {}
         for name, session in sessions.items():
-            kept = [ms for ms, fine in zip(times[name], good[name]) if fine]
-            kept = kept if len(kept) >= LEAST_GOOD else times[name]
-            measured, predicted = percentile(kept, 50), session.plan.predicted_ms
-            spread = (percentile(kept, 75) - percentile(kept, 25)) / 2 / measured
-            found[name] = {"predicted_ms": predicted, "measured_ms": measured, "error": predicted / measured - 1, "spread": spread,
-                           "planning_ms": session.plan.planning_ms, "nodes": len(session.graph.nodes), "good": sum(good[name]),
-                           "drift": percentile(drift[name], 50),
-                           "all_ms": times[name]}
+            kept, predicted = runs[name][2:], session.plan.predicted_ms  # the first runs are slower
+            ms = [run.steady_ms for run in kept]
+            measured = percentile(ms, 50)
+            found[name] = {"predicted_ms": predicted, "measured_ms": measured, "error": predicted / measured - 1,
+                           "spread": (percentile(ms, 75) - percentile(ms, 25)) / 2 / measured, "clocked_ms": percentile([run.ms for run in kept], 50),
+                           "slowness": percentile([run.slowness for run in kept], 50), "planning_ms": session.plan.planning_ms,
+                           "nodes": len(session.graph.nodes)}
         return found, sessions["coexec"].graph
-    finally:
-        for gate in gates.values():
-            gate.close()
-        for session in sessions.values():
-            session.close()
 
 
 def show_operators(samples: list[Sample], others: dict[str, dict[str, Any]]) -> None:
     """Figures by unit, beside those of others' ways to predict, the worst kernels, the worst operators."""
     print(f"{'unit':5} {'predicted by':14} {'count':>6} {'5 %':>7} {'10 %':>7} {'15 %':>7} {'mean':>7} {'floor':>7}")
-    for by, judged in {"this profile": judge(samples), **others}.items():
+    clocked = judge([s.as_clocked for s in samples])
+    for by, judged in {"this profile": judge(samples), "as clocked": clocked, **others}.items():
         for unit, j in judged.items():
             print(f"{unit:5} {by:14} {j['count']:6} {j['within_5pct']:7.1%} {j['within_10pct']:7.1%} {j['within_15pct']:7.1%} "
                   f"{j['mape']:6.1f}% {j['noise_floor_within_10pct']:7.1%}")
@@ -155,15 +124,15 @@ def main() -> int:
     if samples:
         show_operators(samples, others)
     if models:
-        heads = [f"{s + ' predicted':>17} {'measured':>9} {'error':>7} {'+-':>5} good drift" for s in STRATEGIES]
+        heads = [f"{s + ' predicted':>17} {'measured':>9} {'error':>7} {'+-':>5} {'slow':>5}" for s in STRATEGIES]
         print(f"\n{'model':22} {' '.join(heads)}  planning")
         for name, found in models.items():
             print(f"{name:22} " + " ".join(f"{f['predicted_ms']:14.2f} ms {f['measured_ms']:9.2f} {f['error']:+7.1%} "
-                                            f"{f['spread']:5.1%} {f['good']:4} {f['drift']:5.2f}"
+                                            f"{f['spread']:5.1%} {f['slowness']:5.2f}"
                                             for f in found.values())
                   + f"  {found['coexec']['planning_ms']:.0f} ms, {found['coexec']['nodes']} nodes")
     if options.json:
-        told = {"models": models, "devices": judge(samples), "baselines": others, "ops": [vars(s) for s in samples]}
+        told = {"models": models, "devices": judge(samples), "as_clocked": judge([s.as_clocked for s in samples]), "baselines": others, "ops": [vars(s) for s in samples]}
         Path(options.json).write_text(json.dumps(told, indent=1))
     return 0
 

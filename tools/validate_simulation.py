@@ -7,7 +7,9 @@
 Every plan runs, plain and traced, in turns with the others of its model. Two simulations stand beside: one fed with what the profile predicts
 of pieces and waits (the planner's knowledge, and its errors), and replays, one of each traced run, fed with what its pieces took and what it
 lost between them. A replay beside its own run shows the simulator's own error; beside the plain runs, also what tracing costs and how uneven
-the machine is. Medians. With --resume, models that the JSON file has already are not measured again.
+the machine is. Medians. Predictions are of the profile's good moments: beside them, plain runs are told as they would have been in those, by
+reference kernels before and after each (`measured`); beside replays, as they were (`clocked`). With --resume, models that the JSON file has
+already are not measured again.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -31,6 +34,7 @@ from coexec.devices.registry import find_devices, session_threads  # noqa: E402
 from coexec.graph.ir import Graph  # noqa: E402
 from coexec.partition.plan import Plan  # noqa: E402
 from coexec.profiles import DeviceProfile, load_profile  # noqa: E402
+from coexec.report.moments import Moments, Run  # noqa: E402
 from coexec.report.timing import interleave  # noqa: E402
 from coexec.runtime.executor import PreparedRun  # noqa: E402
 from coexec.runtime.trace import Trace  # noqa: E402
@@ -43,6 +47,8 @@ STRATEGIES = ("cpu", "gpu", "greedy", "coexec")
 APART = 0.05
 #: Runs of each plan, plain and traced, before those that count.
 WARM = 2
+#: What a simulation is held against: predictions are of good moments, replays of those in which the machine was.
+BESIDE = {"predicted_ms": "measured_ms", "replayed_ms": "clocked_ms"}
 Row = dict[str, Any]
 
 
@@ -52,20 +58,19 @@ def validate(name: str, graph: Graph, profile: DeviceProfile, strategies: Sequen
     plans = {s: plan_prepared(graph, profile=profile, strategy=s, devices=devices) for s in strategies}
     traces = {s: Trace() for s in plans}
     prepared: dict[str, PreparedRun] = {}
-    try:
+    with ExitStack() as stack:
         for s, plan in plans.items():
             threads = session_threads(devices, 0, "gpu" in plan.devices)
             prepared[s] = PreparedRun(graph, plan, devices, threads, trace=traces[s])
-        ways = {(s, False): lambda run=run: run.run(feeds) for s, run in prepared.items()}
+            stack.callback(prepared[s].close)
+        moments, plain = stack.enter_context(Moments(profile, devices)), {s: [] for s in prepared}
+        ways = {(s, False): lambda s=s, run=run: plain[s].append(moments.timed(run.plan, graph, lambda: run.run(feeds))) for s, run in prepared.items()}
         ways |= {(s, True): lambda s=s, run=run: run_traced(run, feeds, traces[s]) for s, run in prepared.items()}
-        times = interleave(ways, WARM, runs)
-        return [_row(name, graph, s, prepared[s].plan, cost, traces[s], times[s, False]) for s in plans]
-    finally:
-        for run in prepared.values():
-            run.close()
+        interleave(ways, WARM, runs)
+        return [_row(name, graph, s, prepared[s].plan, cost, traces[s], plain[s][WARM:]) for s in plans]
 
 
-def _row(name: str, graph: Graph, strategy: str, plan: Plan, cost: CostModel, trace: Trace, plain: list[float]) -> Row:
+def _row(name: str, graph: Graph, strategy: str, plan: Plan, cost: CostModel, trace: Trace, plain: list[Run]) -> Row:
     program, predicted = Program(graph, plan, cost.shared), Predicted(cost, graph, plan)
     traced, replayed = [], []
     for number in range(WARM, trace.runs):
@@ -74,7 +79,8 @@ def _row(name: str, graph: Graph, strategy: str, plan: Plan, cost: CostModel, tr
         replayed.append(simulate(program, measured).latency_us / 1e3)
         traced.append(next(s.duration_us for s in one.spans if s.category == "run") / 1e3)
     return {
-        "model": name, "strategy": strategy, "measured_ms": statistics.median(plain), "spread": _spread(plain), "planned_ms": plan.predicted_ms,
+        "model": name, "strategy": strategy, "measured_ms": statistics.median(r.steady_ms for r in plain),
+        "clocked_ms": statistics.median(r.ms for r in plain), "spread": _spread([r.steady_ms for r in plain]), "planned_ms": plan.predicted_ms,
         "predicted_ms": simulate(program, predicted).latency_us / 1e3, "traced_ms": statistics.median(traced),
         "replayed_ms": statistics.median(replayed), "own_error": statistics.median(b / a - 1 for a, b in zip(traced, replayed)),
     }
@@ -95,14 +101,15 @@ def _spread(times: Sequence[float]) -> float:
     return (high - low) / 2 / middle
 
 
-def error(row: Row, simulated: str, measured: str = "measured_ms") -> float:
-    return row[simulated] / row[measured] - 1
+def error(row: Row, simulated: str) -> float:
+    return row[simulated] / row[BESIDE[simulated]] - 1
 
 
 def ranked(rows: Sequence[Row], simulated: str) -> tuple[int, int]:
     """Of the pairs of a model's strategies that measurement has further apart than APART, how many the simulation has in the same order."""
-    pairs = [(a, b) for a, b in combinations(rows, 2) if a["model"] == b["model"] and abs(a["measured_ms"] / b["measured_ms"] - 1) > APART]
-    return sum((a[simulated] < b[simulated]) == (a["measured_ms"] < b["measured_ms"]) for a, b in pairs), len(pairs)
+    measured = BESIDE[simulated]
+    pairs = [(a, b) for a, b in combinations(rows, 2) if a["model"] == b["model"] and abs(a[measured] / b[measured] - 1) > APART]
+    return sum((a[simulated] < b[simulated]) == (a[measured] < b[measured]) for a, b in pairs), len(pairs)
 
 
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
@@ -120,10 +127,10 @@ def summary(rows: Sequence[Row]) -> dict[str, Any]:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows and their summary, as Markdown."""
-    head = ("Model", "Plan", "Measured ms", "+-", "Predicted, simulated", "Error", "Replayed, simulated", "Error", "Own error")
-    lines = [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * 7]
+    head = ("Model", "Plan", "Measured ms", "+-", "Predicted, simulated", "Error", "Clocked ms", "Replayed, simulated", "Error", "Own error")
+    lines = [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * 8]
     lines += [f"| {r['model']} | `{r['strategy']}` | {r['measured_ms']:.2f} | {r['spread']:.0%} | {r['predicted_ms']:.2f} | "
-              f"{error(r, 'predicted_ms'):+.1%} | {r['replayed_ms']:.2f} | {error(r, 'replayed_ms'):+.1%} | {r['own_error']:+.1%} |" for r in rows]
+              f"{error(r, 'predicted_ms'):+.1%} | {r['clocked_ms']:.2f} | {r['replayed_ms']:.2f} | {error(r, 'replayed_ms'):+.1%} | {r['own_error']:+.1%} |" for r in rows]
     told = summary(rows)
     lines += ["", "| | within 5 % | 10 % | 15 % | median error | worst | pairs of strategies in the measured order |", "|---|" + "---:|" * 6]
     for name, text in (("predicted", "fed with predictions, beside plain runs"), ("replayed", "replays, beside plain runs"),

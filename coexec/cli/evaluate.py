@@ -58,10 +58,11 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     )
     show_accuracy(judged, console, others)
     rows = [
-        (name, milliseconds(m["predicted_ms"]), milliseconds(m["measured_ms"]), "-" if m["error"] is None else f"{100 * m['error']:+.1f} %")
+        (name, milliseconds(m["predicted_ms"]), milliseconds(m["measured_ms"]), "-" if m["error"] is None else f"{100 * m['error']:+.1f} %",
+         milliseconds(m["clocked_ms"]), f"{m['slowness']:.2f}")
         for name, m in models.items()
     ]
-    console.result(table(rows, ("model", "predicted ms", "measured ms", "error")))
+    console.result(table(rows, ("model", "predicted ms", "measured ms", "error", "clocked ms", "slower by")))
     return 0
 
 
@@ -69,7 +70,7 @@ def _one(name: str, path: str, known: Any, options: argparse.Namespace, console:
     """Samples of the model's operators, its whole time predicted and measured, and its prepared graph."""
     from ..api import InferenceSession, SessionOptions, default_shapes, load, random_feeds
     from ..report.evaluation import measure_operators
-    from ..report.timing import interleave, percentile
+    from ..report.timing import percentile
 
     graph = load(path)
     shapes = default_shapes(graph, {k: v for k, v in options.shape if any(k == i.name for i in graph.inputs)})
@@ -80,10 +81,27 @@ def _one(name: str, path: str, known: Any, options: argparse.Namespace, console:
             session = stack.enter_context(InferenceSession(graph, settings, device_profile=known, strategy=options.strategy))
             session.run(None, given)
         with Progress(console, "measuring", still=True) as tick:
-            times = interleave({name: lambda: session.run(None, given)}, 1, options.iters, tick.of(name))[name]
-        predicted, measured, prepared = session.plan.predicted_ms, percentile(times, 50), session.graph
+            runs = _runs(session, given, known, options.iters, tick.of(name))
+        predicted, prepared = session.plan.predicted_ms, session.graph
         devices, threads = session.devices, session.threads
-    error = predicted / measured - 1 if predicted is not None else None
+    measured = percentile([run.steady_ms for run in runs], 50)
+    told = {"predicted_ms": predicted, "measured_ms": measured, "error": None if predicted is None else predicted / measured - 1,
+            "clocked_ms": percentile([run.ms for run in runs], 50), "slowness": percentile([run.slowness for run in runs], 50)}
     with Progress(console, "evaluating", still=True) as tick:
         samples = [] if known is None else measure_operators(name, prepared, known, devices, threads, progress=tick)
-    return samples, {"predicted_ms": predicted, "measured_ms": measured, "error": error}, prepared
+    return samples, told, prepared
+
+
+def _runs(session: Any, given: Any, known: Any, iters: int, tick: Any) -> list[Any]:
+    """So many runs, each beside what moment it was measured in where the profile tells."""
+    from ..report.moments import Moments, Run
+    from ..report.timing import interleave
+
+    if known is None:
+        return [Run(ms, 1.0) for ms in interleave({"": lambda: session.run(None, given)}, 1, iters, tick)[""]]
+    found = []
+    with Moments(known, session.devices) as moments:
+        for number in range(1 + iters):  # the first is slower
+            found.append(moments.timed(session.plan, session.graph, lambda: session.run(None, given)))
+            tick(number, 1 + iters)
+    return found[1:]

@@ -172,12 +172,17 @@ class KernelModel:
             self._centres = np.array(c.centres).reshape(len(c.weights), len(c.inputs))
 
 
-#: How strongly coefficients are held back, weakest first; samples that were left out choose.
+#: How strongly coefficients are held back, weakest first; samples that were left out choose. The second is what a first look has.
 RIDGES = (1e-4, 1e-2, 0.05, 0.2)
 #: The same towards what features cost in kernels that are alike, strongest first; and of the fit to all those at once.
 KIN_RIDGES, KIN_RIDGE = (1.0, 0.3, 0.1, 0.03), 1e-3
 #: Features that every kernel of any board has something of: few samples are better told by these alone.
 _SIMPLE = ("fixed", "mflop")
+
+
+def quick_costs(X: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Coefficients of features (n, terms) for microseconds y, without choosing how strongly they are held back: a first look."""
+    return _robust(X, y, RIDGES[1])
 
 
 def costs_of_kin(tables: Sequence[tuple[Mapping[str, np.ndarray], np.ndarray]]) -> dict[str, float]:
@@ -190,15 +195,14 @@ def costs_of_kin(tables: Sequence[tuple[Mapping[str, np.ndarray], np.ndarray]]) 
 def _fit_terms(names: Sequence[str], X: np.ndarray, y: np.ndarray, kin: Mapping[str, float] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The coefficients whose left-out predictions are best, and those predictions' ratios to y."""
     fold = np.random.default_rng(0).permutation(len(y)) % min(len(y), 5)
+    # What is the same in all samples is told by `fixed`: a cost of its own would be a guess about samples of which there are none.
+    X = X * np.array([n == "fixed" or np.ptp(x) > 1e-3 * np.abs(x).max() for n, x in zip(names, X.T)])
     simplest = np.array([n in _SIMPLE for n in names])
     simple = simplest | np.array([n.startswith("mb") for n in names])
-    ways: list[tuple[np.ndarray, float, np.ndarray | None]] = []
-    if kin is not None:
-        near = np.array([kin.get(n, 0.0) for n in names])
-        ways += [(np.ones(len(names), bool), ridge, near) for ridge in KIN_RIDGES]
-    ways += [(allowed, ridge, None) for allowed in (simplest, simple, np.ones(len(names), bool)) for ridge in RIDGES]
-    best = None
-    for way in ways:
+    best: tuple[float, np.ndarray, tuple] | None = None
+
+    def judged(way: tuple[np.ndarray, float, np.ndarray | None]) -> None:
+        nonlocal best
         allowed, ridge, near = way
         ratio = np.ones(len(y))
         for held in range(int(fold.max()) + 1):
@@ -207,8 +211,25 @@ def _fit_terms(names: Sequence[str], X: np.ndarray, y: np.ndarray, kin: Mapping[
         score = float(np.minimum(np.abs(ratio - 1), 0.5).mean())
         if best is None or score < 0.98 * best[0] - 5e-4:
             best = score, ratio, way
+
+    if kin is not None:
+        near = np.array([kin.get(n, 0.0) for n in names])
+        for ridge in KIN_RIDGES:
+            judged((np.ones(len(names), bool), ridge, near))
+    for allowed in (simplest, simple, np.ones(len(names), bool)):
+        judged((allowed, RIDGES[1], None))
+    chosen = best[2]  # type: ignore[index]
+    if chosen[2] is None:  # how strongly the best of these are held back
+        for ridge in RIDGES:
+            if ridge != RIDGES[1]:
+                judged((chosen[0], ridge, None))
     allowed, ridge, near = best[2]  # type: ignore[index]
     return _robust(X * allowed, y, ridge, near), best[1]  # type: ignore[index]
+
+
+def _middle(values: np.ndarray) -> float:
+    """The median, of an even number the upper one of both: a fraction of what `np.median` takes."""
+    return float(np.partition(values, len(values) // 2)[len(values) // 2])
 
 
 def _robust(X: np.ndarray, y: np.ndarray, ridge: float, near: np.ndarray | None = None) -> np.ndarray:
@@ -235,9 +256,9 @@ def _robust(X: np.ndarray, y: np.ndarray, ridge: float, near: np.ndarray | None 
         coef[used] = nnls(factor, target)[0] / scale[used]
         share = relative @ coef
         if near is None:
-            coef *= float(np.median(1 / np.maximum(share, 0.1)))  # a ridge makes everything a little too short
+            coef *= _middle(1 / np.maximum(share, 0.1))  # a ridge makes everything a little too short
         off = np.abs(relative @ coef - 1)
-        limit = max(0.03, 2 * float(np.median(off)))
+        limit = max(0.03, 2 * _middle(off))
         weight = np.sqrt(np.minimum(1, limit / np.maximum(off, 1e-9)))
     return coef
 

@@ -19,11 +19,12 @@ def plain(p: Plain, f: Facts, node: Node, unit: str) -> Iterator[Case]:
         woken = (p.flops >= SPLIT_FLOPS) | (read + written >= SPLIT_BYTES)
         share = np.where(woken, f.threads, 1)
         elements, rows, runs, chunks, read, written = (v / share for v in (elements, rows, runs, chunks, read, written))
-    total = read + written
+    total, width = read + written, f.lanes if unit == "cpu" else f.gpu_width
     level = level_of(total, f)
     terms = {
         "fixed": np.ones(len(elements)), "woken": woken * 1.0, "out_kelem": elements * K, "in_kelem": read / 4 * K, "rows_k": rows * K,
-        "runs_k": runs * K, "chunks_k": chunks * K, "mb_l2": total * M * (level == 1), "mb_l3": total * M * (level == 2),
+        "runs_k": runs * K, "chunks_k": chunks * K, "out_kvec": runs * up(elements, np.maximum(1, runs) * width) * K,
+        "in_kvec": chunks * up(read, np.maximum(1, chunks) * 4 * width) * K, "mb_l2": total * M * (level == 1), "mb_l3": total * M * (level == 2),
         "mb_beyond": beyond(total, f), "mb_far": beyond(total, f, 4),
     }
     if node.op_type == "Concat":

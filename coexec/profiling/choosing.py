@@ -42,23 +42,25 @@ class Choosing:
                 del at
                 self._known[key].append(sizes)
 
-    def best(self, candidates: Sequence[Sample], count: int) -> list[Sample]:
-        """So many of them, one after another: each is the one of which least is known, those before it taken as known."""
+    def best(self, several: Sequence[Sequence[Sample]]) -> list[Sample]:
+        """Of each of several candidates that of which least is known, those chosen before taken as known."""
+        candidates = [sample for some in several for sample in some]
         keys: list[dict[tuple[str, str], np.ndarray]] = [{} for _ in candidates]
         for unit in self.facts:
             for at, key, sizes in self._sizes(unit, [(s.node, s.region) for s in candidates]):
                 keys[at][key] = sizes
         far = [{key: self._distance(key, sizes) for key, sizes in mine.items()} for mine in keys]
-        chosen: list[int] = []
-        while len(chosen) < min(count, len(candidates)):
-            worth = [-1.0 if i in chosen else sum(self._error(key) * (1 - 0.5 ** d) for key, d in mine.items()) for i, mine in enumerate(far)]
-            taken = int(np.argmax(worth))
-            chosen.append(taken)
+        chosen, begin = [], 0
+        for some in several:
+            worth = [sum(self._error(key) * (1 - 0.5 ** d) for key, d in mine.items()) for mine in far[begin:begin + len(some)]]
+            taken = begin + int(np.argmax(worth))
+            chosen.append(candidates[taken])
+            begin += len(some)
             for key, sizes in keys[taken].items():
-                for other, mine in zip(keys, far):
+                for other, mine in zip(keys[begin:], far[begin:]):
                     if key in mine:
                         mine[key] = min(mine[key], float(np.linalg.norm(other[key] - sizes)) / REACH)
-        return [candidates[i] for i in chosen]
+        return chosen
 
     def _error(self, key: tuple[str, str]) -> float:
         return min(UNKNOWN, max(LEAST, self.errors.get(key, UNKNOWN)))

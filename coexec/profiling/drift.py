@@ -3,7 +3,8 @@
     log(us) = log(us in a good moment) + sum over the references of exponent * log(ns of the reference / its ns in a good moment)
 
 Kernels that compute follow the reference that computes, those that move memory the one that stores; how closely is learnt from the timings
-themselves: from what they are off a fit that does not know of moments. Clocks, and what neighbours take of caches and cores, change by a
+themselves: from what they are off a fit that does not know of moments; and then, by kernel, a power of that, for some follow more closely than
+others of their kind. Clocks, and what neighbours take of caches and cores, change by a
 third within minutes on a shared machine, and by as much on a phone that grows hot.
 """
 
@@ -14,13 +15,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..cost.kernels import bound_by
+from ..profiles import UnitProfile
 from .steady import FACTS
 from .table import Measurement
 
 BOUNDS = ("compute", "memory")
 #: What the exponents are taken to be (of the references in their order) until timings say otherwise, and how many timings that counts as much as.
 USUAL = {"compute": (0.25, 0.6), "memory": (0.4, 0.3)}
-COUNTS, MOST = 40.0, 1.2
+COUNTS, MOST, MOST_POWER = 40.0, 1.2, 2.0
 #: The share of the readings that are better than a good moment's.
 GOOD = 0.05
 #: A timing further off than this (as a logarithm) says nothing of moments.
@@ -37,8 +40,13 @@ def _fact(bound: str, reference: str) -> str:
     return f"drift_{bound}_{reference.removeprefix('reference_').removesuffix('_ns')}"
 
 
-def slowness(facts: Mapping[str, float], bound: str, reference_ns: Mapping[str, float | None]) -> float:
+def slowness(section: UnitProfile, kernel: str, reference_ns: Mapping[str, float | None]) -> float:
     """By what factor a kernel takes longer in a moment than in a good one. reference_ns: by name of `steady.FACTS`; 1 where nothing is known."""
+    known = section.latency.get(kernel)
+    return _slowness(section.facts, bound_by(kernel), reference_ns) ** (1.0 if known is None or known.drift is None else known.drift)
+
+
+def _slowness(facts: Mapping[str, float], bound: str, reference_ns: Mapping[str, float | None]) -> float:
     factor = 1.0
     for name in FACTS:
         now, good, exponent = reference_ns.get(name), facts.get(name), facts.get(_fact(bound, name))
@@ -76,10 +84,27 @@ def learnt(off: np.ndarray, told: np.ndarray, good: np.ndarray, bound: np.ndarra
     return found
 
 
-def at_good_moments(rows: Sequence[Measurement], bound: Sequence[str], facts: Mapping[str, float]) -> list[Measurement]:
-    """The same timings as they would have been in good moments; without readings, for they are no longer those of any moment."""
-    found = []
-    for row, name in zip(rows, bound):
-        factor = slowness(facts, name, {reference: getattr(row, reference) for reference in FACTS})
-        found.append(replace(row, latency_us=row.latency_us / factor, **dict.fromkeys(FACTS)))
+def powers(off: np.ndarray, slow: np.ndarray, kernels: np.ndarray) -> dict[str, float]:
+    """How closely each kernel follows: by the power of what its bound says it takes longer (slow) that explains best what it is off."""
+    found = {}
+    for name in np.unique(kernels[np.isfinite(off)]):
+        mine = (kernels == name) & np.isfinite(off)
+        x, y = np.log(slow[mine]), off[mine]
+        held, power = COUNTS * float(np.square(x).mean()), 1.0
+        for _ in range(3):
+            left = y - power * x
+            near = np.abs(left - np.median(left)) < FAR
+            level = y[near] - np.median(left[near])
+            power = float(np.clip((x[near] @ level + held) / max(x[near] @ x[near] + held, 1e-12), 0.0, MOST_POWER))
+        found[str(name)] = float(f"{power:.3g}")
     return found
+
+
+def slow_moments(rows: Sequence[Measurement], kernels: Sequence[str], facts: Mapping[str, float]) -> np.ndarray:
+    """By what factor each timing took longer than in a good moment, as its kernel's bound says."""
+    return np.array([_slowness(facts, bound_by(kernel), {name: getattr(row, name) for name in FACTS}) for row, kernel in zip(rows, kernels)])
+
+
+def at_good_moments(rows: Sequence[Measurement], factors: Sequence[float]) -> list[Measurement]:
+    """The same timings as they would have been in good moments; without readings, for they are no longer those of any moment."""
+    return [replace(row, latency_us=row.latency_us / float(factor), **dict.fromkeys(FACTS)) for row, factor in zip(rows, factors)]

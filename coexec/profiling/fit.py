@@ -7,7 +7,7 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,14 +16,16 @@ from ..cost.cases import Case, joined_cases
 from ..cost.features import COLUMNS, family, features
 from ..cost.geometry import Facts, bounds
 from ..cost.kernels import bound_by, cases, kin
-from ..cost.model import LEAST_SAMPLES, KernelModel, LatencyModel, ShapeModel, costs_of_kin
+from ..cost.model import LEAST_SAMPLES, KernelModel, LatencyModel, ShapeModel, costs_of_kin, quick_costs
 from ..errors import UsageError
 from ..profiles import DeviceProfile, UnitProfile
-from .drift import USUAL, at_good_moments, facts_of_drift, good_readings, learnt, readings
+from .drift import USUAL, at_good_moments, facts_of_drift, good_readings, learnt, powers, readings, slow_moments
 from .table import Measurement, node_of, piece_of
 
 #: A family with fewer timings gets no fit: its cost is then a roofline estimate, and marked as one.
 MIN_SAMPLES = 4
+#: How often what kernels take in a good moment, and how they follow the reference kernels, are told from one another.
+ROUNDS_OF_DRIFT = 3
 #: What starting a GPU kernel and waiting for it is taken to cost where nobody measured it, in microseconds.
 ASSUMED_LAUNCH_US, ASSUMED_SYNC_US = 20.0, 200.0
 _MFLOP, _MBYTE = COLUMNS.index("mflop"), COLUMNS.index("mbyte")
@@ -39,9 +41,9 @@ def design(rows: Sequence[Measurement]) -> tuple[list[str], np.ndarray, np.ndarr
     return families, X, np.array([r.latency_us for r in rows])
 
 
-def fits(rows: Sequence[Measurement], facts: Mapping[str, float] | None = None) -> KernelFits:
+def fits(rows: Sequence[Measurement], facts: Mapping[str, float] | None = None, table: Table | None = None) -> KernelFits:
     """The fit of every kernel: by what is known of coexec's own, by shapes alone of kernels that others wrote."""
-    return (KernelFits if of_coexec(rows) else ShapeFits)(rows, facts_of_rows(rows, facts))
+    return (KernelFits if of_coexec(rows) else ShapeFits)(rows, facts_of_rows(rows, facts), table=table)
 
 
 #: How coexec names its kernels: the element type, the operator, how.
@@ -54,24 +56,44 @@ def of_coexec(rows: Sequence[Measurement]) -> bool:
     return 2 * sum(bool(_OWN.fullmatch(r.implementation)) for r in heavy) >= len(heavy)
 
 
-def steadied(rows: Sequence[Measurement], facts: Mapping[str, float] | None = None) -> tuple[list[Measurement], dict[str, float]]:
-    """Rows of one processor as they would have been in its good moments, and the facts that say so. The rows themselves, and nothing, where
-    they were timed without reference kernels.
-    """
+#: By kernel: which rows, and their features and sizes.
+Table = dict[str, tuple[list[int], dict[str, np.ndarray], dict[str, np.ndarray]]]
+
+
+class Steadied(NamedTuple):
+    """Rows as they would have been in good moments; the facts that say so, and by kernel how closely it follows: nothing where no references
+    were timed beside the rows."""
+
+    rows: list[Measurement]
+    facts: dict[str, float]
+    powers: dict[str, float]
+
+
+def steadied(rows: Sequence[Measurement], facts: Mapping[str, float] | None = None, table: Table | None = None) -> Steadied:
+    """Rows of one processor as they would have been in its good moments. table: their `kernels_of`, where that is known."""
     told = readings(rows)
     if not rows or not np.isfinite(told).any() or not of_coexec(rows):
-        return list(rows), {}
-    known, bound = facts_of_rows(rows, facts), np.full(len(rows), "memory", dtype=object)
-    for name, (at, _, _) in kernels_of(rows, known).items():
-        bound[at] = bound_by(name)
-    good = good_readings(told)
-    usual = facts_of_drift(USUAL, good)
-    quiet = [r for r in at_good_moments(rows, bound, usual) if not r.busy_other]
-    guess = KernelFits(quiet, known, correct=False).predict(rows)
-    off = np.log([r.latency_us for r in rows]) - np.log(guess)
-    off[[bool(r.busy_other) for r in rows]] = np.nan
-    found = facts_of_drift(learnt(off, told, good, bound), good)
-    return at_good_moments(rows, bound, found), found
+        return Steadied(list(rows), {}, {})
+    kernels, good = np.full(len(rows), "", dtype=object), good_readings(told)
+    table = kernels_of(rows, facts_of_rows(rows, facts)) if table is None else table
+    for name, (at, _, _) in table.items():
+        kernels[at] = name
+    bound = np.array([bound_by(k) for k in kernels])
+    quiet, clocked = np.array([not r.busy_other for r in rows]), np.array([r.latency_us for r in rows])
+    found: dict[str, float] = facts_of_drift(USUAL, good)
+    follow: dict[str, float] = {}
+    for _ in range(ROUNDS_OF_DRIFT):  # a better fit tells the exponents better, and they the fit
+        slow = slow_moments(rows, kernels, found)
+        us, off = clocked / slow ** [follow.get(k, 1.0) for k in kernels], np.full(len(rows), np.nan)
+        for at, terms, _ in table.values():
+            here = np.array(at)[quiet[at]]
+            if len(here) >= LEAST_SAMPLES:
+                X = np.stack(list(terms.values()), axis=1)[quiet[at]]
+                off[here] = np.log(clocked[here] / np.maximum(X @ quick_costs(X, us[here]), 1e-3))
+        found = facts_of_drift(learnt(off, told, good, bound), good)
+        follow = powers(off, slow_moments(rows, kernels, found), kernels)
+    factors = slow_moments(rows, kernels, found) ** [follow.get(k, 1.0) for k in kernels]
+    return Steadied(at_good_moments(rows, factors), found, follow)
 
 
 class KernelFits:
@@ -80,15 +102,17 @@ class KernelFits:
     Rows of the same shape are joined first (their median): what repeats must not look as if it were predicted.
     """
 
-    def __init__(self, rows: Sequence[Measurement], facts: Facts, correct: bool = True):
+    def __init__(self, rows: Sequence[Measurement], facts: Facts, correct: bool = True, table: Table | None = None):
+        """table: `kernels_of(rows, facts)`, where that is known."""
         self.facts = facts
-        joined: dict[tuple, list[float]] = defaultdict(list)
-        for row in rows:
-            joined[(row.unit, row.implementation.partition("+")[2], row.piece_key)].append(row.latency_us)
-        first = {(r.unit, r.implementation.partition("+")[2], r.piece_key): r for r in reversed(rows)}
+        joined: dict[tuple, list[int]] = defaultdict(list)
+        for i, row in enumerate(rows):
+            joined[(row.unit, row.implementation.partition("+")[2], row.piece_key)].append(i)
+        first, us = np.zeros(len(rows), bool), np.array([row.latency_us for row in rows])
+        for members in joined.values():
+            first[members[0]], us[members[0]] = True, np.median(us[members])
         self.models: dict[str, KernelModel] = {}
-        us = np.array([np.median(times) for times in joined.values()])
-        found = kernels_of([first[k] for k in joined], facts)
+        found = {name: _only(told, first[told[0]]) for name, told in (kernels_of(rows, facts) if table is None else table).items()}
         groups: dict[str, list[tuple[dict[str, np.ndarray], np.ndarray]]] = defaultdict(list)
         for name, (at, terms, _) in found.items():
             groups[kin(name)].append((terms, us[at]))
@@ -106,13 +130,18 @@ class KernelFits:
         return us
 
 
+def _only(told: tuple[list[int], dict[str, np.ndarray], dict[str, np.ndarray]], kept: np.ndarray) -> tuple:
+    at, terms, sizes = told
+    return np.array(at, int)[kept], *({k: v[kept] for k, v in columns.items()} for columns in (terms, sizes))
+
+
 class ShapeFits(KernelFits):
     """Fits of convolutions and products whose kernels are not coexec's, by shapes alone; of everything else as a KernelFits has them.
 
     Of kernels that may run the same shape the fastest counts: a driver would take that one. After making one, `facts` has the blocks.
     """
 
-    def __init__(self, rows: Sequence[Measurement], facts: Facts, correct: bool = True):
+    def __init__(self, rows: Sequence[Measurement], facts: Facts, correct: bool = True, table: Table | None = None):
         blocks: dict[str, Any] = dict.fromkeys(shapes.FORMS, shapes.USUAL)
         found: dict[str, KernelModel] = {}
         fastest: dict[tuple, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
@@ -140,7 +169,7 @@ def shapes_of(rows: Sequence[Measurement]) -> dict[str, tuple[list[int], shapes.
     return {name: ([i for i, _ in members], shapes.Sizes.joined(s for _, s in members)) for name, members in found.items()}
 
 
-def kernels_of(rows: Sequence[Measurement], facts: Facts) -> dict[str, tuple[list[int], dict[str, np.ndarray], dict[str, np.ndarray]]]:
+def kernels_of(rows: Sequence[Measurement], facts: Facts) -> Table:
     """By the kernel that runs it: which rows, and their features and sizes. Features that a row does not have are 0."""
     found: dict[str, list[Case]] = defaultdict(list)
     for unit in ("cpu", "gpu"):
@@ -179,12 +208,11 @@ def _models(families: Sequence[str], X: np.ndarray, y: np.ndarray) -> dict[str, 
     return {name: LatencyModel().fit(X[at], y[at]) for name, at in members.items() if len(at) >= MIN_SAMPLES}
 
 
-def peaks(rows: Sequence[Measurement]) -> tuple[float, float]:
-    """The best GFLOP/s of matrix products and 1x1 convolutions, and GB/s of the largest elementwise operators (else of any rows).
+def peaks(families: Sequence[str], X: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    """Of a `design`: the best GFLOP/s of matrix products and 1x1 convolutions, and GB/s of the largest elementwise operators (else of any rows).
 
     Convolutions by Winograd do fewer operations than are counted, and small tensors stay in a cache: neither tells a peak.
     """
-    families, X, y = design(rows)
     gflops, gbs = X[:, _MFLOP] / y * 1e3, X[:, _MBYTE] / y * 1e3  # mflop per us is TFLOP/s; mbyte per us is TB/s
 
     def best(rates: np.ndarray, wanted: Iterable[str]) -> float:
@@ -245,18 +273,25 @@ def one_device(rows: Sequence[Measurement]) -> list[Measurement]:
 
 def section_from_rows(unit: str, rows: Sequence[Measurement], facts: Mapping[str, float] | None = None) -> UnitProfile:
     """One unit's section: peaks and fits from the rows, costs of starting and waiting assumed."""
-    rows, drift = steadied(rows, facts)
-    gflops, gbs = peaks(rows)
+    # Those beside a busy unit last: what is said of the others is their beginning.
+    rows = sorted(rows, key=lambda r: bool(r.busy_other))
+    quiet = len(rows) - sum(bool(r.busy_other) for r in rows)
+    table = kernels_of(rows, facts_of_rows(rows, facts)) if of_coexec(rows) else None
+    rows, drift, follow = steadied(rows, facts, table)
+    families, X, y = design(rows)
+    gflops, gbs = peaks(families, X, y)
     gpu = unit == "gpu"
-    quiet = [r for r in rows if not r.busy_other]
-    known = fits(quiet, facts) if quiet else KernelFits([], facts_of_rows(rows, facts))
-    lines = {name: model.to_profile() for name, model in _models(*design(quiet)).items()} if quiet else {}
+    if table is not None:
+        table = {name: _only(told, np.array(told[0]) < quiet) for name, told in table.items()}
+    known = fits(rows[:quiet], facts, table) if quiet else KernelFits([], facts_of_rows(rows, facts))
+    lines = {name: model.to_profile() for name, model in _models(families[:quiet], X[:quiet], y[:quiet]).items()} if quiet else {}
     return UnitProfile(
         Counter(r.device for r in rows).most_common(1)[0][0], gflops, gbs,
         threads=max((r.threads or 1 for r in rows), default=1) if not gpu else 0,
         dtypes=tuple(sorted({r.dtype for r in rows})), operators=tuple(sorted({r.op_type for r in rows})) if gpu else (),
         launch_us=ASSUMED_LAUNCH_US if gpu else 0.0, sync_us=ASSUMED_SYNC_US if gpu else 0.0, provenance="estimated",
-        facts=known.facts.told() | drift, busy=busy_factors(rows, known.facts), latency=lines | {k: m.to_profile() for k, m in known.models.items()},
+        facts=known.facts.told() | drift, busy=busy_factors(rows, known.facts),
+        latency=lines | {k: replace(m.to_profile(), drift=follow.get(k)) for k, m in known.models.items()},
     )
 
 
@@ -289,7 +324,7 @@ def held_out_accuracy(rows: Sequence[Measurement], folds: int = 5, predict: Pred
         errors: list[float] = []
         for members in processors(mine):
             fold = np.array([zlib.crc32(repr(r.shape_key).encode()) % folds for r in members])
-            members, _ = steadied(members)
+            members = steadied(members).rows
             for held in range(folds):
                 seen, asked = ([r for r, f in zip(members, fold) if bool(f == held) is wanted] for wanted in (False, True))
                 if seen and asked:

@@ -63,7 +63,7 @@ class _Started(NamedTuple):
     reference: int
 
 
-class _Moment(NamedTuple):
+class Moment(NamedTuple):
     """A reading of the references: whether it was a good moment, and what each took."""
 
     good: bool
@@ -258,7 +258,7 @@ class Round:
             _note(stretch, times, before, after, count)
             before = after
 
-    def _reference(self) -> _Moment:
+    def _reference(self) -> Moment:
         times = []
         for kernel in self.references:
             found = []
@@ -271,11 +271,11 @@ class Round:
             times.append(float(min(found)))
         return self._moment(times)
 
-    def _moment(self, times: Sequence[float]) -> _Moment:
-        return _Moment(self.steady.read(times), tuple(times))
+    def _moment(self, times: Sequence[float]) -> Moment:
+        return Moment(self.steady.read(times), tuple(times))
 
-    def reading(self) -> bool:
-        """Whether this is a good moment, by the references alone: between runs of something else.
+    def reading(self) -> Moment:
+        """What moment this is, by the references alone: between runs of something else.
 
         A core that has slept is slow at first, and its caches are cold: so much is run before what counts.
         """
@@ -285,7 +285,7 @@ class Round:
                 for kernel in self.references:
                     kernel.start()
             if self.timer is None:
-                return self._reference().good
+                return self._reference()
             tape = [(index, *self.timer.start(kernel)) for index, kernel in enumerate(self.references) for _ in range(REFERENCE_RUNS)]
             self.queue.flush()
             tape[-1][1].wait()
@@ -293,7 +293,7 @@ class Round:
             for index, _, read in tape:
                 if found := read():
                     times[index] = min(times[index], float(found[0].stop_ns - found[0].start_ns))
-            return self.steady.read(times)
+            return self._moment(times)
         finally:
             self.queue.end_run()
 
@@ -421,7 +421,7 @@ def caches() -> dict[str, float]:
     return found
 
 
-def _note(turns: Sequence[_Turn], times: Sequence[float], before: _Moment, after: _Moment, count: bool) -> None:
+def _note(turns: Sequence[_Turn], times: Sequence[float], before: Moment, after: Moment, count: bool) -> None:
     beside = tuple((a + b) / 2 for a, b in zip(before.ns, after.ns))
     for turn, us in zip(turns, times):
         turn.cost_us = us

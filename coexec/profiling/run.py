@@ -64,7 +64,7 @@ TRIES = 1
 MANY_ROWS = 1500
 #: Shares of the budget after which fits are made, so that what is predicted badly is sampled more.
 LOOKS = (0.3, 0.5, 0.7)
-#: Of so many times as many samples as are timed, those of which least is known are. And of every family's telling shapes so many come first.
+#: Of so many of a family one is timed: that of which least is known. And of every family's telling shapes so many come first.
 CANDIDATES, FIRST = 4, 2
 #: The share of the budget from which on kernels are timed beside a busy other unit.
 BESIDE = 0.85
@@ -256,7 +256,7 @@ class Campaign:
         stream, company, drawn = iter(sampler), min(COMPANY, max(2, int(self.budget / 3))), []
         while not self.rows or self.spent < BESIDE * self.budget:
             if not drawn:  # a network's neighbours are of much the same size, and what a kernel finds in the caches depends on it
-                drawn = sorted(self.draw(stream, company * (RANKS if self.rows else 1)), key=activation_bytes)
+                drawn = sorted(self.draw(sampler, stream, company * (RANKS if self.rows else 1)), key=activation_bytes)
             taken, drawn = drawn[:company], drawn[company:]
             self.tell(f"{taken[0].node.op_type} {taken[0].node.inputs[0].shape} and {len(taken) - 1} others", self.left)
             self.together(taken)
@@ -332,12 +332,13 @@ class Campaign:
         count = Counter(told["op_type"] for told in self.lost.values())
         return {op_type for op_type, number in count.items() if number >= MOST_LOST}
 
-    def draw(self, stream: Iterator[tuple[str, Sample]], count: int) -> list[Sample]:
-        """So many samples: of several times as many those of which least is known, once fits have said how badly kernels are predicted."""
+    def draw(self, sampler: Sampler, stream: Iterator[tuple[str, Sample]], count: int) -> list[Sample]:
+        """So many samples; once fits have said how badly kernels are predicted, each is that of several of its family of which least is known."""
+        drawn = list(islice(stream, count))
         if not self.choosing.errors:
-            return [sample for _, sample in islice(stream, count)]
+            return [sample for _, sample in drawn]
         self.choosing.learn(self.rows)
-        return self.choosing.best([sample for _, sample in islice(stream, CANDIDATES * count)], count)
+        return self.choosing.best([[sample, *(sampler.draw(name) for _ in range(CANDIDATES - 1))] for name, sample in drawn])
 
     def look(self, sampler: Sampler) -> None:
         """Tells the sampler by how much quick fits miss each family on the rows themselves (median), and the choice how much each kernel."""

@@ -134,9 +134,9 @@ CHANNELS = (3, 8, 10, 16, 16, 20, 24, 24, 32, 32, 40, 48, 56, 64, 64, 72, 80, 96
 SMALL, LARGE = (250.0, 12.0, 1 << 20), (4000.0, 60.0, 6 << 20)
 #: The share of a long round's samples that may be large: they take as long as many small ones.
 LARGE_SHARE = 0.3
-SHARE = {"conv_1x1": 6.0, "conv_3x3": 5.0, "conv_dense": 3.0, "conv_depthwise": 4.0, "gemm": 1.0, "matmul": 2.0, "pool": 6.0, "movement": 6.0,
-         "elementwise": 6.0, "elementwise_slow": 2.0, "normalization": 4.0, "softmax": 1.5, "reduction": 1.5, "resize": 1.0, "pad": 0.7, "space": 0.5,
-         "conv_grouped": 2.0, "conv_transpose": 0.4}
+SHARE = {"conv_1x1": 10.0, "conv_3x3": 9.0, "conv_dense": 3.0, "conv_depthwise": 4.0, "gemm": 1.0, "matmul": 1.5, "pool": 5.0, "movement": 5.0,
+         "elementwise": 5.0, "elementwise_slow": 1.0, "normalization": 2.0, "softmax": 1.0, "reduction": 1.5, "resize": 0.7, "pad": 0.7, "space": 0.3,
+         "conv_grouped": 1.0, "conv_transpose": 0.5}
 #: What follows a convolution or product in a network, besides nothing and clamps, which cost nothing.
 TAILS = ("+residual", "+HardSwish", "+LeakyRelu", "+Silu", "+residual+Relu", "+Tanh", "+Gelu")
 
@@ -220,6 +220,10 @@ def _random_product(rng: np.random.Generator, most: int) -> Measurement:
     return _product(rows, head, rows, heads) if rng.random() < 0.5 else _product(rows, rows, head, heads)
 
 
+#: How often one operand is a number for every channel: squeeze-and-excitation multiplies by such.
+_BROADCAST = {"Add": 0.25, "Sub": 0.35, "Mul": 0.7, "Div": 0.5}
+
+
 def _random_plain(op_types: str) -> Callable[[np.random.Generator, int], Measurement]:
     names = op_types.split()
 
@@ -236,14 +240,16 @@ def _random_plain(op_types: str) -> Callable[[np.random.Generator, int], Measure
         if kind == "Concat":
             inputs = int(rng.choice([2, 2, 3, 4, 4, 6]))
             return row(kind, 1, max(1, 2 * c // inputs), hw, hw, max(1, 2 * c // inputs) * inputs, g=inputs)
-        if kind == "Transpose" and rng.random() < 0.5:
+        if kind == "Transpose" and rng.random() < 0.6:
+            if rng.random() < 0.4:  # few numbers for every place, as detectors have them
+                c = int(rng.choice([2, 3, 4, 6, 8, 10, 12, 16, 20, 24]))
             return row(kind, 1, c, hw, hw, hw, oh=hw, ow=c)
         if kind == "Transpose":  # groups of channels, or heads, change places; what lies in a row stays
             groups, inner = int(rng.choice([2, 3, 4, 4, 8, 12])), int(rng.choice([hw * hw, hw * hw, 32, 64]))
             many = max(1, c // groups) if inner == hw * hw else int(rng.choice([16, 64, 128, 197, 256]))
             return replace(row(kind, 1, groups, many, inner, many, oh=groups, ow=inner), implementation="+kept")
         made = row(kind, 1, c, hw, hw)
-        return replace(made, implementation="+broadcast") if kind in ("Add", "Mul", "Sub", "Div") and rng.random() < 0.35 else made
+        return replace(made, implementation="+broadcast") if kind in ("Add", "Mul", "Sub", "Div") and rng.random() < _BROADCAST[kind] else made
 
     return make
 
@@ -295,7 +301,7 @@ _ROWS: dict[str, Callable[[np.random.Generator, int], Measurement]] = {
     "gemm": lambda rng, most: row("Gemm", 1, int(rng.choice([256, 512, 576, 960, 1024, 1280, 2048, 4096])), int(rng.choice([1, 1, 1, 16, 128])), 1,
                             int(rng.choice([2, 10, 100, 256, 1000, 1000, 1024, 1280, 2048]))),
     "matmul": _random_product, "pool": _random_pool, "movement": _random_plain("Concat Concat Transpose"),
-    "elementwise": _random_plain("Relu Add Add Mul Mul Sum Sub Div"), "elementwise_slow": _random_plain("Sigmoid HardSwish Tanh Exp"),
+    "elementwise": _random_plain("Relu Add Add Mul Mul Mul Sum Sub Div"), "elementwise_slow": _random_plain("Sigmoid HardSwish Tanh Exp"),
     "normalization": _random_plain("LayerNormalization BatchNormalization InstanceNormalization LRN"), "softmax": _random_plain("Softmax"),
     "reduction": _random_plain("GlobalAveragePool"), "resize": _random_resize, "pad": _random_pad, "space": _random_space,
 }
@@ -322,4 +328,8 @@ class Sampler:
         while True:
             weights = np.array([SHARE[n] * (0.3 + min(1.0, 5 * self.error.get(n, 0.1))) for n in names])
             name = str(self.rng.choice(names, p=weights / weights.sum()))
-            yield name, draw(name, self.rng, LARGE if self.large and self.rng.random() < LARGE_SHARE else SMALL)
+            yield name, self.draw(name)
+
+    def draw(self, family: str) -> Sample:
+        """One more of that family, now and then a large one."""
+        return draw(family, self.rng, LARGE if self.large and self.rng.random() < LARGE_SHARE else SMALL)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..cost.compose import CostModel
 from ..cost.geometry import Facts, bounds
-from ..cost.kernels import bound_by, cases
+from ..cost.kernels import cases
 from ..devices.base import Device
 from ..errors import DeviceError
 from ..graph.ir import Graph, Node
@@ -23,7 +23,7 @@ from ..ops.fallback import is_fallback
 from ..profiles import DeviceProfile, UnitProfile
 from ..profiling.baselines import BASELINES, predictions
 from ..profiling.drift import slowness
-from ..profiling.fit import accuracy, one_device
+from ..profiling.fit import accuracy, one_device, steadied
 from ..profiling.measure import Bench, copies_for
 from ..profiling.rounds import COMPANY, NoClock, Round
 from ..profiling.run import fixed_costs
@@ -58,6 +58,11 @@ class Sample:
     def truth_us(self) -> float:
         """The mean of both timings."""
         return (self.measured_us + self.again_us) / 2
+
+    @property
+    def as_clocked(self) -> Sample:
+        """The same with what the clock said."""
+        return replace(self, measured_us=self.measured_us * self.slowness[0], again_us=self.again_us * self.slowness[1], slowness=(1.0, 1.0))
 
     @property
     def error(self) -> float:
@@ -129,7 +134,8 @@ def measure_operators(
         for (node, cut, region), one, other in zip(wanted, first, again):
             if one is not None and other is not None:
                 predicted = costs.kernel(node, region, unit)
-                slow = tuple(_slowness(section, node, region, unit, took.reference_ns) for took in (one, other))
+                kernel = kernel_of(node, region, unit, costs.facts[unit])
+                slow = tuple(slowness(section, kernel, named(took.reference_ns)) for took in (one, other))
                 found.append(Sample(name, node.name, node.op_type, unit, predicted.us, one.us / slow[0], other.us / slow[1], predicted.estimated,
                                     one.implementation + tail_text(node), cut, describe(node, region), region, slow))
     return found
@@ -143,11 +149,12 @@ class Took(NamedTuple):
     reference_ns: tuple[float, ...] = ()
 
 
-def _slowness(section: UnitProfile, node: Node, region: Region, unit: str, reference_ns: Sequence[float]) -> float:
-    """By how much a piece took longer than in a good moment of the profile."""
-    facts = Facts.of(section.facts, section.threads)
-    bounds_of = [bound_by(c.kernel) for c in cases([(node, [bounds([region], len(region))])], "gpu" if unit == "gpu" else "cpu", facts)]
-    return slowness(section.facts, bounds_of[0] if bounds_of else "memory", named(reference_ns))
+def kernel_of(node: Node, region: Region, unit: str, facts: Facts) -> str:
+    """The kernel that the cost model takes the piece to run by; "" where there is none."""
+    if is_fallback(op_for(node)) or op_for(node).is_view or not node.is_static:
+        return ""
+    found = [case.kernel for case in cases([(node, [bounds([region], len(region))])], "gpu" if unit == "gpu" else "cpu", facts)]
+    return found[0] if found else ""
 
 
 class _Told:
@@ -236,8 +243,8 @@ def baselines(samples: Sequence[Sample], rows: Sequence[Measurement], profile: D
         for unit in ("cpu", "gpu"):
             known = {r.op_type for r in rows}
             mine = [s for s in samples if s.unit == unit and s.op_type in known]
-            seen = one_device([r for r in rows if r.unit == unit and not r.busy_other
-                               and (unit == "gpu" or not profile.cpu.threads or r.threads == profile.cpu.threads)])
+            seen = steadied(one_device([r for r in rows if r.unit == unit and not r.busy_other
+                                        and (unit == "gpu" or not profile.cpu.threads or r.threads == profile.cpu.threads)])).rows
             if mine and seen:
                 asked = [Measurement(seen[0].device, unit, seen[0].threads, s.op_type, s.implementation, seen[0].dtype, **s.shape,
                                      busy_other=0, latency_us=s.measured_us) for s in mine]

@@ -12,11 +12,12 @@ from coexec.devices.timed import Stretch, Timer
 from coexec.errors import UsageError
 from coexec.graph.ir import Node, TensorType, Value, constant
 from coexec.profiling import rounds
+from coexec.profiling.drift import GOOD, MOST
 from coexec.profiling.measure import Bench, with_constants
-from coexec.profiling.rounds import NoClock, Round
+from coexec.profiling.rounds import Moment, NoClock, Round
 from coexec.profiling.run import profile_devices, read_steady, time_round, together
 from coexec.profiling.sampler import SHAPES, whole_of
-from coexec.profiling.steady import BLOCK, REMEMBERED_S, Steadiness, facts_of, good_moment
+from coexec.profiling.steady import BLOCK, FACTS, REMEMBERED_S, Steadiness, good_moment
 from coexec.regions import Region
 
 
@@ -75,7 +76,7 @@ def test_before_each_turn_the_caches_are_filled_with_something_else(monkeypatch)
     monkeypatch.setattr(Round, "_filler", lambda self: lambda: self.queue.started.append(("fill", None)))
     device = NullDevice("cpu", 1e-4, asynchronous=False)
     with Round(device, samples("elementwise", "conv_1x1")) as company:
-        monkeypatch.setattr(company, "_reference", lambda: True)
+        monkeypatch.setattr(company, "_reference", lambda: Moment(True, (1e3, 1e3)))
         company.queue.started.clear()
         company.time(limit_s=0.1)
         filled = [what == "fill" for what, _ in company.queue.started]
@@ -85,10 +86,11 @@ def test_before_each_turn_the_caches_are_filled_with_something_else(monkeypatch)
 def test_timings_of_disturbed_moments_do_not_count(monkeypatch):
     device = NullDevice("cpu", lambda node, region: 0.4e-3, asynchronous=False)
     with Round(device, samples("elementwise", "conv_1x1")) as company:
-        monkeypatch.setattr(company, "_reference", lambda: False)
+        monkeypatch.setattr(company, "_reference", lambda: Moment(False, (1e3, 2e3)))
         assert [t.steady for t in company.time(limit_s=0.1)] == [False, False]
-        monkeypatch.setattr(company, "_reference", lambda: True)
-        assert [t.steady for t in company.time(limit_s=0.5)] == [True, True]
+        monkeypatch.setattr(company, "_reference", lambda: Moment(True, (1e3, 1e3)))
+        found = company.time(limit_s=0.5)
+        assert [t.steady for t in found] == [True, True] and found[0].reference_ns == (1e3, 1e3), "what lies beside a timing is told with it"
 
 
 class Clock(Timer):
@@ -131,10 +133,11 @@ def test_without_a_clock_kernels_are_timed_one_by_one():
 
 def test_what_good_moments_are_like_is_kept_with_the_table_and_in_the_profile(tmp_path):
     cpu = find_devices("none")["cpu"]
-    profile, _ = profile_devices(cpu, None, time_budget_s=1.0, table=tmp_path / "t.csv")
+    profile, rows = profile_devices(cpu, None, time_budget_s=1.0, table=tmp_path / "t.csv")
     told = read_steady(tmp_path / "t.steady.json")
-    assert good_moment(profile.cpu) == pytest.approx(told["cpu"], rel=1e-3) and len(told["cpu"]) == 2
-    assert facts_of(Steadiness(told["cpu"])) == {k: v for k, v in profile.cpu.facts.items() if k.startswith("reference_")}
+    beside = [[getattr(r, name) for r in rows] for name in FACTS]
+    assert good_moment(profile.cpu) == pytest.approx([np.quantile(v, GOOD) for v in beside], rel=1e-3) and len(told["cpu"]) == 2
+    assert all(0 <= profile.cpu.facts[f"drift_{bound}_{name}"] <= MOST for bound in ("compute", "memory") for name in ("store", "compute"))
     (tmp_path / "t.steady.json").write_text('{"cpu": ["fast"]}')
     with pytest.raises(UsageError, match="not what reference kernels took"):
         profile_devices(cpu, None, time_budget_s=0.5, table=tmp_path / "t.csv", resume=True)

@@ -64,7 +64,7 @@ def test_a_replay_of_a_run_on_this_machine_takes_as_long():
 
 def test_summaries_count_what_they_say():
     row = {"spread": 0.0, "planned_ms": 1.0, "traced_ms": 1.0}
-    rows = [{**row, "model": "m", "strategy": s, "measured_ms": m, "predicted_ms": p, "replayed_ms": r, "own_error": o}
+    rows = [{**row, "model": "m", "strategy": s, "measured_ms": m, "clocked_ms": m, "predicted_ms": p, "replayed_ms": r, "own_error": o}
             for s, m, p, r, o in (("cpu", 10.0, 10.4, 10.0, 0.01), ("gpu", 20.0, 9.0, 21.9, -0.12), ("coexec", 10.2, 10.0, 10.2, 0.0))]
     told = tool.summary(rows)
     assert told["predicted"]["within_5pct"] == 2 and told["predicted"]["worst_error"] == pytest.approx(0.55)

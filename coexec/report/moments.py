@@ -1,0 +1,80 @@
+"""What moment whole runs were measured in: reference kernels before and after each, and how much longer a plan takes then, as a profile says."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+from ..cost.compose import ALONE, CostModel
+from ..devices.base import Device
+from ..graph.ir import Graph
+from ..partition.plan import Plan, pieces
+from ..profiles import DeviceProfile
+from ..profiling.drift import slowness
+from ..profiling.rounds import NoClock, Round
+from ..profiling.steady import named
+from .evaluation import kernel_of
+
+#: Nanoseconds of each unit's reference kernels.
+Reading = dict[str, tuple[float, ...]]
+
+
+class Run(NamedTuple):
+    """Milliseconds that a run took, and by how much longer than in a good moment of the profile its plan's kernels take then."""
+
+    ms: float
+    slowness: float
+
+    @property
+    def steady_ms(self) -> float:
+        """What it would have taken in a good moment."""
+        return self.ms / self.slowness
+
+
+class Moments:
+    """Tells of every processor of a profile that is here what moment it is. A context manager."""
+
+    def __init__(self, profile: DeviceProfile, devices: Mapping[str, Device]):
+        self.profile = profile
+        self.sections = {"cpu": profile.cpu, "gpu": profile.gpu, ALONE: profile.cpu_alone}
+        self.rounds: dict[str, Round] = {}
+        for unit, section in self.sections.items():
+            device = devices.get(unit[:3])
+            if device is not None and section is not None:
+                with suppress(NoClock):
+                    self.rounds[unit] = Round(device, [], section.threads or 1)
+
+    def timed(self, plan: Plan, graph: Graph, run: Callable[[], Any]) -> Run:
+        """Runs that plan once, between two readings of its processors."""
+        work = work_by_kernel(plan, graph, self.profile)
+        before = self._read(work)
+        begun = time.perf_counter()
+        run()
+        ms = (time.perf_counter() - begun) * 1e3
+        after = self._read(work)
+        beside = {unit: named([(a + b) / 2 for a, b in zip(ns, after[unit])]) for unit, ns in before.items()}
+        longer = sum(us * slowness(self.sections[unit], kernel, beside.get(unit, {})) for (unit, kernel), us in work.items())  # type: ignore[arg-type]
+        return Run(ms, longer / sum(work.values()) if work else 1.0)
+
+    def _read(self, work: Mapping[tuple[str, str], float]) -> Reading:
+        return {unit: self.rounds[unit].reading().ns for unit in dict.fromkeys(u for u, _ in work) if unit in self.rounds}
+
+    def __enter__(self) -> Moments:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for one in self.rounds.values():
+            one.close()
+
+
+def work_by_kernel(plan: Plan, graph: Graph, profile: DeviceProfile) -> dict[tuple[str, str], float]:
+    """Microseconds of a plan's pieces, by processor and kernel."""
+    costs, found = CostModel(profile), Counter()  # type: ignore[var-annotated]
+    for node, partition in zip(graph.nodes, plan.partitions):
+        for device, region in pieces(node, partition):
+            unit = costs.host_unit(plan.devices == {"cpu"}) if device == "cpu" else device
+            found[unit, kernel_of(node, region, unit, costs.facts[unit])] += costs.kernel(node, region, unit).us
+    return {key: us for key, us in found.items() if us > 0}
