@@ -37,6 +37,8 @@ COMPANY = 12
 STRETCH, REFERENCE_RUNS = 3, 4
 #: How often they are run before a reading for which nothing else has just run.
 WAKING_RUNS = 24
+#: How many times as many readings a processor makes while another's references run beside.
+LONGER = 8
 #: What a round took by the device's own clock must be at least and at most these shares of what it took by the wall's, give or take what
 #: starting and waiting cost; else the clock is not believed.
 BELIEVED, SLACK_NS, MOST_DOUBTS = (0.7, 1.02), 300_000, 5
@@ -274,28 +276,50 @@ class Round:
     def _moment(self, times: Sequence[float]) -> Moment:
         return Moment(self.steady.read(times), tuple(times))
 
-    def reading(self) -> Moment:
-        """What moment this is, by the references alone: between runs of something else.
+    def reading(self, beside: Round | None = None) -> tuple[Moment, ...]:
+        """What moment this is, by the references alone: between runs of something else. beside: another processor's round, whose references are
+        run at the same time, for what both take from one another; its moment comes second.
 
         A core that has slept is slow at first, and its caches are cold: so much is run before what counts.
         """
+        if beside is not None:
+            if self.timer is not None:
+                return beside.reading(self)[::-1]
+            finish = beside._begin_reading(LONGER)
+            return *self.reading(), finish()
+        if self.timer is not None:
+            return (self._begin_reading(1)(),)
         self.queue.begin_run()
         try:
             for _ in range(WAKING_RUNS):
                 for kernel in self.references:
                     kernel.start()
-            if self.timer is None:
-                return self._reference()
-            tape = [(index, *self.timer.start(kernel)) for index, kernel in enumerate(self.references) for _ in range(REFERENCE_RUNS)]
-            self.queue.flush()
-            tape[-1][1].wait()
-            times = [np.inf] * len(self.references)
-            for index, _, read in tape:
-                if found := read():
-                    times[index] = min(times[index], float(found[0].stop_ns - found[0].start_ns))
-            return self._moment(times)
+            return (self._reference(),)
         finally:
             self.queue.end_run()
+
+    def _begin_reading(self, times: int) -> Callable[[], Moment]:
+        """Starts the references of a device that works through a queue, so many times as often as usual; what is returned waits for them."""
+        self.queue.begin_run()
+        for _ in range(WAKING_RUNS):
+            for kernel in self.references:
+                kernel.start()
+        tape = [(index, *self.timer.start(kernel)) for _ in range(times) for index, kernel in enumerate(self.references)  # type: ignore[union-attr]
+                for _ in range(REFERENCE_RUNS)]
+        self.queue.flush()
+
+        def finish() -> Moment:
+            try:
+                tape[-1][1].wait()
+                found: list[list[float]] = [[] for _ in self.references]
+                for index, _, read in tape:
+                    if told := read():
+                        found[index].append(float(told[0].stop_ns - told[0].start_ns))
+                return self._moment([min(f, default=np.inf) if times == 1 else float(np.median(f)) for f in found])
+            finally:
+                self.queue.end_run()
+
+        return finish
 
     def _play_queue(self, turns: Sequence[_Turn], count: bool) -> None:
         """One round of a device that works through a queue: all is started at once, and its own clock tells, beside the wall's."""
