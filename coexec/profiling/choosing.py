@@ -15,8 +15,6 @@ from ..cost.kernels import cases
 from .sampler import Sample
 from .table import Measurement, piece_of
 
-#: A kernel of which nothing was timed, or nothing fitted, counts as predicted so badly; none counts as better than the least.
-UNKNOWN, LEAST = 0.5, 0.03
 #: Sizes so many times as large are half known: the scale of nearness, as a logarithm.
 REACH = float(np.log(1.6))
 
@@ -24,12 +22,11 @@ REACH = float(np.log(1.6))
 class Choosing:
     """Keeps what was timed, by unit and kernel, as logarithms of sizes.
 
-    facts: of each unit, what decides how its kernels cut their work. errors: unit, kernel -> relative error so far; set by whoever fits.
+    facts: of each unit, what decides how its kernels cut their work.
     """
 
     def __init__(self, facts: Mapping[str, Facts]):
         self.facts = facts
-        self.errors: dict[tuple[str, str], float] = {}
         self._known: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
         self._seen = 0
 
@@ -38,8 +35,7 @@ class Choosing:
         fresh, self._seen = [r for r in rows[self._seen:] if not r.busy_other], len(rows)
         for unit in self.facts:
             mine = [r for r in fresh if r.unit == unit]
-            for at, key, sizes in self._sizes(unit, [piece_of(r) for r in mine]):
-                del at
+            for _, key, sizes in self._sizes(unit, [piece_of(r) for r in mine]):
                 self._known[key].append(sizes)
 
     def best(self, several: Sequence[Sequence[Sample]]) -> list[Sample]:
@@ -52,7 +48,7 @@ class Choosing:
         far = [{key: self._distance(key, sizes) for key, sizes in mine.items()} for mine in keys]
         chosen, begin = [], 0
         for some in several:
-            worth = [sum(self._error(key) * (1 - 0.5 ** d) for key, d in mine.items()) for mine in far[begin:begin + len(some)]]
+            worth = [sum(1 - 0.5 ** d for d in mine.values()) for mine in far[begin:begin + len(some)]]
             taken = begin + int(np.argmax(worth))
             chosen.append(candidates[taken])
             begin += len(some)
@@ -61,9 +57,6 @@ class Choosing:
                     if key in mine:
                         mine[key] = min(mine[key], float(np.linalg.norm(other[key] - sizes)) / REACH)
         return chosen
-
-    def _error(self, key: tuple[str, str]) -> float:
-        return min(UNKNOWN, max(LEAST, self.errors.get(key, UNKNOWN)))
 
     def _distance(self, key: tuple[str, str], sizes: np.ndarray) -> float:
         if key not in self._known:

@@ -63,7 +63,7 @@ TRIES = 1
 #: With so many rows there is time for large kernels.
 MANY_ROWS = 1500
 #: Shares of the budget after which fits are made, so that what is predicted badly is sampled more.
-LOOKS = (0.3, 0.5, 0.7)
+LOOKS = (0.2, 0.4, 0.7)
 #: Of so many of a family one is timed: that of which least is known. And of every family's telling shapes so many come first.
 CANDIDATES, FIRST = 4, 2
 #: The share of the budget from which on kernels are timed beside a busy other unit.
@@ -333,30 +333,28 @@ class Campaign:
         return {op_type for op_type, number in count.items() if number >= MOST_LOST}
 
     def draw(self, sampler: Sampler, stream: Iterator[tuple[str, Sample]], count: int) -> list[Sample]:
-        """So many samples; once fits have said how badly kernels are predicted, each is that of several of its family of which least is known."""
+        """So many samples; after a first look, each is that of several of its family of which least is known."""
         drawn = list(islice(stream, count))
-        if not self.choosing.errors:
+        if not self.choosing.facts:
             return [sample for _, sample in drawn]
         self.choosing.learn(self.rows)
         return self.choosing.best([[sample, *(sampler.draw(name) for _ in range(CANDIDATES - 1))] for name, sample in drawn])
 
     def look(self, sampler: Sampler) -> None:
-        """Tells the sampler by how much quick fits miss each family on the rows themselves (median), and the choice how much each kernel."""
-        families: dict[str, list[float]] = {}
+        """Tells the sampler by how much quick fits miss each family on the rows themselves (median), and the choice how kernels cut their work."""
+        found: dict[str, list[float]] = {}
         for unit in self.devices:
             mine = [r for r in self.of(unit) if not r.busy_other]
             if not mine:
                 continue
             known = facts_of_rows(mine, self.facts[unit])
-            quick = KernelFits(mine, known, correct=False)
-            off = np.abs(quick.predict(mine) / [r.latency_us for r in mine] - 1)
-            for row, error in zip(mine, off):
-                if np.isfinite(error):
-                    families.setdefault(family(node_of(row)), []).append(float(error))
+            us = KernelFits(mine, known, correct=False).predict(mine)
+            for row, guess in zip(mine, us):
+                if np.isfinite(guess):
+                    found.setdefault(family(node_of(row)), []).append(abs(guess / row.latency_us - 1))
             if unit != ALONE:
                 self.choosing.facts[unit] = known
-                self.choosing.errors |= {(unit, name): float(np.median(off[at])) for name, (at, _, _) in kernels_of(mine, known).items() if name in quick.models}
-        sampler.error = {name: float(np.median(v)) for name, v in families.items()}
+        sampler.error = {name: float(np.median(v)) for name, v in found.items()}
 
     def beside(self) -> None:
         """Times pairs of kernels at work together, one of each unit: how much they take from one another."""

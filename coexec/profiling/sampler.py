@@ -326,7 +326,7 @@ class Sampler:
                     yield name, whole_of(rows[rank])
         names = list(_ROWS)
         while True:
-            weights = np.array([SHARE[n] * (0.3 + min(1.0, 5 * self.error.get(n, 0.1))) for n in names])
+            weights = np.array([SHARE[n] * (0.7 + min(0.6, 3 * self.error.get(n, 0.1))) for n in names])
             name = str(self.rng.choice(names, p=weights / weights.sum()))
             yield name, self.draw(name)
 

@@ -81,9 +81,10 @@ class Coexec(Partitioner):
         plans = _single(situation, settled)
         bound: float | None = None
         if not all(settled):
-            found = self.search(situation, settled)
+            wait_us = self.wait_us(situation, plans)
+            found = self.search(situation, settled, wait_us)
             mine = [w.partition for w in found.ways]
-            bound = max(0.0, found.bound - self.wait_us(situation) * len(graph.nodes))  # no plan has more waits than nodes
+            bound = max(0.0, found.bound - wait_us * len(graph.nodes))  # no plan has more waits than nodes
             if wishes.objective == "latency" and wishes.memory_bytes is None:  # else each counts, however long it takes
                 plans = [p for p in plans if situation.least_us(p) < situation.total_us(mine)]
             plans.append(mine)
@@ -94,19 +95,18 @@ class Coexec(Partitioner):
         provable = bound is not None and situation.cost.shared and self.contention and self.branches and wishes.memory_bytes is None
         return best, min(bound, situation.value(best)) if provable else None
 
-    def wait_us(self, situation: Situation) -> float:
-        """What a wait counts in the search beside what it takes."""
+    def wait_us(self, situation: Situation, singles: Sequence[Sequence[Partition]]) -> float:
+        """What a wait counts in the search beside what it takes. singles: the plans of single devices."""
         if not self.fewer_waits:
             return 0.0
-        run_us = min(map(situation.least_us, _single(situation, situation.all_settled)))
+        run_us = min(map(situation.least_us, singles))
         return self.fewer_waits * run_us / max(1, len(situation.graph.nodes))
 
-    def search(self, situation: Situation, settled: Sequence[Partition | None]) -> Found:
-        """The best plan that may use the GPU beside the CPU, and how good any such plan could be."""
+    def search(self, situation: Situation, settled: Sequence[Partition | None], wait_us: float = 0.0) -> Found:
+        """The best plan that may use the GPU beside the CPU, and how good any such plan could be. wait_us: what a wait counts beside what it takes."""
         graph, wishes = situation.graph, situation.wishes
         cost = situation.cost if self.contention else situation.without_contention
         offers = Offers(cost, graph, settled, Limits(self.steps, self.axis, self.chains, wishes.max_gpu_share))
-        wait_us = self.wait_us(situation)
         objective = Objective(wait=wait_us)
         if wishes.objective == "energy":
             power = cost.power
