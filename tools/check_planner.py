@@ -24,14 +24,16 @@ from typing import Any
 
 import numpy as np
 
-from coexec.api import bind, cached_profile, default_shapes, load
-from coexec.graph.ir import Graph
-from coexec.partition.strategies.base import parse_strategy
-from coexec.profiles import DeviceProfile, load_profile
-from coexec.runtime.schedule import Wait, schedule
-from coexec.simulate.judge import judging
-
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from coexec.api import bind, cached_profile, default_shapes, load  # noqa: E402
+from coexec.graph.ir import Graph  # noqa: E402
+from coexec.partition.strategies.base import parse_strategy  # noqa: E402
+from coexec.profiles import DeviceProfile, load_profile  # noqa: E402
+from coexec.runtime.schedule import Wait, schedule  # noqa: E402
+from coexec.simulate.judge import judging  # noqa: E402
+
 PARTS = ("regret", "milp", "time", "waits", "ablation", "measured", "oracle")
 #: What is left out, by the strategy's own options.
 ABLATIONS = {"coexec": "coexec", "axis height only": "coexec:axis=height", "axis channel only": "coexec:axis=channel",

@@ -51,7 +51,10 @@ def test_how_kernels_follow_the_references_is_learnt_and_taken_off():
 
 def test_a_kernel_that_follows_less_than_others_of_its_kind_is_found():
     _, slow = drifting(900, follows=0.4)
-    assert steadied(slow).powers["conv/pointwise"] < 0.75
+    _, facts, follow = steadied(slow)
+    others = [follow[k] for k in ("conv/columns", "conv/winograd4", "conv/small", "product/strips") if k in follow]
+    assert follow["conv/pointwise"] < 0.75 * np.median(others) and len(others) > 1
+    assert facts["drift_compute_compute"] * follow["conv/pointwise"] == pytest.approx(0.4 * TRUE["compute"][1], abs=0.15)
 
 
 def test_a_profile_says_how_kernels_follow_and_what_a_moment_costs():
