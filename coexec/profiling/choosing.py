@@ -1,6 +1,7 @@
 """Which samples to time next: of many that were drawn, those of which least is known.
 
-A kernel's timings tell of pieces whose sizes are near theirs; how near, and how badly that kernel is predicted, says what one more is worth.
+A kernel's timings tell of pieces whose sizes are near theirs, so what one more is worth is how far it is from them. (How badly a kernel is
+predicted does not say it: of those whose timings repeat badly, more would be timed for nothing.)
 """
 
 from __future__ import annotations
