@@ -72,13 +72,13 @@ def learnt(off: np.ndarray, told: np.ndarray, good: np.ndarray, bound: np.ndarra
     for name in BOUNDS:
         mine = (bound == name) & np.isfinite(off)
         X, y, usual = moment[mine], off[mine], np.array(USUAL[name])
-        spread = float(np.square(X).mean()) if len(X) else 1.0
+        spread = float(X.var(axis=0).mean()) if len(X) else 1.0
         held = COUNTS * spread * np.eye(len(FACTS))
         exponents = usual
         for _ in range(3):
-            level = np.median(y - X @ exponents) if len(y) else 0.0
-            near = np.abs(y - level - X @ exponents) < FAR
-            A, b = X[near] - 0.0, y[near] - level
+            left = y - X @ exponents
+            near = np.abs(left - (np.median(left) if len(y) else 0.0)) < FAR
+            A, b = (v[near] - v[near].mean(axis=0) if near.any() else v[near] for v in (X, y))  # what a fit is off in all moments alike is not theirs
             exponents = np.clip(np.linalg.solve(A.T @ A + held + 1e-12 * np.eye(len(FACTS)), A.T @ b + held @ usual), 0.0, MOST)
         found[name] = tuple(exponents.tolist())
     return found
@@ -90,12 +90,12 @@ def powers(off: np.ndarray, slow: np.ndarray, kernels: np.ndarray) -> dict[str, 
     for name in np.unique(kernels[np.isfinite(off)]):
         mine = (kernels == name) & np.isfinite(off)
         x, y = np.log(slow[mine]), off[mine]
-        held, power = COUNTS * float(np.square(x).mean()), 1.0
+        held, power = COUNTS * float(x.var()), 1.0
         for _ in range(3):
             left = y - power * x
             near = np.abs(left - np.median(left)) < FAR
-            level = y[near] - np.median(left[near])
-            power = float(np.clip((x[near] @ level + held) / max(x[near] @ x[near] + held, 1e-12), 0.0, MOST_POWER))
+            a, b = x[near] - x[near].mean(), y[near] - y[near].mean()
+            power = float(np.clip((a @ b + held) / max(a @ a + held, 1e-12), 0.0, MOST_POWER))
         found[str(name)] = float(f"{power:.3g}")
     return found
 
