@@ -44,11 +44,11 @@ def whole_model(path: Path, profile: Any, iters: int, devices: Mapping[str, Devi
     with ExitStack() as stack:
         sessions = {s: stack.enter_context(InferenceSession(graph, SessionOptions(), device_profile=profile, strategy=s)) for s in STRATEGIES}
         moments = stack.enter_context(Moments(profile, devices))
+        timers = {name: moments.timer(session.plan, session.graph) for name, session in sessions.items()}
         runs: dict[str, list[Run]] = {s: [] for s in STRATEGIES}
         for turn in range(2 + iters):
             for name in STRATEGIES[turn % 3:] + STRATEGIES[:turn % 3]:
-                session = sessions[name]
-                runs[name].append(moments.timed(session.plan, session.graph, lambda s=session: s.run(None, feeds)))
+                runs[name].append(timers[name](lambda s=sessions[name]: s.run(None, feeds)))
         found = {}
         for name, session in sessions.items():
             kept, predicted = runs[name][2:], session.plan.predicted_ms  # the first runs are slower

@@ -64,7 +64,8 @@ def validate(name: str, graph: Graph, profile: DeviceProfile, strategies: Sequen
             prepared[s] = PreparedRun(graph, plan, devices, threads, trace=traces[s])
             stack.callback(prepared[s].close)
         moments, plain = stack.enter_context(Moments(profile, devices)), {s: [] for s in prepared}
-        ways = {(s, False): lambda s=s, run=run: plain[s].append(moments.timed(run.plan, graph, lambda: run.run(feeds))) for s, run in prepared.items()}
+        timers = {s: moments.timer(run.plan, graph) for s, run in prepared.items()}
+        ways = {(s, False): lambda s=s, run=run: plain[s].append(timers[s](lambda: run.run(feeds))) for s, run in prepared.items()}
         ways |= {(s, True): lambda s=s, run=run: run_traced(run, feeds, traces[s]) for s, run in prepared.items()}
         interleave(ways, WARM, runs)
         return [_row(name, graph, s, prepared[s].plan, cost, traces[s], plain[s][WARM:]) for s in plans]

@@ -30,9 +30,9 @@ from .observation import between, edges_us, fed_us, quiet, ratios_seen
 TURNS, WARM, RUNS = 4, 2, 8
 #: How many blocks of each size the made-up networks have; the sizes of its maps and channels, as networks get smaller.
 DEPTHS = (1, 3)
+STAGES = ((56, 24), (28, 48), (28, 64), (14, 96), (14, 128), (7, 192))
 #: A unit's pieces are not taken to be slowed down by the other's company by more than this.
 MOST_COMPANY = 2.0
-STAGES = ((56, 24), (28, 48), (28, 64), (14, 96), (14, 128), (7, 192))
 
 
 def with_run_costs(profile: DeviceProfile, devices: Mapping[str, Device], threads: int) -> DeviceProfile:
@@ -42,8 +42,8 @@ def with_run_costs(profile: DeviceProfile, devices: Mapping[str, Device], thread
     gpu = profile.gpu if profile.gpu is not None and devices["gpu"].asynchronous else None
     if gpu is not None:
         asked["cut"] = graph, cut_somehow(graph, devices["gpu"]), threads
-        asked["cpu beside"] = graph, plan_on(graph, "cpu"), threads
         if all(devices["gpu"].declines(node) is None for node in graph.nodes):
+            asked["cpu beside"] = graph, plan_on(graph, "cpu"), threads
             asked |= {f"gpu {deep}": (longer := made_up(deep), plan_on(longer, "gpu"), threads) for deep in DEPTHS}
     traces = traced(devices, asked)
     alone = _run(graph, traces["cpu"])
@@ -53,26 +53,21 @@ def with_run_costs(profile: DeviceProfile, devices: Mapping[str, Device], thread
     if f"gpu {DEPTHS[0]}" in traces:
         told = {len(asked[k][0].nodes): quiet(edges_us(traces[k], "gpu")) for k in (f"gpu {deep}" for deep in DEPTHS)}
         gpu = replace(gpu, **_away(gpu, told))
-        together = ratios_seen(graph, asked["cut"][1], traces["cut"], CostModel(profile, contention=False))
-        by_itself = {unit: ratios_seen(graph, asked[name][1], traces[name], _beside_gpu(profile)) for unit, name in (("cpu", "cpu beside"), ("gpu", "gpu 1"))}
-        gpu, profile = (replace(gpu, busy=_busier(gpu.busy, company(together, by_itself, "gpu"))),
-                        replace(profile, cpu=replace(profile.cpu, busy=_busier(profile.cpu.busy, company(together, by_itself, "cpu")))))
+        costs = CostModel(replace(profile, cpu_alone=None))  # of a CPU with the threads that it has beside a GPU, whatever the plan
+        seen = {name: ratios_seen(asked[name][0], asked[name][1], traces[name], costs) for name in ("cut", "cpu beside", f"gpu {DEPTHS[0]}")}
+        gpu = replace(gpu, busy=_busier(gpu.busy, company(seen["cut"], seen[f"gpu {DEPTHS[0]}"], "gpu")))
+        profile = replace(profile, cpu=replace(profile.cpu, busy=_busier(profile.cpu.busy, company(seen["cut"], seen["cpu beside"], "cpu"))))
     return replace(profile, cpu=replace(profile.cpu, **_run(graph, traces["cut"])), gpu=gpu,
                    cpu_alone=None if profile.cpu_alone is None else replace(profile.cpu_alone, **alone))
 
 
-def _beside_gpu(profile: DeviceProfile) -> CostModel:
-    """Costs of a CPU with the threads that it has beside a GPU, whatever the plan."""
-    return CostModel(replace(profile, cpu_alone=None), contention=False)
-
-
-def company(together: Mapping[tuple[str, str], float], by_itself: Mapping[str, Mapping[tuple[str, str], float]], unit: str) -> float:
+def company(together: Mapping[tuple[str, str], float], by_itself: Mapping[tuple[str, str], float], unit: str) -> float:
     """By how much a unit's pieces take longer in runs while the other has the other part of the same operator: the median of what they take by
     what is predicted, by the same of whole operators in runs of that unit alone. At least 1, at most MOST_COMPANY.
     """
     both = {name for name, u in together if u == "cpu"} & {name for name, u in together if u == "gpu"}
     here = [together[name, unit] for name in both]
-    alone = [by_itself[unit][name, unit] for name in both if (name, unit) in by_itself[unit]]
+    alone = [by_itself[name, unit] for name in both if (name, unit) in by_itself]
     return float(np.clip(np.median(here) / np.median(alone), 1.0, MOST_COMPANY)) if here and alone else 1.0
 
 

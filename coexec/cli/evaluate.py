@@ -62,7 +62,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
          milliseconds(m["clocked_ms"]), f"{m['slowness']:.2f}")
         for name, m in models.items()
     ]
-    console.result(table(rows, ("model", "predicted ms", "measured ms", "error", "clocked ms", "slower by")))
+    console.result(table(rows, ("model", "predicted ms", "measured ms", "error", "clocked ms", "slowness")))
     return 0
 
 
@@ -101,7 +101,8 @@ def _runs(session: Any, given: Any, known: Any, iters: int, tick: Any) -> list[A
         return [Run(ms, 1.0) for ms in interleave({"": lambda: session.run(None, given)}, 1, iters, tick)[""]]
     found = []
     with Moments(known, session.devices) as moments:
+        timed = moments.timer(session.plan, session.graph)
         for number in range(1 + iters):  # the first is slower
-            found.append(moments.timed(session.plan, session.graph, lambda: session.run(None, given)))
+            found.append(timed(lambda: session.run(None, given)))
             tick(number, 1 + iters)
     return found[1:]

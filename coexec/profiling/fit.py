@@ -62,11 +62,26 @@ Table = dict[str, tuple[list[int], dict[str, np.ndarray], dict[str, np.ndarray]]
 
 class Steadied(NamedTuple):
     """Rows as they would have been in good moments; the facts that say so, and by kernel how closely it follows: nothing where no references
-    were timed beside the rows."""
+    were timed beside the rows.
+    """
 
     rows: list[Measurement]
     facts: dict[str, float]
     powers: dict[str, float]
+
+    def others(self, rows: Sequence[Measurement]) -> list[Measurement]:
+        """Other rows of the same processor as they would have been then, by what these have taught."""
+        return self._taken_off(rows, _kernel_names(rows, kernels_of(rows, facts_of_rows([*self.rows, *rows])))) if self.facts else list(rows)
+
+    def _taken_off(self, rows: Sequence[Measurement], kernels: np.ndarray) -> list[Measurement]:
+        return at_good_moments(rows, slow_moments(rows, kernels, self.facts) ** [self.powers.get(k, 1.0) for k in kernels])
+
+
+def _kernel_names(rows: Sequence[Measurement], table: Table) -> np.ndarray:
+    names = np.full(len(rows), "", dtype=object)
+    for name, (at, _, _) in table.items():
+        names[at] = name
+    return names
 
 
 def steadied(rows: Sequence[Measurement], facts: Mapping[str, float] | None = None, table: Table | None = None) -> Steadied:
@@ -74,10 +89,8 @@ def steadied(rows: Sequence[Measurement], facts: Mapping[str, float] | None = No
     told = readings(rows)
     if not rows or not np.isfinite(told).any() or not of_coexec(rows):
         return Steadied(list(rows), {}, {})
-    kernels, good = np.full(len(rows), "", dtype=object), good_readings(told)
     table = kernels_of(rows, facts_of_rows(rows, facts)) if table is None else table
-    for name, (at, _, _) in table.items():
-        kernels[at] = name
+    kernels, good = _kernel_names(rows, table), good_readings(told)
     bound = np.array([bound_by(k) for k in kernels])
     quiet, clocked = np.array([not r.busy_other for r in rows]), np.array([r.latency_us for r in rows])
     found: dict[str, float] = facts_of_drift(USUAL, good)
@@ -92,8 +105,7 @@ def steadied(rows: Sequence[Measurement], facts: Mapping[str, float] | None = No
                 off[here] = np.log(clocked[here] / np.maximum(X @ quick_costs(X, us[here]), 1e-3))
         found = facts_of_drift(learnt(off, told, good, bound), good)
         follow = powers(off, slow_moments(rows, kernels, found), kernels)
-    factors = slow_moments(rows, kernels, found) ** [follow.get(k, 1.0) for k in kernels]
-    return Steadied(at_good_moments(rows, factors), found, follow)
+    return Steadied(Steadied([], found, follow)._taken_off(rows, kernels), found, follow)
 
 
 class KernelFits:
@@ -324,13 +336,14 @@ def held_out_accuracy(rows: Sequence[Measurement], folds: int = 5, predict: Pred
         errors: list[float] = []
         for members in processors(mine):
             fold = np.array([zlib.crc32(repr(r.shape_key).encode()) % folds for r in members])
-            members = steadied(members).rows
             for held in range(folds):
                 seen, asked = ([r for r, f in zip(members, fold) if bool(f == held) is wanted] for wanted in (False, True))
-                if seen and asked:
+                if seen and asked:  # what is judged teaches nothing, not even of moments
+                    steady = steadied(seen)
+                    seen, asked = steady.rows, steady.others(asked)
                     us = (predict or _own)(seen, asked)
                     errors += [float(found / r.latency_us - 1) for found, r in zip(us, asked) if np.isfinite(found)]
-        report[unit] = accuracy(errors, noise_floor(mine))
+        report[unit] = accuracy(errors, noise_floor([r for members in processors(mine) for r in steadied(members).rows]))
     return report
 
 

@@ -112,7 +112,7 @@ class Round:
         self.buffers: list = []
         self.errors: dict[int, DeviceError] = {}
         self.doubts, self._flipped = 0, False
-        self._cold, self._other = (np.ones(nbytes // 4, np.float32) for nbytes in (cold_bytes(), 2 * own_bytes() * threads))
+        self._cold, self._other = (np.ones(nbytes // 4, np.float32) for nbytes in (cold_bytes(), 2 * own_bytes() * team_of(device, threads)))
         self.queue = device.queue(threads)
         try:
             self.arena = device.allocate(max([1, *(sum(_nbytes(v) for v in (*n.inputs, *n.outputs) if v is not None and not v.is_constant)
@@ -125,7 +125,7 @@ class Round:
             rng = np.random.default_rng(0)
             self._by_kernels = device.asynchronous or threads > 1  # whoever reads it next writes it
             self._fill = self._filler()
-            self.references = [self._reference_of(node) for node in reference_nodes(threads) if device.declines(node) is None]
+            self.references = [self._reference_of(node) for node in reference_nodes(team_of(device, threads)) if device.declines(node) is None]
             self.turns = [self._made(i, node, region, rng) for i, (node, region) in enumerate(pieces)]
             self._trying(-1)
             self.queue.seal()
@@ -282,11 +282,17 @@ class Round:
 
         A core that has slept is slow at first, and its caches are cold: so much is run before what counts.
         """
+        if beside is not None and self.timer is None and beside.timer is None:  # the host works for both: one after the other
+            return *self.reading(), *beside.reading()
+        if beside is not None and self.timer is not None:
+            return beside.reading(self)[::-1]
         if beside is not None:
-            if self.timer is not None:
-                return beside.reading(self)[::-1]
             finish = beside._begin_reading(LONGER)
-            return *self.reading(), finish()
+            try:
+                mine = self.reading()
+            finally:
+                theirs = finish()
+            return *mine, theirs
         if self.timer is not None:
             return (self._begin_reading(1)(),)
         self.queue.begin_run()
@@ -315,7 +321,8 @@ class Round:
                 for index, _, read in tape:
                     if told := read():
                         found[index].append(float(told[0].stop_ns - told[0].start_ns))
-                return self._moment([min(f, default=np.inf) if times == 1 else float(np.median(f)) for f in found])
+                # Beside another's, the median: the fastest may have run before the other began, or after it ended.
+                return self._moment([float((min if times == 1 else np.median)(f)) if f else np.inf for f in found])
             finally:
                 self.queue.end_run()
 
@@ -462,6 +469,11 @@ def _timing(turn: _Turn) -> Timing:
     times, beside = (turn.good_us, turn.good_ns) if steady else (turn.all_us, turn.all_ns)
     low, quarter, median, high = np.percentile(times, [10, 25, 50, 75])
     return Timing(float(median), float(high - quarter), len(times), float(low), steady, tuple(np.median(beside, axis=0).tolist()))
+
+
+def team_of(device: Device, threads: int) -> int:
+    """Of how many threads the reference kernels are to tell: a GPU's are the same whatever the CPU beside it has."""
+    return 1 if device.asynchronous else threads
 
 
 def reference_nodes(threads: int = 1) -> list[Node]:

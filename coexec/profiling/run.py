@@ -37,7 +37,7 @@ from .fit import KernelFits, facts_of_rows, fit_profile_from_table, kernels_of, 
 from .images import image_costs
 from .isolation import Isolated, KernelLost
 from .measure import Bench, Timing, copies_for, measure, with_constants
-from .rounds import COMPANY, NoClock, Round, caches
+from .rounds import COMPANY, NoClock, Round, caches, team_of
 from .sampler import SHAPES, Sample, Sampler, cut_samples, whole_of
 from .steady import Steadiness, facts_of, named, references
 from .table import Measurement, append_row, describe, node_of, open_table, read_table, tail_text, whole_of_piece, write_table
@@ -233,7 +233,7 @@ class Campaign:
         self.steady_path = path.with_suffix(".steady.json")
         if resume and self.steady_path.exists():
             told = read_steady(self.steady_path)
-            self.steady = {unit: Steadiness(told.get(unit, ())[-references(self.threads[unit]):]) for unit in self.devices}
+            self.steady = {unit: Steadiness(told.get(unit, ())[-references(team_of(device, self.threads[unit])):]) for unit, device in self.devices.items()}
 
     def keep_steady(self) -> None:
         """Writes down what good moments are like, for whoever resumes: he cannot know whether he begins in one."""

@@ -6,11 +6,10 @@ made again. Good is as fast as the readings of the last minutes ever were: a boa
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-
-from ..profiles import UnitProfile
 
 #: A reading so much above the good ones is that of a disturbed moment.
 TOLERANCE = 1.07
@@ -74,20 +73,15 @@ class Steadiness:
 FACTS = ("reference_store_ns", "reference_compute_ns")
 
 
-def good_moment(section: UnitProfile) -> tuple[float, ...]:
-    """What a profile says of good moments, in nanoseconds; empty where it does not."""
-    names = FACTS[-references(section.threads):]
-    return tuple(section.facts[name] for name in names) if all(name in section.facts for name in names) else ()
-
-
 def references(threads: int) -> int:
     """How many reference kernels tell a good moment of so many threads."""
     return 1 if threads > 1 else len(FACTS)
 
 
 def named(reference_ns: Sequence[float]) -> dict[str, float]:
-    """What the reference kernels took, by their names; of a team's, the last alone."""
-    return {name: float(f"{ns:.5g}") for name, ns in zip(FACTS[-len(reference_ns):], reference_ns)} if reference_ns else {}
+    """What the reference kernels took, by their names; of a team's, the last alone. One that no clock told is left out."""
+    known = zip(FACTS[-len(reference_ns):], reference_ns) if reference_ns else ()
+    return {name: float(f"{ns:.5g}") for name, ns in known if math.isfinite(ns)}
 
 
 def facts_of(steady: Steadiness) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -47,21 +47,25 @@ class Moments:
                 with suppress(NoClock):
                     self.rounds[unit] = Round(device, [], section.threads or 1)
 
-    def timed(self, plan: Plan, graph: Graph, run: Callable[[], Any]) -> Run:
-        """Runs that plan once, between two readings of its processors."""
+    def timer(self, plan: Plan, graph: Graph) -> Callable[[Callable[[], Any]], Run]:
+        """What times one run of that plan, between two readings of its processors."""
         work = work_by_kernel(plan, graph, self.profile)
-        before = self._read(work)
-        begun = time.perf_counter()
-        run()
-        ms = (time.perf_counter() - begun) * 1e3
-        after = self._read(work)
-        beside = {unit: named([(a + b) / 2 for a, b in zip(ns, after[unit])]) for unit, ns in before.items()}
-        longer = sum(us * slowness(self.sections[unit], kernel, beside.get(unit, {})) for (unit, kernel), us in work.items())  # type: ignore[arg-type]
-        return Run(ms, longer / sum(work.values()) if work else 1.0)
-
-    def _read(self, work: Mapping[tuple[str, str], float]) -> Reading:
-        """Of processors that work at the same time, the readings are of the same time, too: virtual ones may share a real one."""
         units = [unit for unit in dict.fromkeys(u for u, _ in work) if unit in self.rounds]
+
+        def timed(run: Callable[[], Any]) -> Run:
+            before = self._read(units)
+            begun = time.perf_counter()
+            run()
+            ms = (time.perf_counter() - begun) * 1e3
+            after = self._read(units)
+            beside = {unit: named([(a + b) / 2 for a, b in zip(ns, after[unit])]) for unit, ns in before.items()}
+            longer = sum(us * slowness(self.sections[unit], kernel, beside.get(unit, {})) for (unit, kernel), us in work.items())  # type: ignore[arg-type]
+            return Run(ms, longer / sum(work.values()) if work else 1.0)
+
+        return timed
+
+    def _read(self, units: Sequence[str]) -> Reading:
+        """Of processors that work at the same time, the readings are of the same time, too: virtual ones may share a real one."""
         if len(units) == 2:
             return dict(zip(units, (m.ns for m in self.rounds[units[0]].reading(self.rounds[units[1]]))))
         return {unit: self.rounds[unit].reading()[0].ns for unit in units}

@@ -17,7 +17,7 @@ from coexec.profiling.measure import Bench, with_constants
 from coexec.profiling.rounds import Moment, NoClock, Round
 from coexec.profiling.run import profile_devices, read_steady, time_round, together
 from coexec.profiling.sampler import SHAPES, whole_of
-from coexec.profiling.steady import BLOCK, FACTS, REMEMBERED_S, Steadiness, good_moment
+from coexec.profiling.steady import BLOCK, FACTS, REMEMBERED_S, Steadiness, named
 from coexec.regions import Region
 
 
@@ -122,6 +122,26 @@ def test_a_devices_clock_is_believed_only_where_the_walls_agrees(monkeypatch, ra
             company.time(seconds_each=0.1)
 
 
+def test_a_gpus_references_do_not_depend_on_the_cpus_threads():
+    """Else a moment is told by other kernels than those of the profile, and every operator there comes out several times as fast."""
+    known = find_devices(need_gpu=True)
+    for threads in (1, 3):
+        with Round(known["cpu"], [], threads) as cpu, Round(known["gpu"], [], threads) as gpu:
+            assert [len(cpu.reading()[0].ns), len(gpu.reading()[0].ns)] == [2 if threads == 1 else 1, 2]
+
+
+def test_processors_that_work_together_are_read_together():
+    known = find_devices(need_gpu=True)
+    with Round(known["cpu"], []) as cpu, Round(known["gpu"], []) as gpu:
+        ours, theirs = cpu.reading(gpu)
+        again, mine = gpu.reading(cpu)
+        assert all(len(m.ns) == 2 and np.isfinite(m.ns).all() for m in (ours, theirs, mine, again))
+    null = NullDevice("cpu", 1e-4, asynchronous=False)
+    with Round(null, []) as one, Round(null, []) as other:
+        assert len(one.reading(other)) == 2, "both are the host's work: one after the other"
+    assert named((np.inf, 5.0)) == {"reference_compute_ns": 5.0}, "what no clock told is left out"
+
+
 def test_without_a_clock_kernels_are_timed_one_by_one():
     device = NullDevice("gpu", lambda node, region: 1e-3)
     with pytest.raises(NoClock, match="no clock of its own"):
@@ -136,7 +156,7 @@ def test_what_good_moments_are_like_is_kept_with_the_table_and_in_the_profile(tm
     profile, rows = profile_devices(cpu, None, time_budget_s=1.0, table=tmp_path / "t.csv")
     told = read_steady(tmp_path / "t.steady.json")
     beside = [[getattr(r, name) for r in rows] for name in FACTS]
-    assert good_moment(profile.cpu) == pytest.approx([np.quantile(v, GOOD) for v in beside], rel=1e-3) and len(told["cpu"]) == 2
+    assert [profile.cpu.facts[name] for name in FACTS] == pytest.approx([np.quantile(v, GOOD) for v in beside], rel=1e-3) and len(told["cpu"]) == 2
     assert all(0 <= profile.cpu.facts[f"drift_{bound}_{name}"] <= MOST for bound in ("compute", "memory") for name in ("store", "compute"))
     (tmp_path / "t.steady.json").write_text('{"cpu": ["fast"]}')
     with pytest.raises(UsageError, match="not what reference kernels took"):

@@ -11,6 +11,7 @@ from coexec.cost.compose import CostModel
 from coexec.cost.geometry import Facts, bounds
 from coexec.cost.kernels import bound_by, cases
 from coexec.cost.model import KernelModel, costs_of_kin
+from coexec.devices.cpu.simd import LANES
 from coexec.devices.opencl import conv
 from coexec.devices.registry import find_devices
 from coexec.errors import ProfileMismatch, UsageError
@@ -76,6 +77,28 @@ def test_the_rules_name_the_kernels_that_devices_build():
             if NAMES[named] not in built:
                 wrong.append(f"{unit}: {named} is {built} for {node} {sample.region}")
     assert count >= 32 and len(wrong) <= 0.1 * count, wrong
+
+
+def test_transposes_are_told_apart_as_the_cpu_does():
+    """Exactly: by rows, by squares, element by element, or left to NumPy."""
+    cpu, told = find_devices("none")["cpu"], set()
+    facts = Facts.of({"lanes": LANES})
+
+    def value(*shape: int) -> Value:
+        return Value("v", TensorType(np.dtype(np.float32), shape))
+
+    for shape, perm in (((1, 128, 4, 64), (0, 2, 1, 3)), ((1, 64, 28, 28), (0, 2, 3, 1)), ((1, 4, 20, 20), (0, 2, 3, 1)), ((1, 3, 320, 320), (0, 2, 3, 1)),
+                        ((1, 28, 28, 64), (0, 3, 1, 2)), ((5, 7, 3), (2, 0, 1)), ((1, 12, 16, 5), (0, 2, 1, 3)), ((4, 6), (1, 0)), ((2, 3, 4, 5, 6), (0, 4, 1, 3, 2)),
+                        ((1, 16, 5, 64), (0, 1, 3, 2)), ((1, 1, 40, 50), (0, 1, 3, 2)), ((1, 20, 13, 13), (0, 2, 3, 1))):
+        node = Node("Transpose", (value(*shape),), (value(*(shape[p] for p in perm)),), {"perm": list(perm)})
+        axes = [a for a in op_for(node).split_axes(node) if a.extent > 1][:2]
+        for region in (Region.whole(node.output.shape), *(Region.whole(node.output.shape).replace(a.dim, (0, max(1, a.extent // 2))) for a in axes)):
+            with Bench(cpu, node, region) as bench:
+                built = bench.kernel.implementation
+            named = kernel_of(node, region, "cpu", facts)
+            told.add(named)
+            assert named == f"plain/transpose_{re.search('rows|squares|narrow|numpy', built)[0].replace('numpy', 'moved')}", (built, shape, perm, region)
+    assert len(told) == 4
 
 
 def test_a_gpu_s_piece_cut_along_height_has_the_tile_and_the_layout_of_the_cpu_s_weights(monkeypatch):

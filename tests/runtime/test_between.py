@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from coexec.api.between import between, cut_somehow, made_up, plan_on, with_run_costs
+from coexec.api.between import MOST_COMPANY, between, company, cut_somehow, made_up, plan_on, with_run_costs
 from coexec.api.observation import edges_us, fed_us
 from coexec.cost.compose import CostModel
 from coexec.cost.corrections import Between
@@ -38,11 +38,22 @@ def test_what_a_trace_says():
     assert between(trace) == Between(launch_us=6.0, begin_us=10.0, sync_us=30.0, ready_us=None)
 
 
+def test_what_company_costs_is_told_apart_from_what_predictions_are_off():
+    """Both units' pieces take 1.2 times as long as predicted by themselves; in company the GPU's half as much again."""
+    alone = {(name, unit): 1.2 for name in "abcd" for unit in ("cpu", "gpu")}
+    together = {(name, "gpu"): 1.8 for name in "abc"} | {(name, "cpu"): 1.1 for name in "abc"} | {("d", "gpu"): 40.0}
+    assert company(together, alone, "gpu") == pytest.approx(1.5), "d has no other part, and does not count"
+    assert company(together, alone, "cpu") == 1.0, "nothing becomes faster by company"
+    assert company({k: 100.0 for k in together}, alone, "gpu") == MOST_COMPANY
+    assert company({("d", "gpu"): 2.0}, alone, "gpu") == company(together, {}, "gpu") == 1.0
+
+
 def test_this_machines_runs_are_asked():
     devices = find_devices(need_gpu=True)
     made = with_run_costs(board(), devices, 1)
     assert 0 < made.gpu.launch_us < 5000 and made.gpu.launch_us != 1.0 and made.gpu.begin_us >= 0 and made.gpu.sync_us > 0
     assert 0 < made.cpu.run_us < 5000 and made.cpu.copy_gbs > 0.1 and made.gpu.run_us + made.gpu.run_piece_us > 0
+    assert all(1.0 <= v <= MOST_COMPANY for unit in (made.cpu, made.gpu) for v in unit.busy.values()) and set(made.gpu.busy) == {"compute", "memory"}
     assert from_yaml(to_yaml(made)) == made
     alone = with_run_costs(replace(board(), gpu=None), {"cpu": devices["cpu"]}, 1)
     assert 0 < alone.cpu.run_us < 5000 and alone.gpu is None

@@ -1,0 +1,44 @@
+"""Whole runs are told as they would have been in good moments."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from coexec.api import InferenceSession, SessionOptions, random_feeds
+from coexec.devices.registry import find_devices
+from coexec.partition.strategies.base import parse_strategy
+from coexec.report.moments import Moments, work_by_kernel
+from tests.partition.boards import board, classifier
+
+FACTS = {"reference_store_ns": 1.0, "reference_compute_ns": 1.0, "drift_compute_compute": 0.0, "drift_memory_store": 0.0}
+
+
+def known(**more: float):
+    """A board under whose facts every moment is as good as any other, but for what `more` says."""
+    made = board(operators=("Conv", "Relu"))
+    return replace(made, cpu=replace(made.cpu, facts={**FACTS, **more}), gpu=replace(made.gpu, facts={**FACTS, **more}), cpu_alone=None)
+
+
+def test_work_is_told_by_processor_and_kernel():
+    graph, profile = classifier(), known()
+    for strategy, units in (("cpu", {"cpu"}), ("gpu", {"cpu", "gpu"}), ("fixed:gpu=0.5", {"cpu", "gpu"})):
+        plan = parse_strategy(strategy).plan(graph, profile)
+        work = work_by_kernel(plan, graph, profile)
+        assert {unit for unit, _ in work} <= units and all(us > 0 for us in work.values())
+        assert any(kernel.startswith("conv/") for _, kernel in work)
+
+
+@pytest.mark.parametrize("strategy", ["cpu", "gpu", "fixed:gpu=0.5"])
+def test_a_run_in_a_slow_moment_is_told_as_in_a_good_one(strategy):
+    graph, feeds = classifier(), None
+    for exponent in (0.0, 1.0):
+        profile = known(drift_compute_compute=exponent, drift_memory_store=exponent)
+        with InferenceSession(graph, SessionOptions(), device_profile=board(operators=("Conv", "Relu")), strategy=strategy) as session, \
+                Moments(profile, find_devices(need_gpu=True)) as moments:
+            feeds = feeds or random_feeds(graph)
+            found = moments.timer(session.plan, session.graph)(lambda s=session: s.run(None, feeds))
+            assert found.ms > 0 and found.steady_ms == pytest.approx(found.ms / found.slowness)
+            # No reference takes a nanosecond: by such facts every moment is thousands of times slower than a good one.
+            assert found.slowness == 1.0 if not exponent else found.slowness > 100
