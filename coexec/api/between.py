@@ -1,8 +1,9 @@
 """What runs lose between pieces: starting a GPU piece, until an idle GPU begins, hearing that it has ended.
 
-Bare loops make these look cheap (2 us for a start, on an x86-64 server with PoCL, 2026-11): in a run the interpreter and the driver find
+Bare loops make these look cheap: in a run the interpreter and the driver find
 their code and data driven out of the caches, and it takes several times as long. So a small made-up network is run, cut in two, and its
-trace is asked; and whole on either unit, for what a run takes around its pieces. Plans of real ones are predicted with what these say.
+trace is asked; and whole on either unit, for what a run takes around its pieces, and for what company costs where both work on one
+operator. Plans of real ones are predicted with what these say.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from dataclasses import replace
 import numpy as np
 
 from ..cost.compose import CostModel
+from ..cost.kernels import BOUNDS
 from ..devices.base import Device
 from ..graph.ir import Activation, Graph, Node, TensorType, Value, constant
 from ..partition.plan import Plan, on_one_device
 from ..partition.strategies.base import preferred_axis, share
 from ..profiles import DeviceProfile, UnitProfile, rounded
-from ..profiling.drift import BOUNDS
 from ..profiling.rounds import own_bytes
 from ..runtime.executor import PreparedRun
 from ..runtime.trace import Trace

@@ -218,6 +218,13 @@ class CostModel:
                                          else family(node))
         return found
 
+    def kernel_name(self, node: Node, region: Region, unit: str) -> str:
+        """The kernel that the piece is taken to run by; "" where it is no kernel's."""
+        if self._what(node) in ("dynamic", "view", "fallback"):
+            return ""
+        asked = [(node, [bounds([region], len(region))])]
+        return next((case.kernel for case in cases(asked, "gpu" if unit == "gpu" else "cpu", self.facts[unit])), "")
+
     def access(self, node: Node, region: Region) -> Access:
         """`access`, kept; of nodes that are alike, the regions are worked out once."""
         key = (node, region)

@@ -21,6 +21,10 @@ from .plain_kernels import plain, plain_name
 _FREE, _CHEAP = {"Relu", "Clip"}, {"LeakyRelu", "HardSigmoid", "HardSwish"}
 
 
+#: Every answer of `bound_by`.
+BOUNDS = ("compute", "memory")
+
+
 def bound_by(kernel: str) -> str:
     """What a kernel's time is mostly spent on, `compute` or `memory`: what a busy neighbour slows down differs."""
     return "compute" if kernel.startswith(("conv/", "product/", "shape/")) and "depthwise" not in kernel else "memory"

@@ -4,8 +4,7 @@
 
 Kernels that compute follow the reference that computes, those that move memory the one that stores; how closely is learnt from the timings
 themselves: from what they are off a fit that does not know of moments; and then, by kernel, a power of that, for some follow more closely than
-others of their kind. Clocks, and what neighbours take of caches and cores, change by a
-third within minutes on a shared machine, and by as much on a phone that grows hot.
+others of their kind. Clocks, and what neighbours take of caches and cores, change within minutes on a shared machine, and on a phone that grows hot.
 """
 
 from __future__ import annotations
@@ -15,12 +14,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..cost.kernels import bound_by
+from ..cost.kernels import BOUNDS, bound_by
 from ..profiles import UnitProfile
 from .steady import FACTS
 from .table import Measurement
 
-BOUNDS = ("compute", "memory")
 #: What the exponents are taken to be (of the references in their order) until timings say otherwise, and how many timings that counts as much as.
 USUAL = {"compute": (0.25, 0.6), "memory": (0.4, 0.3)}
 COUNTS, MOST, MOST_POWER = 40.0, 1.2, 2.0

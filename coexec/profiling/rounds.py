@@ -1,11 +1,10 @@
 """Kernels timed as a run has them: in company. A dozen take turns on one queue, each with its input just written by another.
 
 Repeated by itself, a kernel finds its weights, its output and its own code in the caches; in a network all but its input have been
-driven out by the operators in between. On an x86-64 server (2026-11) runs took 31 us longer for each MB of weights than bare loops,
-and 2 to 6 us for each piece on the CPU.
+driven out by the operators in between, and every piece takes longer.
 
-What the caches hold must not depend on who the others are, else a second timing in other company says something else (there: light
-operators then agreed within 10 % in 24 to 45 % of all cases). So a round begins with weights driven out of the last cache and activations
+What the caches hold must not depend on who the others are, else a second timing in other company says something else, of light operators
+most of all. So a round begins with weights driven out of the last cache and activations
 in it, and before its turn each kernel's input is written into a second-level cache that was filled with something else.
 """
 

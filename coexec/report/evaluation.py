@@ -13,14 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..cost.compose import CostModel
-from ..cost.geometry import Facts, bounds
-from ..cost.kernels import cases
 from ..devices.base import Device
 from ..errors import DeviceError
 from ..graph.ir import Graph, Node
 from ..ops import op_for
 from ..ops.fallback import is_fallback
-from ..profiles import DeviceProfile, UnitProfile
+from ..profiles import DeviceProfile
 from ..profiling.baselines import BASELINES, predictions
 from ..profiling.drift import slowness
 from ..profiling.fit import accuracy, one_device, steadied
@@ -134,7 +132,7 @@ def measure_operators(
         for (node, cut, region), one, other in zip(wanted, first, again):
             if one is not None and other is not None:
                 predicted = costs.kernel(node, region, unit)
-                kernel = kernel_of(node, region, unit, costs.facts[unit])
+                kernel = costs.kernel_name(node, region, unit)
                 slow = tuple(slowness(section, kernel, named(took.reference_ns)) for took in (one, other))
                 found.append(Sample(name, node.name, node.op_type, unit, predicted.us, one.us / slow[0], other.us / slow[1], predicted.estimated,
                                     one.implementation + tail_text(node), cut, describe(node, region), region, slow))
@@ -147,14 +145,6 @@ class Took(NamedTuple):
     us: float
     implementation: str
     reference_ns: tuple[float, ...] = ()
-
-
-def kernel_of(node: Node, region: Region, unit: str, facts: Facts) -> str:
-    """The kernel that the cost model takes the piece to run by; "" where there is none."""
-    if is_fallback(op_for(node)) or op_for(node).is_view or not node.is_static:
-        return ""
-    found = [case.kernel for case in cases([(node, [bounds([region], len(region))])], "gpu" if unit == "gpu" else "cpu", facts)]
-    return found[0] if found else ""
 
 
 class _Told:

@@ -16,7 +16,6 @@ from ..profiles import DeviceProfile
 from ..profiling.drift import slowness
 from ..profiling.rounds import NoClock, Round
 from ..profiling.steady import named
-from .evaluation import kernel_of
 
 #: Nanoseconds of each unit's reference kernels.
 Reading = dict[str, tuple[float, ...]]
@@ -84,5 +83,5 @@ def work_by_kernel(plan: Plan, graph: Graph, profile: DeviceProfile) -> dict[tup
     for node, partition in zip(graph.nodes, plan.partitions):
         for device, region in pieces(node, partition):
             unit = costs.host_unit(plan.devices == {"cpu"}) if device == "cpu" else device
-            found[unit, kernel_of(node, region, unit, costs.facts[unit])] += costs.kernel(node, region, unit).us
+            found[unit, costs.kernel_name(node, region, unit)] += costs.kernel(node, region, unit).us
     return {key: us for key, us in found.items() if us > 0}
