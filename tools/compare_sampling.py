@@ -63,7 +63,7 @@ def main() -> int:
     made, samples = profiles(options.seconds, options.rounds), []
     for name, graph in graphs.items():
         print(name, file=sys.stderr, flush=True)
-        samples += measure_operators(name, graph, made["adaptive"][0][0], find_devices(), 1, 0.01)
+        samples += measure_operators(name, graph, made["adaptive"][0][0], find_devices(), 1)
     told: dict[str, list[dict[str, Any]]] = {}
     print(f"{'way':10} {'round':>5} {'timings':>8} {'unit':5} {'count':>6} {'5 %':>7} {'10 %':>7} {'15 %':>7} {'mean':>7} {'floor':>7}")
     for way, profiled in made.items():

@@ -106,7 +106,7 @@ def main() -> int:
         else:
             models[path.stem], graph = whole_model(path, profile, options.iters, devices)
         if not options.skip_operators:
-            samples += measure_operators(path.stem, graph, profile, devices, 1, 0.01)
+            samples += measure_operators(path.stem, graph, profile, devices, 1)
             print(f"  {query_us(profile, graph):.0f} us a prediction in a batch of a thousand", file=sys.stderr)
     table, others = options.table or Path(options.profile).with_suffix(".csv"), {}
     if samples and table.exists():

@@ -28,10 +28,11 @@ from .observation import between, edges_us, fed_us, quiet, ratios_seen
 
 #: How often each plan has its turn; plain runs, then traced ones, of a turn. A session runs one plan again and again: in turns run by run, the
 #: plans would drive even the interpreter's data out of the caches, and starting a piece would take twice as long.
-TURNS, WARM, RUNS = 4, 2, 8
-#: How many blocks of each size the made-up networks have; the sizes of its maps and channels, as networks get smaller.
-DEPTHS = (1, 3)
-STAGES = ((56, 24), (28, 48), (28, 64), (14, 96), (14, 128), (7, 192))
+TURNS, WARM, RUNS = 3, 2, 8
+#: How many blocks of each size the made-up networks have; the sizes of its maps and channels, as networks get smaller. With so many weights that
+#: the caches hold neither the interpreter's nor the driver's data when the next piece is started, as in real ones.
+DEPTHS = (1, 2)
+STAGES = ((56, 64), (28, 128), (28, 192), (14, 256), (14, 384), (14, 512), (7, 512))
 #: A unit's pieces are not taken to be slowed down by the other's company by more than this.
 MOST_COMPANY = 2.0
 

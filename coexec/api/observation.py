@@ -52,16 +52,28 @@ def between(trace: Trace, typical: Callable[[Sequence[float]], float] | None = N
         if before.track == piece.track:
             free[id(piece)] = before.stop_us
     lost: dict[str, list[float]] = {"launch_us": [], "begin_us": [], "sync_us": [], "ready_us": []}
+    sent = _sent_after(trace)
     for arrow in trace.arrows:
         source, target = arrow.source, arrow.target
         if arrow.name == "enqueue" and target.category == "piece":
-            lost["launch_us"].append(source.duration_us)
+            lost["launch_us"].append(source.duration_us + sent.get(id(source), 0.0))
             if free.get(id(target), 0.0) < source.start_us and not target.args.get("held_us"):
                 lost["begin_us"].append(target.start_us - source.stop_us)
         elif arrow.name == "join":
             late = target.stop_us - source.stop_us
             lost["ready_us" if source.stop_us < target.start_us else "sync_us"].append(min(late, target.duration_us))
     return Between(**{k: max(0.0, (typical or quiet)(v)) for k, v in lost.items() if v})
+
+
+def _sent_after(trace: Trace) -> dict[int, float]:
+    """By the id of the span that enqueued a piece: how long the flushes and gates directly behind it took, which are part of its start."""
+    own, found, last = {id(a.source) for a in trace.arrows if a.name == "enqueue"}, {}, None  # type: ignore[var-annotated]
+    for span in sorted(trace.of("enqueue"), key=lambda s: s.start_us):
+        if id(span) in own:
+            last = span
+        elif last is not None and span.args.get("run") == last.args.get("run"):
+            found[id(last)] = found.get(id(last), 0.0) + span.duration_us
+    return found
 
 
 def edges_us(trace: Trace, unit: str = "") -> list[float]:

@@ -109,8 +109,7 @@ def _measure(options: argparse.Namespace, target: Path | None, raw: Path | None,
     seconds = time.perf_counter() - started
     save_profile(made, target)
     if not kept and not options.resume:  # in the cache, only an interrupted round leaves its measurements, to be resumed
-        for path in (table_path, table_path.with_suffix(".steady.json")):
-            path.unlink(missing_ok=True)
+        table_path.unlink(missing_ok=True)
     units = {"cpu": made.cpu, **({"gpu": made.gpu} if made.gpu else {})}
     console.emit(
         {

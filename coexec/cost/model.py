@@ -98,8 +98,10 @@ def _rounded(value: float) -> float:
 MOST_CORRECTION = 1.8
 #: At most so many samples become centres of a correction: it costs a prediction one exponential each.
 MOST_CENTRES = 160
-#: Scales of a correction are chosen by so many samples.
-MOST_SCORED = 400
+#: Scales of a correction are chosen by so many samples, and with so many centres.
+MOST_SCORED, SCORED_CENTRES = 300, 96
+#: How smooth corrections may be made: what their weights are held back by.
+NOISES = (0.02, 0.1, 0.5, 2.0)
 #: Fewer samples of a kernel are not fitted on their own.
 LEAST_SAMPLES = 6
 
@@ -128,11 +130,15 @@ class KernelModel:
         names = [n for n, c in zip(terms, coef) if c > 0]
         told = {f"us_per_{n}" if n != "fixed" else "fixed_us": float(f"{coef[list(terms).index(n)]:.6g}") for n in names}
         base = sum((told[k] * np.asarray(terms[n], float) for k, n in zip(told, names)), np.zeros(len(y)))
-        correction, left_out = None, np.abs(ratio - 1)
+        correction, left_out = None, np.abs(np.log(np.maximum(ratio, 1e-3)))
         if self.correct and len(y) >= 2 * LEAST_SAMPLES and sizes:
             correction, left_out = _correction(sizes, np.log(np.maximum(base, 1e-3) / y) * -1, left_out)
-        self.left_out_pct_ = float(np.median(left_out) * 100)
-        self._keep(Latency(told or {"fixed_us": _rounded(float(np.median(y)))}, len(y), None, "measured", correction))
+        self.left_out_pct_ = float(np.expm1(np.median(left_out)) * 100)
+        told = told or {"fixed_us": _rounded(float(np.median(y)))}
+        self._keep(Latency(told, len(y), None, "measured", correction))
+        # What disturbs a timing makes it longer: the middle of the samples lies below their mean, which least squares tell.
+        middle = float(np.median(y / self.predict(terms, sizes)))
+        self._keep(Latency({k: float(f"{v * middle:.6g}") for k, v in told.items()}, len(y), None, "measured", correction))
         self.error_pct_ = float(np.median(np.abs(self.predict(terms, sizes) / y - 1)) * 100)
         self.latency_ = Latency(self.latency_.terms, len(y), _rounded(self.error_pct_), "measured", correction, _rounded(self.left_out_pct_))
         return self
@@ -176,6 +182,8 @@ class KernelModel:
 RIDGES = (1e-4, 1e-2, 0.05, 0.2)
 #: The same towards what features cost in kernels that are alike, strongest first; and of the fit to all those at once.
 KIN_RIDGES, KIN_RIDGE = (1.0, 0.3, 0.1, 0.03), 1e-3
+#: How strongly coefficients are held back is chosen by so many samples at most.
+MOST_JUDGED = 250
 #: Features that every kernel of any board has something of: few samples are better told by these alone.
 _SIMPLE = ("fixed", "mflop")
 
@@ -193,10 +201,12 @@ def costs_of_kin(tables: Sequence[tuple[Mapping[str, np.ndarray], np.ndarray]]) 
 
 
 def _fit_terms(names: Sequence[str], X: np.ndarray, y: np.ndarray, kin: Mapping[str, float] | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The coefficients whose left-out predictions are best, and those predictions' ratios to y."""
-    fold = np.random.default_rng(0).permutation(len(y)) % min(len(y), 5)
+    """The coefficients whose left-out predictions are best, and those predictions' ratios to y; beyond MOST_JUDGED samples the fit's own."""
     # What is the same in all samples is told by `fixed`: a cost of its own would be a guess about samples of which there are none.
     X = X * np.array([n == "fixed" or np.ptp(x) > 1e-3 * np.abs(x).max() for n, x in zip(names, X.T)])
+    everything, some = (X, y), np.sort(np.random.default_rng(1).permutation(len(y))[:MOST_JUDGED])  # a choice does not need every sample
+    X, y = X[some], y[some]
+    fold = np.random.default_rng(0).permutation(len(y)) % min(len(y), 5)
     simplest = np.array([n in _SIMPLE for n in names])
     simple = simplest | np.array([n.startswith("mb") for n in names])
     best: tuple[float, np.ndarray, tuple] | None = None
@@ -223,8 +233,12 @@ def _fit_terms(names: Sequence[str], X: np.ndarray, y: np.ndarray, kin: Mapping[
         for ridge in RIDGES:
             if ridge != RIDGES[1]:
                 judged((chosen[0], ridge, None))
-    allowed, ridge, near = best[2]  # type: ignore[index]
-    return _robust(X * allowed, y, ridge, near), best[1]  # type: ignore[index]
+    (allowed, ridge, near), ratio = best[2], np.ones(len(everything[1]))  # type: ignore[index]
+    coef = _robust(everything[0] * allowed, everything[1], ridge, near)
+    if len(some) < len(ratio):
+        ratio = everything[0] @ coef / everything[1]
+    ratio[some] = best[1]  # type: ignore[index]
+    return coef, ratio
 
 
 def _middle(values: np.ndarray) -> float:
@@ -271,7 +285,10 @@ def _bumps(z: np.ndarray, centres: np.ndarray) -> np.ndarray:
 
 
 def _correction(sizes: Mapping[str, np.ndarray], wanted: np.ndarray, without: np.ndarray) -> tuple[Correction | None, np.ndarray]:
-    """The correction that predicts left-out samples best, and their relative errors; None where there is none better than nothing."""
+    """The correction that predicts left-out samples best, and by how much it misses them; None where there is none better than nothing.
+
+    wanted: logarithms of what samples took by what the terms say; without: how far off left-out samples are without a correction, as logarithms.
+    """
     inputs = [n for n, v in sizes.items() if np.ptp(v) > 0]
     if not inputs:
         return None, without
@@ -280,25 +297,28 @@ def _correction(sizes: Mapping[str, np.ndarray], wanted: np.ndarray, without: np
     wanted = np.clip(wanted, -np.log(MOST_CORRECTION), np.log(MOST_CORRECTION))
     everything = raw, wanted, _spread_out(raw / spread, MOST_CENTRES)
     some = np.random.default_rng(0).permutation(len(raw))[:MOST_SCORED]  # a choice of scales does not need every sample
-    scored = everything if len(some) == len(raw) else (raw[some], wanted[some], _spread_out(raw[some] / spread, MOST_CENTRES))
+    scored = everything if len(some) == len(raw) else (raw[some], wanted[some], _spread_out(raw[some] / spread, SCORED_CENTRES))
 
-    def left_out(scale: np.ndarray, noise: float, data: tuple = scored) -> tuple[np.ndarray, np.ndarray]:
+    def left_out(scale: np.ndarray, noises: Sequence[float], data: tuple = scored) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Of each noise the weights, and what every sample is missed by where it is left out."""
         z, target, chosen = data[0] * scale, data[1], data[2]
-        phi, inner = _bumps(z, z[chosen]), _bumps(z[chosen], z[chosen])
-        normal = phi.T @ phi + noise * inner + 1e-9 * np.eye(len(chosen))
-        solved = np.linalg.solve(normal, phi.T)
-        weights = solved @ target
-        hat = np.einsum("ij,ji->i", phi, solved)
-        return weights, (target - phi @ weights) / np.maximum(1 - hat, 0.02)
+        phi, found = _bumps(z, z[chosen]), []
+        inner, square, pull = phi[chosen], phi.T @ phi, phi.T @ target
+        for noise in noises:
+            normal = square + noise * inner
+            normal[np.diag_indices_from(normal)] += 1e-9 + 1e-12 * len(z)
+            weights = np.linalg.solve(normal, pull)
+            hat = (phi @ np.linalg.inv(normal) * phi).sum(axis=1)
+            found.append((weights, (target - phi @ weights) / np.maximum(1 - hat, 0.02)))
+        return found
 
     def score(errors: np.ndarray) -> float:
         return float(np.minimum(np.abs(errors), 0.4).mean())
 
-    best = (score(np.log1p(np.clip(without[some], 0, 1))) - 1e-3, None, 0.0)
+    best = (score(without[some]) - 1e-3, None, 0.0)
     for length in (1.0, 2.0, 4.0, 8.0):
-        for noise in (0.02, 0.1, 0.5, 2.0):
-            found = score(left_out(1 / (spread * length), noise)[1])
-            if found < best[0]:
+        for noise, (_, missed) in zip(NOISES, left_out(1 / (spread * length), NOISES)):
+            if (found := score(missed)) < best[0]:
                 best = (found, 1 / (spread * length), noise)
     if best[1] is None:
         return None, without
@@ -307,15 +327,15 @@ def _correction(sizes: Mapping[str, np.ndarray], wanted: np.ndarray, without: np
             for factor in (0.25, 0.5, 2.0, 4.0):
                 scale = best[1].copy()
                 scale[axis] *= factor
-                found = score(left_out(scale, best[2])[1])
+                found = score(left_out(scale, [best[2]])[0][1])
                 if found < 0.995 * best[0]:
                     best = (found, scale, best[2])
     scale = np.array([float(f"{v:.6g}") for v in best[1]])
-    weights, errors = left_out(scale, best[2], everything)
+    (weights, errors), = left_out(scale, [best[2]], everything)
     chosen = everything[2]
     keep = tuple(float(f"{v:.6g}") for v in weights)
     centres = tuple(float(f"{v:.6g}") for v in (raw[chosen] * scale).ravel())
-    return Correction(tuple(inputs), tuple(scale.tolist()), centres, keep, MOST_CORRECTION), np.abs(np.expm1(errors))
+    return Correction(tuple(inputs), tuple(scale.tolist()), centres, keep, MOST_CORRECTION), np.abs(errors)
 
 
 def _spread_out(z: np.ndarray, most: int) -> np.ndarray:

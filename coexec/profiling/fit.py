@@ -74,7 +74,7 @@ class Steadied(NamedTuple):
         return self._taken_off(rows, _kernel_names(rows, kernels_of(rows, facts_of_rows([*self.rows, *rows])))) if self.facts else list(rows)
 
     def _taken_off(self, rows: Sequence[Measurement], kernels: np.ndarray) -> list[Measurement]:
-        return at_good_moments(rows, slow_moments(rows, kernels, self.facts) ** [self.powers.get(k, 1.0) for k in kernels])
+        return at_good_moments(rows, slow_moments(readings(rows), kernels, self.facts) ** [self.powers.get(k, 1.0) for k in kernels])
 
 
 def _kernel_names(rows: Sequence[Measurement], table: Table) -> np.ndarray:
@@ -96,7 +96,7 @@ def steadied(rows: Sequence[Measurement], facts: Mapping[str, float] | None = No
     found: dict[str, float] = facts_of_drift(USUAL, good)
     follow: dict[str, float] = {}
     for _ in range(ROUNDS_OF_DRIFT):  # a better fit tells the exponents better, and they the fit
-        slow = slow_moments(rows, kernels, found)
+        slow = slow_moments(told, kernels, found)
         us, off = clocked / slow ** [follow.get(k, 1.0) for k in kernels], np.full(len(rows), np.nan)
         for at, terms, _ in table.values():
             here = np.array(at)[quiet[at]]
@@ -104,7 +104,7 @@ def steadied(rows: Sequence[Measurement], facts: Mapping[str, float] | None = No
                 X = np.stack(list(terms.values()), axis=1)[quiet[at]]
                 off[here] = np.log(clocked[here] / np.maximum(X @ quick_costs(X, us[here]), 1e-3))
         found = facts_of_drift(learnt(off, told, good, bound), good)
-        follow = powers(off, slow_moments(rows, kernels, found), kernels)
+        follow = powers(off, slow_moments(told, kernels, found), kernels)
     return Steadied(Steadied([], found, follow)._taken_off(rows, kernels), found, follow)
 
 
@@ -122,7 +122,9 @@ class KernelFits:
             joined[(row.unit, row.implementation.partition("+")[2], row.piece_key)].append(i)
         first, us = np.zeros(len(rows), bool), np.array([row.latency_us for row in rows])
         for members in joined.values():
-            first[members[0]], us[members[0]] = True, np.median(us[members])
+            first[members[0]] = True
+            if len(members) > 1:
+                us[members[0]] = np.median(us[members])
         self.models: dict[str, KernelModel] = {}
         found = {name: _only(told, first[told[0]]) for name, told in (kernels_of(rows, facts) if table is None else table).items()}
         groups: dict[str, list[tuple[dict[str, np.ndarray], np.ndarray]]] = defaultdict(list)
@@ -213,6 +215,18 @@ def facts_of_rows(rows: Sequence[Measurement], told: Mapping[str, float] | None 
     return Facts.of({**facts, **(told or {})}, threads)
 
 
+#: A line through a family's timings, which stands in where a kernel has no fit, and the peaks, need no more of an operator's.
+MOST_LINED = 300
+
+
+def few_of_each(kinds: Sequence[str]) -> np.ndarray:
+    """Indices of at most MOST_LINED of each kind, evenly spread, in their order."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for i, kind in enumerate(kinds):
+        members[kind].append(i)
+    return np.sort(np.concatenate([np.array(at)[np.linspace(0, len(at) - 1, min(len(at), MOST_LINED)).astype(int)] for at in members.values()]))
+
+
 def _models(families: Sequence[str], X: np.ndarray, y: np.ndarray) -> dict[str, LatencyModel]:
     members: dict[str, list[int]] = defaultdict(list)
     for i, name in enumerate(families):
@@ -290,13 +304,15 @@ def section_from_rows(unit: str, rows: Sequence[Measurement], facts: Mapping[str
     quiet = len(rows) - sum(bool(r.busy_other) for r in rows)
     table = kernels_of(rows, facts_of_rows(rows, facts)) if of_coexec(rows) else None
     rows, drift, follow = steadied(rows, facts, table)
-    families, X, y = design(rows)
+    some = few_of_each([r.op_type for r in rows])
+    families, X, y = design([rows[i] for i in some])
     gflops, gbs = peaks(families, X, y)
+    undisturbed = int(np.searchsorted(some, quiet))
     gpu = unit == "gpu"
     if table is not None:
         table = {name: _only(told, np.array(told[0]) < quiet) for name, told in table.items()}
     known = fits(rows[:quiet], facts, table) if quiet else KernelFits([], facts_of_rows(rows, facts))
-    lines = {name: model.to_profile() for name, model in _models(families[:quiet], X[:quiet], y[:quiet]).items()} if quiet else {}
+    lines = {name: model.to_profile() for name, model in _models(families[:undisturbed], X[:undisturbed], y[:undisturbed]).items()} if quiet else {}
     return UnitProfile(
         Counter(r.device for r in rows).most_common(1)[0][0], gflops, gbs,
         threads=max((r.threads or 1 for r in rows), default=1) if not gpu else 0,

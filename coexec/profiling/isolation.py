@@ -22,7 +22,6 @@ from ..errors import DeviceError
 from ..regions import Region
 from .measure import with_constants
 from .sampler import Sample
-from .steady import Steadiness
 from .table import Measurement, node_of
 
 #: Seconds that a child may take to open its device, and to compile and time one kernel: drivers' watchdogs end kernels after about ten.
@@ -53,22 +52,21 @@ class Isolated:
         self.child: subprocess.Popen | None = None
         self._buffer = b""
 
-    def round(self, samples: Sequence[Sample], threads: int, wait_us: float, steady: Steadiness) -> list[tuple[Measurement | None, bool]]:
-        """The rows of samples timed in company, None where the device has no such kernel, and whether good moments were found.
+    def round(self, samples: Sequence[Sample], threads: int, wait_us: float) -> list[Measurement | None]:
+        """The rows of samples timed in company, None where the device has no such kernel.
 
-        `steady` learns what the child's readings were. Raises KernelLost, whose `index` says which sample it was where that is known;
-        DeviceError where no child can be had.
+        Raises KernelLost, whose `index` says which sample it was where that is known; DeviceError where no child can be had.
         """
-        self.begin(samples, threads, wait_us, steady)
-        return self.end(steady)
+        self.begin(samples, threads, wait_us)
+        return self.end()
 
-    def begin(self, samples: Sequence[Sample], threads: int, wait_us: float, steady: Steadiness) -> None:
+    def begin(self, samples: Sequence[Sample], threads: int, wait_us: float) -> None:
         """Hands the child a round, and returns at once. Raises as `round` does."""
         self.start()
         self._tell({"samples": [{"row": asdict(s.row), "region": [(i.start, i.stop) for i in s.region]} for s in samples],
-                    "threads": threads, "wait_us": wait_us, "good_ns": steady.good_ns})
+                    "threads": threads, "wait_us": wait_us})
 
-    def end(self, steady: Steadiness) -> list[tuple[Measurement | None, bool]]:
+    def end(self) -> list[Measurement | None]:
         """What came out of the round that was begun. Raises as `round` does."""
         at = -1
         while True:
@@ -79,8 +77,7 @@ class Isolated:
             if "trying" in answer:
                 at = answer["trying"]
                 continue
-            steady.known(answer["good_ns"])
-            return [(Measurement(**row) if row else None, good) for row, good in answer["measured"]]
+            return [Measurement(**row) if row else None for row in answer["measured"]]
 
     def start(self) -> None:
         """Starts the child where none is running."""
@@ -161,16 +158,14 @@ def serve(device: Device, unit: str, lines: Any, answers: Any) -> None:
         answers.flush()
 
     say({"ready": device.facts.name})
-    steady = Steadiness()
     for line in lines:
         asked = json.loads(line)
-        steady.known(asked["good_ns"])
         samples = []
         for one in asked["samples"]:
             row = Measurement(**one["row"])
             samples.append(Sample(with_constants(node_of(row), np.random.default_rng(0)), Region(map(tuple, one["region"])), row))
-        found = time_round(unit, device, samples, asked["threads"], asked["wait_us"], steady, lambda index: say({"trying": index}))
-        say({"measured": [(None if row is None else asdict(row), good) for row, good in found], "good_ns": steady.good_ns})
+        found = time_round(unit, device, samples, asked["threads"], asked["wait_us"], lambda index: say({"trying": index}))
+        say({"measured": [None if row is None else asdict(row) for row in found]})
 
 
 def main(arguments: Sequence[str]) -> None:

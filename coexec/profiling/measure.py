@@ -19,14 +19,13 @@ from ..regions import Region
 class Timing(NamedTuple):
     """The median of `count` repetitions, the distance between their quartiles, and the first decile, in microseconds.
 
-    steady: False where no moment was good enough to trust them. reference_ns: what the processor's reference kernels took beside them (medians).
+    reference_ns: what the processor's reference kernels took beside them (medians); empty where there were none.
     """
 
     median_us: float
     spread_us: float
     count: int
     low_us: float = 0.0
-    steady: bool = True
     reference_ns: tuple[float, ...] = ()
 
 

@@ -28,12 +28,17 @@ from ..graph.ir import Node, TensorType, Value
 from ..ops import op_for
 from ..regions import Region
 from .measure import Timing, random_array
-from .steady import Steadiness, references
+from .references import count_of
 
 #: Kernels that take turns: their weights and outputs are what drives one another's out of the caches.
 COMPANY = 12
-#: Kernels between two readings of the reference, and how often those are run for one reading.
+#: How often each is timed, and after how many seconds a round of slow ones ends with less. What a moment does to a dozen kernels lasts longer than
+#: their round: more shapes tell more than more timings of the same.
+COUNT, LIMIT_S = 6, 1.5
+#: Kernels between two readings of the references, and how often those are run for one reading.
 STRETCH, REFERENCE_RUNS = 3, 4
+#: A kernel takes longer by about this power of what a reference does; of several references by the powers' product. Within a round no more need be known.
+FOLLOWS = 0.9
 #: How often they are run before a reading for which nothing else has just run.
 WAKING_RUNS = 24
 #: How many times as many readings a processor makes while another's references run beside.
@@ -64,26 +69,20 @@ class _Started(NamedTuple):
     reference: int
 
 
-class Moment(NamedTuple):
-    """A reading of the references: whether it was a good moment, and what each took."""
-
-    good: bool
-    ns: tuple[float, ...]
+#: Nanoseconds that each of a processor's reference kernels took.
+Reading = tuple[float, ...]
 
 
 @dataclass
 class _Turn:
-    """A kernel of a round: what writes its input, and the times of it in good moments and in all, and of the references beside them."""
+    """A kernel of a round: what writes its input, and the times of it, and of the references beside each."""
 
     kernel: Kernel
     touches: list[Kernel | Callable[[], object]]
     begun: Stamp = field(default_factory=Stamp)
     ended: Stamp = field(default_factory=Stamp)
-    good_us: list[float] = field(default_factory=list)
-    all_us: list[float] = field(default_factory=list)
-    good_ns: list[tuple[float, ...]] = field(default_factory=list)
-    all_ns: list[tuple[float, ...]] = field(default_factory=list)
-    cost_us: float = 0.0
+    us: list[float] = field(default_factory=list)
+    beside_ns: list[Reading] = field(default_factory=list)
     _actions: list[Callable[[], object]] | None = None
 
     def play(self) -> float:
@@ -100,14 +99,12 @@ class _Turn:
 class Round:
     """Pieces compiled on one queue of a device, to be timed in turns. A context manager.
 
-    Entries that the device has no kernel for, or cannot build, are None in `turns`. `steady` is the processor's, kept from round to
-    round. trying: is told the index of each piece before it is compiled and first run, then -1. Raises NoClock where the device cannot
-    be timed like that.
+    Entries that the device has no kernel for, or cannot build, are None in `turns`. trying: is told the index of each piece before it is
+    compiled and first run, then -1. Raises NoClock where the device cannot be timed like that.
     """
 
-    def __init__(self, device: Device, pieces: Sequence[tuple[Node, Region]], threads: int = 1, steady: Steadiness | None = None,
-                 trying: Callable[[int], object] = lambda index: None):
-        self.device, self.steady, self._trying = device, steady or Steadiness(), trying
+    def __init__(self, device: Device, pieces: Sequence[tuple[Node, Region]], threads: int = 1, trying: Callable[[int], object] = lambda index: None):
+        self.device, self._trying = device, trying
         self.buffers: list = []
         self.errors: dict[int, DeviceError] = {}
         self.doubts, self._flipped = 0, False
@@ -218,26 +215,27 @@ class Round:
                 return _nothing
         return partial(np.copyto, target.array, source.array)
 
-    def time(self, *, seconds_each: float = 0.006, least: int = 5, limit_s: float | None = None) -> list[Timing | None]:
-        """Microseconds of each entry, of good moments only: at least so long and so many times each, in `limit_s` at most.
+    def time(self, count: int = COUNT, limit_s: float = LIMIT_S) -> list[Timing | None]:
+        """Microseconds of each entry, timed so often, or, where that takes longer than `limit_s` seconds, at least once.
 
-        Where no moment was good within the limit, `steady` of the Timing is False, and all its times count.
+        Raises NoClock where the device's clock told nothing that could be believed.
         """
         live = [t for t in self.turns if t is not None]
         for turn in live:
-            turn.good_us, turn.all_us, turn.good_ns, turn.all_ns = [], [], [], []
-        limit = _now() + int(1e9 * (limit_s if limit_s is not None else 0.1 + 5 * seconds_each * len(live)))
+            turn.us, turn.beside_ns = [], []
+        limit = _now() + int(1e9 * limit_s)
         self.queue.begin_run()
         try:
             play = self._play if self.timer is None else self._play_queue
-            for number in range(1_000):
-                wanted = [t for t in live if len(t.good_us) < least or sum(t.good_us) < seconds_each * 1e6 and len(t.good_us) < 40]
-                if number > 1 and (not wanted or _now() > limit):  # the first does not count
+            for number in range(count + MOST_DOUBTS + 2):
+                wanted = any(len(t.us) < count for t in live)
+                if number > 1 and (not wanted or _now() > limit and all(t.us for t in live)):  # the first does not count
                     break
-                # All take part as long as few are done, for the company; long ones that are done make the others wait.
-                play(live if number < least else [t for t in live if t in wanted or t.cost_us < 2_000], count=number > 0)
+                play(live, number > 0)
         finally:
             self.queue.end_run()
+        if not all(t.us for t in live):
+            raise NoClock("the device's clock says nothing", where=self.device.facts.name)
         return [None if t is None else _timing(t) for t in self.turns]
 
     def _sweep(self) -> None:
@@ -259,7 +257,7 @@ class Round:
             _note(stretch, times, before, after, count)
             before = after
 
-    def _reference(self) -> Moment:
+    def _reference(self) -> Reading:
         times = []
         for kernel in self.references:
             found = []
@@ -270,14 +268,11 @@ class Round:
                 # Of a team the slowest share: how long waking its threads takes says nothing of the cores.
                 found.append(max((s.stop_ns - s.start_ns for s in read()), default=took) if self._shares is not None else took)
             times.append(float(min(found)))
-        return self._moment(times)
+        return tuple(times)
 
-    def _moment(self, times: Sequence[float]) -> Moment:
-        return Moment(self.steady.read(times), tuple(times))
-
-    def reading(self, beside: Round | None = None) -> tuple[Moment, ...]:
+    def reading(self, beside: Round | None = None) -> tuple[Reading, ...]:
         """What moment this is, by the references alone: between runs of something else. beside: another processor's round, whose references are
-        run at the same time, for what both take from one another; its moment comes second.
+        run at the same time, for what both take from one another; its reading comes second.
 
         A core that has slept is slow at first, and its caches are cold: so much is run before what counts.
         """
@@ -303,7 +298,7 @@ class Round:
         finally:
             self.queue.end_run()
 
-    def _begin_reading(self, times: int) -> Callable[[], Moment]:
+    def _begin_reading(self, times: int) -> Callable[[], Reading]:
         """Starts the references of a device that works through a queue, so many times as often as usual; what is returned waits for them."""
         self.queue.begin_run()
         for _ in range(WAKING_RUNS):
@@ -313,7 +308,7 @@ class Round:
                 for _ in range(REFERENCE_RUNS)]
         self.queue.flush()
 
-        def finish() -> Moment:
+        def finish() -> Reading:
             try:
                 tape[-1][1].wait()
                 found: list[list[float]] = [[] for _ in self.references]
@@ -321,7 +316,7 @@ class Round:
                     if told := read():
                         found[index].append(float(told[0].stop_ns - told[0].start_ns))
                 # Beside another's, the median: the fastest may have run before the other began, or after it ended.
-                return self._moment([float((min if times == 1 else np.median)(f)) if f else np.inf for f in found])
+                return tuple(float((min if times == 1 else np.median)(f)) if f else np.inf for f in found)
             finally:
                 self.queue.end_run()
 
@@ -387,8 +382,7 @@ class Round:
                     groups.append([])
                 readings[-1][started.reference] = min(readings[-1][started.reference], float(ended - begun))
             was_reference = started.reference >= 0
-        moments = [self._moment(r) for r in readings]
-        for group, before, after in zip(groups[1:], moments, moments[1:]):
+        for group, before, after in zip(groups[1:], readings, readings[1:]):
             _note([t for t, _ in group], [us for _, us in group], before, after, count)
 
     def close(self) -> None:
@@ -451,23 +445,23 @@ def caches() -> dict[str, float]:
     return found
 
 
-def _note(turns: Sequence[_Turn], times: Sequence[float], before: Moment, after: Moment, count: bool) -> None:
-    beside = tuple((a + b) / 2 for a, b in zip(before.ns, after.ns))
-    for turn, us in zip(turns, times):
-        turn.cost_us = us
-        if count:
-            turn.all_us.append(us)
-            turn.all_ns.append(beside)
-            if before.good and after.good:
-                turn.good_us.append(us)
-                turn.good_ns.append(beside)
+def _note(turns: Sequence[_Turn], times: Sequence[float], before: Sequence[float], after: Sequence[float], count: bool) -> None:
+    if count:
+        beside = tuple((a + b) / 2 for a, b in zip(before, after))
+        for turn, us in zip(turns, times):
+            turn.us.append(us)
+            turn.beside_ns.append(beside)
 
 
 def _timing(turn: _Turn) -> Timing:
-    steady = len(turn.good_us) >= 2
-    times, beside = (turn.good_us, turn.good_ns) if steady else (turn.all_us, turn.all_ns)
-    low, quarter, median, high = np.percentile(times, [10, 25, 50, 75])
-    return Timing(float(median), float(high - quarter), len(times), float(low), steady, tuple(np.median(beside, axis=0).tolist()))
+    """The median of a kernel's times, each brought to the round's usual moment by the references beside it."""
+    us, beside = np.array(turn.us), np.array(turn.beside_ns)
+    with np.errstate(invalid="ignore"):  # a reference of which nothing was told is infinite throughout
+        usual = np.median(beside, axis=0)
+        moment = np.nan_to_num(beside / usual, nan=1.0, posinf=1.0)
+    us = us / np.prod(moment ** (FOLLOWS / max(1, beside.shape[1])), axis=1)
+    low, quarter, median, high = np.percentile(us, [10, 25, 50, 75])
+    return Timing(float(median), float(high - quarter), len(us), float(low), tuple(usual.tolist()))
 
 
 def team_of(device: Device, threads: int) -> int:
@@ -484,4 +478,4 @@ def reference_nodes(threads: int = 1) -> list[Node]:
     square = TensorType(np.dtype(np.float32), (96 if threads == 1 else 288,) * 2)
     return [Node("Relu", (Value("x", line),), (Value("y", line),), name="reference"),
             Node("MatMul", (Value("a", square), Value("w", square, random_array(square, np.random.default_rng(1)))), (Value("y", square),),
-                 name="reference")][-references(threads):]
+                 name="reference")][-count_of(threads):]

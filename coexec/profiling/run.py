@@ -37,9 +37,9 @@ from .fit import KernelFits, facts_of_rows, fit_profile_from_table, kernels_of, 
 from .images import image_costs
 from .isolation import Isolated, KernelLost
 from .measure import Bench, Timing, copies_for, measure, with_constants
-from .rounds import COMPANY, NoClock, Round, caches, team_of
+from .references import named
+from .rounds import COMPANY, NoClock, Round, caches
 from .sampler import SHAPES, Sample, Sampler, cut_samples, whole_of
-from .steady import Steadiness, facts_of, named, references
 from .table import Measurement, append_row, describe, node_of, open_table, read_table, tail_text, whole_of_piece, write_table
 from .ways import best_used
 
@@ -47,19 +47,13 @@ log = logging.getLogger("coexec")
 
 #: (seconds since it began, seconds in all as far as can be seen by now or 0 where nothing can be said, what is done)
 Progress = Callable[[float, float, str], None]
-#: A row, None where there is no such kernel; and whether it was timed in good moments.
-Timed = tuple["Measurement | None", bool]
 
 __all__ = ["fit_profile_from_table", "profile_devices"]
 
 #: Bytes of the move that tells the bandwidth between two memories.
 MOVE_BYTES = 8 << 20
-#: With less time than this, in seconds, nothing is timed again.
-PATIENT_S = 60.0
 #: So many rounds' samples are drawn at once, and ranked by size.
 RANKS = 5
-#: A sample for which a first round and so many more found no good moment is taken as it is.
-TRIES = 1
 #: With so many rows there is time for large kernels.
 MANY_ROWS = 1500
 #: Shares of the budget after which fits are made, so that what is predicted badly is sampled more.
@@ -79,7 +73,7 @@ COMPILING_OTHERS = 0.3
 #: What is seen of a machine's pace in less time than this, in seconds, says nothing.
 LEAST_SEEN_S = 1.0
 #: What the fit and whole runs take after a quick round's measuring, in seconds: on x86-64, 2026-11. For the remaining time alone.
-AFTER_S = 4.0
+AFTER_S = 8.0
 #: With less time than this, in seconds, nothing is compiled in advance.
 PREPARING_S = 20.0
 #: How often a pair of kernels is timed, apart and together.
@@ -152,12 +146,8 @@ class Campaign:
         self.isolated = isolated
         self.lost: dict[str, dict[str, str]] = {}
         self.lost_path: Path | None = None
-        self.steady = {unit: Steadiness() for unit in self.devices}
         self.climate = Climate()
-        self.steady_path: Path | None = None
         self.choosing = Choosing({})
-        self.again: dict[str, list[Sample]] = {}
-        self.tries: dict[tuple[str, int], int] = {}
 
     def prepare(self, cpu: Device, isolated: Isolated | None, threads: int) -> None:
         """Compiles every family's kernels, before the clock begins to run: a machine's first profile would have time for little else.
@@ -180,7 +170,7 @@ class Campaign:
         tell(told)
         if isolated is not None:
             try:
-                isolated.begin(firsts, threads, 0.0, Steadiness())
+                isolated.begin(firsts, threads, 0.0)
             except DeviceError:
                 isolated = None
         with suppress(DeviceError):
@@ -195,7 +185,7 @@ class Campaign:
                 tell(f"{told}: {sample.node.op_type}")
         if isolated is not None:
             with suppress(DeviceError):
-                isolated.end(Steadiness())
+                isolated.end()
         self.begun += time.perf_counter() - begun
 
     def tell(self, what: str, left_s: float | None) -> None:
@@ -230,15 +220,6 @@ class Campaign:
             self.lost = read_quarantine(self.lost_path)
         else:
             self.lost_path.unlink(missing_ok=True)
-        self.steady_path = path.with_suffix(".steady.json")
-        if resume and self.steady_path.exists():
-            told = read_steady(self.steady_path)
-            self.steady = {unit: Steadiness(told.get(unit, ())[-references(team_of(device, self.threads[unit])):]) for unit, device in self.devices.items()}
-
-    def keep_steady(self) -> None:
-        """Writes down what good moments are like, for whoever resumes: he cannot know whether he begins in one."""
-        if self.steady_path is not None:
-            files.write(self.steady_path, json.dumps({unit: steady.good_ns for unit, steady in self.steady.items()}))
 
     def add(self, row: Measurement) -> None:
         self.rows.append(row)
@@ -268,23 +249,17 @@ class Campaign:
         self.tell("fitting", AFTER_S)
 
     def together(self, samples: Sequence[Sample]) -> None:
-        """Times samples in a round on every unit, and with them those of earlier rounds for which that unit had no good moment."""
+        """Times samples in a round on every unit."""
         made: dict[str, dict[int, Measurement]] = {}
         for unit, device in self.devices.items():
-            these = [*samples, *self.again.pop(unit, ())]
             if unit == "gpu" and self.isolated is not None:
-                found = self.apart(these)
+                found = self.apart(samples)
             else:
-                found = time_round(unit, device, [ready(s) for s in these], self.threads[unit], self.fixed[unit]["wait_us"], self.steady[unit])
-            for sample, (row, steady) in zip(these, found):
-                tries = self.tries.pop((unit, id(sample)), 0)
-                if row is not None and not steady and tries < TRIES and self.budget >= PATIENT_S:
-                    self.tries[unit, id(sample)] = tries + 1
-                    self.again.setdefault(unit, []).append(sample)
-                elif row is not None:
+                found = time_round(unit, device, [ready(s) for s in samples], self.threads[unit], self.fixed[unit]["wait_us"])
+            for sample, row in zip(samples, found):
+                if row is not None:
                     self.add(row)
                     made.setdefault(unit, {})[id(sample)] = row
-            self.keep_steady()
             if self.spent > self.budget and self.rows:
                 break
         self.climate.look()
@@ -293,14 +268,13 @@ class Campaign:
             if None not in both and max(r.latency_us for r in both) < 3000:
                 self.nodes.append((sample, *both))
 
-    def apart(self, samples: Sequence[Sample]) -> list[Timed]:
+    def apart(self, samples: Sequence[Sample]) -> list[Measurement | None]:
         """Timings on the GPU in a process of its own; None where there is no such kernel, or it was lost, now or before."""
-        found: list[Timed] = [(None, True)] * len(samples)
+        found: list[Measurement | None] = [None] * len(samples)
         left = [i for i, s in enumerate(samples) if called(s) not in self.lost and s.node.op_type not in self.refused()]
         while left:
             try:
-                told = self.isolated.round([samples[i] for i in left], self.threads["gpu"], self.fixed["gpu"]["wait_us"],  # type: ignore[union-attr]
-                                           self.steady["gpu"])
+                told = self.isolated.round([samples[i] for i in left], self.threads["gpu"], self.fixed["gpu"]["wait_us"])  # type: ignore[union-attr]
                 for i, one in zip(left, told):
                     found[i] = one
                 return found
@@ -313,8 +287,7 @@ class Campaign:
             except DeviceError as error:
                 log.warning("%s; its kernels are timed in this process", error)
                 self.isolated = None
-                told = time_round("gpu", self.devices["gpu"], [ready(samples[i]) for i in left], self.threads["gpu"],
-                                  self.fixed["gpu"]["wait_us"], self.steady["gpu"])
+                told = time_round("gpu", self.devices["gpu"], [ready(samples[i]) for i in left], self.threads["gpu"], self.fixed["gpu"]["wait_us"])
                 for i, one in zip(left, told):
                     found[i] = one
                 return found
@@ -395,7 +368,6 @@ class Campaign:
         """The profile of what was measured."""
         made = {unit: section(unit, device, self.of(unit), self.threads[unit], self.fixed[unit], self.facts[unit])
                 for unit, device in self.devices.items()}
-        made = {unit: replace(s, facts={**facts_of(self.steady[unit]), **s.facts}) for unit, s in made.items()}
         made["cpu"] = replace(made["cpu"], facts={**made["cpu"].facts, **self.climate.facts()})
         team = biggest(self.threads["cpu"], usable())
         if len(team) < (os.cpu_count() or 1):
@@ -412,17 +384,6 @@ class Campaign:
             self.file.close()
         if self.isolated is not None:
             self.isolated.close()
-
-
-def read_steady(path: Path) -> dict[str, list[float]]:
-    """What the reference kernels took in an earlier round, in ns by unit. Raises UsageError where the file is something else."""
-    try:
-        found = json.loads(path.read_text())
-        if all(isinstance(ns, (int, float)) and ns > 0 for v in found.values() for ns in v):
-            return found
-    except (ValueError, AttributeError, TypeError):
-        pass
-    raise UsageError("not what reference kernels took", where=str(path), expected="what an earlier round wrote", hint="delete it")
 
 
 def read_quarantine(path: Path) -> dict[str, dict[str, str]]:
@@ -451,23 +412,22 @@ def called(sample: Sample) -> str:
     return f"{sample.node.op_type} {sample.node.inputs[0].shape} -> {[(i.start, i.stop) for i in sample.region]}"
 
 
-def time_round(unit: str, device: Device, samples: Sequence[Sample], threads: int, wait_us: float, steady: Steadiness,
-               trying: Callable[[int], object] = lambda index: None) -> list[Timed]:
-    """A row for each sample, None where the device has no such kernel, and whether it was timed in good moments.
+def time_round(unit: str, device: Device, samples: Sequence[Sample], threads: int, wait_us: float,
+               trying: Callable[[int], object] = lambda index: None) -> list[Measurement | None]:
+    """A row for each sample, None where the device has no such kernel.
 
     In company, as a run has them; one by one where the device cannot be timed like that. The nodes' weights are numbers.
     """
     try:
-        with Round(device, [(s.node, s.region) for s in samples], threads, steady, trying) as company:
+        with Round(device, [(s.node, s.region) for s in samples], threads, trying) as company:
             found = company.time()
             names = [None if t is None else t.kernel.implementation for t in company.turns]
             for error in company.errors.values():
                 log.warning("%s: %s; left out of the profile", device.facts.name, error)
     except NoClock as error:
         log.info("%s", error)
-        return [(time_sample(unit, device, s, threads, wait_us, trying=partial(trying, i)), True) for i, s in enumerate(samples)]
-    return [(None, True) if t is None else (row_of(unit, device, s, threads, name or "", t), t.steady)
-            for s, t, name in zip(samples, found, names)]
+        return [time_sample(unit, device, s, threads, wait_us, trying=partial(trying, i)) for i, s in enumerate(samples)]
+    return [None if t is None else row_of(unit, device, s, threads, name or "", t) for s, t, name in zip(samples, found, names)]
 
 
 def time_sample(unit: str, device: Device, sample: Sample, threads: int, wait_us: float, seconds: float = 0.01,
@@ -486,13 +446,11 @@ def time_sample(unit: str, device: Device, sample: Sample, threads: int, wait_us
 
 
 def row_of(unit: str, device: Device, sample: Sample, threads: int, implementation: str, found: Timing) -> Measurement:
-    """A timing as a row of the table, beside what the reference kernels took. Where there are none, and no moment was good enough, the first
-    decile is told: what disturbs only adds.
-    """
-    node, us = sample.node, found.median_us if found.steady or found.reference_ns else found.low_us
+    """A timing as a row of the table, beside what the reference kernels took."""
+    node = sample.node
     return Measurement(device.facts.name, "gpu" if unit == "gpu" else "cpu", None if unit == "gpu" else threads, node.op_type,
                        implementation + tail_text(node), node.output.dtype.name, **describe(node, sample.region), busy_other=0,
-                       latency_us=round(us, 3), spread_us=round(found.spread_us, 3), count=found.count,
+                       latency_us=round(found.median_us, 3), spread_us=round(found.spread_us, 3), count=found.count,
                        **whole_of_piece(node, sample.region), **named(found.reference_ns))
 
 

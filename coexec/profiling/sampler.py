@@ -134,7 +134,7 @@ CHANNELS = (3, 8, 10, 16, 16, 20, 24, 24, 32, 32, 40, 48, 56, 64, 64, 72, 80, 96
 SMALL, LARGE = (250.0, 12.0, 1 << 20), (4000.0, 60.0, 6 << 20)
 #: The share of a long round's samples that may be large: they take as long as many small ones.
 LARGE_SHARE = 0.3
-SHARE = {"conv_1x1": 10.0, "conv_3x3": 9.0, "conv_dense": 3.0, "conv_depthwise": 4.0, "gemm": 1.0, "matmul": 1.5, "pool": 5.0, "movement": 5.0,
+SHARE = {"conv_1x1": 10.0, "conv_3x3": 9.0, "conv_dense": 4.0, "conv_depthwise": 4.0, "gemm": 1.0, "matmul": 1.5, "pool": 5.0, "movement": 5.0,
          "elementwise": 5.0, "elementwise_slow": 1.0, "normalization": 2.0, "softmax": 1.0, "reduction": 1.5, "resize": 0.7, "pad": 0.7, "space": 0.3,
          "conv_grouped": 1.0, "conv_transpose": 0.5}
 #: What follows a convolution or product in a network, besides nothing and clamps, which cost nothing.
@@ -306,7 +306,7 @@ _ROWS: dict[str, Callable[[np.random.Generator, int], Measurement]] = {
     "reduction": _random_plain("GlobalAveragePool"), "resize": _random_resize, "pad": _random_pad, "space": _random_space,
 }
 #: Of these no piece is drawn: what it reads is not told by its sizes.
-_WHOLE = ("space",)
+_WHOLE = ("space", "pad")
 
 
 class Sampler:

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from operator import attrgetter
 from typing import TextIO
 
 import numpy as np
@@ -60,18 +61,19 @@ class Measurement:
     @property
     def shape_key(self) -> tuple:
         """What says that two rows timed the same shape, whatever unit or device."""
-        return (self.op_type, self.dtype, *(getattr(self, c) for c in COLUMNS[6:18]))
+        return _shape_of(self)
 
     @property
     def piece_key(self) -> tuple:
         """The shape, and what it is a piece of."""
-        return (*self.shape_key, *(getattr(self, c) for c in OF))
+        return _piece_of(self)
 
 
 COLUMNS = tuple(f.name for f in fields(Measurement))
 #: The sizes of the whole output. Tables may lack these columns, and those of the reference kernels.
 OF = COLUMNS[-5:-2]
 OPTIONAL = COLUMNS[-5:]
+_shape_of, _piece_of = attrgetter("op_type", "dtype", *COLUMNS[6:18]), attrgetter("op_type", "dtype", *COLUMNS[6:18], *OF)
 _TEXT = ("device", "unit", "op_type", "implementation", "dtype")
 _REAL = ("latency_us", "spread_us", *COLUMNS[-2:])
 
@@ -245,8 +247,23 @@ _BY_SIZES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "MaxPool", "Av
 _BINARY = frozenset({"Add", "Sum", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Concat", "Mod", "And", "Or", "Equal", "Greater", "Less"})
 
 
+#: Pieces that rows timed, for every unit times the same; at most so many.
+_PIECES: dict[tuple, tuple[Node, Region]] = {}
+MOST_PIECES = 1 << 15
+
+
 def piece_of(row: Measurement, where: str = "table") -> tuple[Node, Region]:
     """The node and the region of its output that a row timed; a piece is taken to be the beginning. Raises UsageError as `node_of` does."""
+    key = (row.implementation.partition("+")[2], row.piece_key)
+    found = _PIECES.get(key)
+    if found is None:
+        if len(_PIECES) >= MOST_PIECES:
+            _PIECES.clear()
+        found = _PIECES[key] = _made_piece(row, where)
+    return found
+
+
+def _made_piece(row: Measurement, where: str) -> tuple[Node, Region]:
     if row.op_type == "Conv" and row.of_height is not None and row.of_channels is None:
         return _rows_of_conv(row, where)
     if row.of_channels is None or row.op_type in _BY_SIZES:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from statistics import geometric_mean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ from ..profiling.fit import accuracy, one_device, steadied
 from ..profiling.measure import Bench, copies_for
 from ..profiling.rounds import COMPANY, NoClock, Round
 from ..profiling.run import fixed_costs
-from ..profiling.steady import Steadiness, named
+from ..profiling.references import named
 from ..profiling.table import Measurement, describe, tail_text
 from ..regions import Region
 
@@ -106,14 +107,14 @@ def measure_operators(
     profile: Any,
     devices: Mapping[str, Device],
     threads: int,
-    seconds_each: float = 0.006,
     progress: Callable[[float, float, str], None] | None = None,
     pieces: bool = True,
 ) -> list[Sample]:
     """Every distinct operator of a model, whole and (with `pieces`) cut, on each unit of the profile that is here and has a kernel.
 
     The CPU runs with as many threads as the profile was made with; `threads` where it does not say. Neighbours take turns, as in
-    profiling; everything is timed twice, the second time after everything else and in turns with others than the first time.
+    profiling; everything is timed twice, each time in PASSES over everything that take turns with those of the other time, in turns with
+    others in each.
     """
     costs, nodes = CostModel(profile), list(candidates(graph))
     rng = np.random.default_rng(0)
@@ -123,20 +124,28 @@ def measure_operators(
     told = _Told(progress, len(wanted) * len(units), f"{name}: compiling kernels, once per machine")
     for unit, device in units.items():
         compile_pieces(device, wanted, costs.units[unit].threads or threads, told)
-    told = _Told(progress, 2 * len(wanted) * len(units), f"{name}: timing kernels")
-    for unit, device in units.items():
-        section = costs.units[unit]
-        steady = Steadiness()  # of these minutes: what lies between them and the profile is told by the references
-        first, again = (time_pieces(device, wanted, section.threads or threads, seconds_each, steady, told,
-                                   rng.permutation(len(wanted)).tolist()) for _ in range(2))
-        for (node, cut, region), one, other in zip(wanted, first, again):
-            if one is not None and other is not None:
-                predicted = costs.kernel(node, region, unit)
-                kernel = costs.kernel_name(node, region, unit)
-                slow = tuple(slowness(section, kernel, named(took.reference_ns)) for took in (one, other))
-                found.append(Sample(name, node.name, node.op_type, unit, predicted.us, one.us / slow[0], other.us / slow[1], predicted.estimated,
-                                    one.implementation + tail_text(node), cut, describe(node, region), region, slow))
+    told = _Told(progress, 2 * PASSES * len(wanted) * len(units), f"{name}: timing kernels")
+    passes: dict[str, list[list[Took | None]]] = {unit: [] for unit in units}
+    for _ in range(2 * PASSES):
+        for unit, device in units.items():
+            order = rng.permutation(len(wanted)).tolist()
+            passes[unit].append(time_pieces(device, wanted, costs.units[unit].threads or threads, order, told))
+    for unit, section in ((unit, costs.units[unit]) for unit in units):
+        for (node, cut, region), *each in zip(wanted, *passes[unit]):
+            took = [one for one in each if one is not None]
+            if len(took) == 2 * PASSES:
+                predicted, kernel = costs.kernel(node, region, unit), costs.kernel_name(node, region, unit)
+                slow = [slowness(section, kernel, named(one.reference_ns)) for one in took]
+                (us, longer), (again_us, again_longer) = (
+                    (geometric_mean([one.us / by for one, by in zip(took[turn::2], slow[turn::2])]), geometric_mean(slow[turn::2])) for turn in (0, 1)
+                )
+                found.append(Sample(name, node.name, node.op_type, unit, predicted.us, us, again_us, predicted.estimated,
+                                    took[0].implementation + tail_text(node), cut, describe(node, region), region, (longer, again_longer)))
     return found
+
+
+#: A timing of a piece is the geometric mean of so many, apart in time: a moment does more to a kernel than its references tell.
+PASSES = 2
 
 
 class Took(NamedTuple):
@@ -167,45 +176,32 @@ def compile_pieces(device: Device, wanted: Sequence[tuple[Node, str, Region]], t
         tell(len(wanted[at:at + COMPANY]))
 
 
-#: Pieces for which no good moment was found are timed again with others of their kind, so often.
-RETRIES = 1
-
-
-def time_pieces(device: Device, wanted: Sequence[tuple[Node, str, Region]], threads: int, seconds_each: float, steady: Steadiness,
-                tell: Callable[[int], None], order: Sequence[int]) -> list[Took | None]:
-    """Every piece, timed in that order; None where the device has no kernel for it or cannot run it. `tell` hears of how many more nothing is left
-    to do."""
+def time_pieces(device: Device, wanted: Sequence[tuple[Node, str, Region]], threads: int, order: Sequence[int],
+                tell: Callable[[int], None] = lambda count: None) -> list[Took | None]:
+    """Every piece, timed in that order; None where the device has no kernel for it or cannot run it. `tell` hears of how many more are done."""
     found: list[Took | None] = [None] * len(wanted)
-    left = list(order)
-    for turn in range(1 + RETRIES):
-        unsteady = []
-        for at in range(0, len(left), COMPANY):
-            these, before = left[at:at + COMPANY], len(unsteady)
-            try:
-                with Round(device, [(wanted[i][0], wanted[i][2]) for i in these], threads, steady) as company:
-                    for i, timing, entry in zip(these, company.time(seconds_each=seconds_each), company.turns):
-                        if timing is not None:
-                            us = timing.median_us if timing.steady or timing.reference_ns else timing.low_us
-                            found[i] = Took(us, entry.kernel.implementation, timing.reference_ns)
-                            unsteady += [] if timing.steady else [i]
-            except NoClock:
-                found = []
-                for node, _, region in wanted:
-                    found.append(_alone(device, node, region, threads, seconds_each))
-                    tell(1)
-                return found
-            tell(len(these) - (len(unsteady) - before if turn < RETRIES else 0))  # what is unsteady yet is timed again
-        left = unsteady
+    for at in range(0, len(order), COMPANY):
+        these = order[at:at + COMPANY]
+        try:
+            with Round(device, [(wanted[i][0], wanted[i][2]) for i in these], threads) as company:
+                for i, timing, entry in zip(these, company.time(), company.turns):
+                    if timing is not None:
+                        found[i] = Took(timing.median_us, entry.kernel.implementation, timing.reference_ns)
+        except NoClock:
+            wait_us = fixed_costs(device, threads)["wait_us"]
+            for i in these:
+                found[i] = _alone(device, wanted[i][0], wanted[i][2], threads, wait_us)
+        tell(len(these))
     return found
 
 
-def _alone(device: Device, node: Node, region: Region, threads: int, seconds_each: float) -> Took | None:
+def _alone(device: Device, node: Node, region: Region, threads: int, wait_us: float) -> Took | None:
     """Of a device whose kernels cannot be timed in company."""
     if device.declines(node) is not None:
         return None
     try:
         with Bench(device, node, region, threads, copies=copies_for(node, region, 1 << 20)) as bench:
-            return Took(bench.time(fixed_costs(device, threads)["wait_us"], seconds_each).median_us, bench.kernel.implementation)
+            return Took(bench.time(wait_us).median_us, bench.kernel.implementation)
     except DeviceError:  # a driver that cannot run it: nothing to compare
         return None
 

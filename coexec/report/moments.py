@@ -15,7 +15,7 @@ from ..partition.plan import Plan, pieces
 from ..profiles import DeviceProfile
 from ..profiling.drift import slowness
 from ..profiling.rounds import NoClock, Round
-from ..profiling.steady import named
+from ..profiling.references import named
 
 #: Nanoseconds of each unit's reference kernels.
 Reading = dict[str, tuple[float, ...]]
@@ -66,8 +66,8 @@ class Moments:
     def _read(self, units: Sequence[str]) -> Reading:
         """Of processors that work at the same time, the readings are of the same time, too: virtual ones may share a real one."""
         if len(units) == 2:
-            return dict(zip(units, (m.ns for m in self.rounds[units[0]].reading(self.rounds[units[1]]))))
-        return {unit: self.rounds[unit].reading()[0].ns for unit in units}
+            return dict(zip(units, self.rounds[units[0]].reading(self.rounds[units[1]])))
+        return {unit: self.rounds[unit].reading()[0] for unit in units}
 
     def __enter__(self) -> Moments:
         return self

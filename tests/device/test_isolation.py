@@ -14,7 +14,6 @@ from coexec.errors import DeviceError, UsageError
 from coexec.profiling.isolation import Isolated, KernelLost
 from coexec.profiling.run import profile_devices
 from coexec.profiling.sampler import SHAPES, whole_of
-from coexec.profiling.steady import Steadiness
 from coexec.profiling.table import read_table
 
 #: A child whose device kills its process at every Softmax, and never ends a MaxPool.
@@ -45,7 +44,7 @@ def isolated(tmp_path):
 
 
 def timed(isolated, family):
-    (row, _), = isolated.round([whole_of(SHAPES[family][0])], 1, 0.0, Steadiness())  # a busy machine has no steady moment
+    row, = isolated.round([whole_of(SHAPES[family][0])], 1, 0.0)
     return row
 
 
@@ -64,9 +63,9 @@ def test_a_lost_kernel_is_told_and_the_next_is_timed(isolated):
 def test_of_several_kernels_the_lost_one_is_known(isolated):
     samples = [whole_of(SHAPES[family][0]) for family in ("elementwise", "conv_1x1", "softmax", "pool")]
     with pytest.raises(KernelLost) as lost:
-        isolated.round(samples, 1, 0.0, Steadiness())
+        isolated.round(samples, 1, 0.0)
     assert lost.value.index == 2
-    assert [row.op_type for row, _ in isolated.round(samples[:2], 1, 0.0, Steadiness())] == ["Relu", "Conv"]
+    assert [row.op_type for row in isolated.round(samples[:2], 1, 0.0)] == ["Relu", "Conv"]
 
 
 def test_a_profile_goes_on_without_the_kernels_that_were_lost(isolated, tmp_path):
