@@ -2,14 +2,14 @@
 """Simulated beside measured, on this machine: the made models under the plans of several strategies.
 
     python tools/validate_simulation.py [--models-dir models] [--only NAME,...] [--strategies cpu,gpu,greedy,coexec] [--profile P.yaml]
-                                        [--runs 11] [--json F.json] [--resume]
+                                        [--runs 5] [--passes 3] [--json F.json] [--resume]
 
 Every plan runs, plain and traced, in turns with the others of its model. Two simulations stand beside: one fed with what the profile predicts
 of pieces and waits (the planner's knowledge, and its errors), and replays, one of each traced run, fed with what its pieces took and what it
 lost between them. A replay beside its own run shows the simulator's own error; beside the plain runs, also what tracing costs and how uneven
 the machine is. Medians. Predictions are of the profile's good moments: beside them, plain runs are told as they would have been in those, by
-reference kernels before and after each (`measured`); beside replays, as they were (`clocked`). With --resume, models that the JSON file has
-already are not measured again.
+reference kernels before and after each (`measured`); beside replays, as they were (`clocked`). Medians of several passes
+over all models, minutes apart. With --resume, passes of models that the JSON file has already are not made again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import argparse
 import json
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import combinations
@@ -87,6 +88,13 @@ def _row(name: str, graph: Graph, strategy: str, plan: Plan, cost: CostModel, tr
     }
 
 
+def combined(rows: Sequence[Row]) -> list[Row]:
+    """One row for each model and strategy: medians of those of several passes. What a moment does to a machine may last for minutes."""
+    keys = dict.fromkeys((r["model"], r["strategy"]) for r in rows)
+    members = {key: [r for r in rows if (r["model"], r["strategy"]) == key] for key in keys}
+    return [{k: v if isinstance(v, str) else statistics.median(r[k] for r in mine) for k, v in mine[0].items()} for mine in members.values()]
+
+
 def _only(trace: Trace, run: int) -> Trace:
     """That run of the trace."""
     one = Trace()
@@ -149,7 +157,8 @@ def main() -> int:
     parser.add_argument("--only", default="", help="models, with commas between them (default: all)")
     parser.add_argument("--strategies", default=",".join(STRATEGIES), help="(default: %(default)s)")
     parser.add_argument("--profile", help="the profile to predict with (default: this machine's)")
-    parser.add_argument("--runs", type=int, default=11, help="plain and traced runs of each plan, that many each (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=5, help="plain and traced runs of each plan in a pass, that many each (default: %(default)s)")
+    parser.add_argument("--passes", type=int, default=3, help="passes over all models; the median counts (default: %(default)s)")
     parser.add_argument("--json", type=Path, help="write the rows there, after every model")
     parser.add_argument("--resume", action="store_true", help="go on with what that file has")
     options = parser.parse_args()
@@ -161,14 +170,17 @@ def main() -> int:
         return 2
     profile = load_profile(options.profile) if options.profile else cached_profile()
     rows: list[Row] = json.loads(options.json.read_text()) if options.resume and options.json and options.json.exists() else []
-    known = {r["model"] for r in rows}
-    for path in (p for p in paths if p.stem not in known):
+    first = options.strategies.split(",")[0]
+    known = Counter(r["model"] for r in rows if r["strategy"] == first)
+    for number, path in ((n, p) for n in range(options.passes) for p in paths):
+        if known[path.stem] > number:
+            continue
         graph = load(path)
         graph = bind(graph, default_shapes(graph))
         rows += validate(path.stem, graph, profile, options.strategies.split(","), options.runs)
         if options.json:
             options.json.write_text(json.dumps(rows, indent=1))
-    print(table(rows))
+    print(table(combined(rows)))
     return 0
 
 

@@ -183,9 +183,11 @@ def _few(g: Windowed, f: Facts, woken: Array, wide: int) -> Case:
     copied = g.n * g.icg * (g.oh + (g.kh - 1) * g.dh) * (g.ow + (g.kw - 1) * g.dw + f.lanes)
     terms = {
         "fixed": np.ones(len(tiles)), "woken": woken * 1.0, "shift_m": tiles * depth * M, "sum_m": tiles * depth * g.oc * M,
+        "row_m": tiles * g.icg * g.kh * M,
         "tiles_k": tiles * K, "out_melem": g.n * g.oc * g.pixels * M, "mb_copied": copied * 4 * M, "rows_k": g.n * g.icg * g.ih * K,
     }
-    return Case("conv/few", np.arange(len(tiles)), terms, {"oc": g.oc, "pixels": g.pixels, "depth": depth, "ow": g.ow})
+    sizes = {"oc": g.oc, "pixels": g.pixels, "depth": depth, "ow": g.ow, "taps": np.full(len(tiles), g.taps)}
+    return Case("conv/few", np.arange(len(tiles)), terms, sizes)
 
 
 def _shallow(g: Windowed, f: Facts, woken: Array) -> Case:

@@ -182,6 +182,8 @@ class KernelModel:
 RIDGES = (1e-4, 1e-2, 0.05, 0.2)
 #: The same towards what features cost in kernels that are alike, strongest first; and of the fit to all those at once.
 KIN_RIDGES, KIN_RIDGE = (1.0, 0.3, 0.1, 0.03), 1e-3
+#: Samples that must have something of a feature for its cost to be learnt.
+FEW = 4
 #: How strongly coefficients are held back is chosen by so many samples at most.
 MOST_JUDGED = 250
 #: Features that every kernel of any board has something of: few samples are better told by these alone.
@@ -202,8 +204,8 @@ def costs_of_kin(tables: Sequence[tuple[Mapping[str, np.ndarray], np.ndarray]]) 
 
 def _fit_terms(names: Sequence[str], X: np.ndarray, y: np.ndarray, kin: Mapping[str, float] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The coefficients whose left-out predictions are best, and those predictions' ratios to y; beyond MOST_JUDGED samples the fit's own."""
-    # What is the same in all samples is told by `fixed`: a cost of its own would be a guess about samples of which there are none.
-    X = X * np.array([n == "fixed" or np.ptp(x) > 1e-3 * np.abs(x).max() for n, x in zip(names, X.T)])
+    # What is the same in all samples is told by `fixed`, and what few have by the others: a cost of its own would be a guess.
+    X = X * np.array([n == "fixed" or np.ptp(x) > 1e-3 * np.abs(x).max() and np.count_nonzero(x) >= FEW for n, x in zip(names, X.T)])
     everything, some = (X, y), np.sort(np.random.default_rng(1).permutation(len(y))[:MOST_JUDGED])  # a choice does not need every sample
     X, y = X[some], y[some]
     fold = np.random.default_rng(0).permutation(len(y)) % min(len(y), 5)
