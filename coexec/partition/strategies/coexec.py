@@ -81,12 +81,14 @@ class Coexec(Partitioner):
         plans = _single(situation, settled)
         bound: float | None = None
         if not all(settled):
-            wait_us = self.wait_us(situation, plans)
+            least_us = [situation.least_us(p) for p in plans]
+            wait_us = self.fewer_waits * min(least_us) / max(1, len(graph.nodes))
             found = self.search(situation, settled, wait_us)
             mine = [w.partition for w in found.ways]
             bound = max(0.0, found.bound - wait_us * len(graph.nodes))  # no plan has more waits than nodes
             if wishes.objective == "latency" and wishes.memory_bytes is None:  # else each counts, however long it takes
-                plans = [p for p in plans if situation.least_us(p) < situation.total_us(mine)]
+                mine_us = situation.total_us(mine)
+                plans = [p for p, us in zip(plans, least_us) if us < mine_us]
             plans.append(mine)
         if wishes.memory_bytes is not None:
             plans = _that_fit(situation, plans)
@@ -94,13 +96,6 @@ class Coexec(Partitioner):
         # Copies between two memories are kept track of more exactly than the search does, and without contention it counts something else.
         provable = bound is not None and situation.cost.shared and self.contention and self.branches and wishes.memory_bytes is None
         return best, min(bound, situation.value(best)) if provable else None
-
-    def wait_us(self, situation: Situation, singles: Sequence[Sequence[Partition]]) -> float:
-        """What a wait counts in the search beside what it takes. singles: the plans of single devices."""
-        if not self.fewer_waits:
-            return 0.0
-        run_us = min(map(situation.least_us, singles))
-        return self.fewer_waits * run_us / max(1, len(situation.graph.nodes))
 
     def search(self, situation: Situation, settled: Sequence[Partition | None], wait_us: float = 0.0) -> Found:
         """The best plan that may use the GPU beside the CPU, and how good any such plan could be. wait_us: what a wait counts beside what it takes."""

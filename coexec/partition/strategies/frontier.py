@@ -98,6 +98,7 @@ class Search:
         self.around_us = cost.around_us(graph, HOST)
         self._placed: dict[Value, list[tuple[Value, Region]]] = {}  # of a joined Concat's output: inputs and their places
         self._rows: dict[Any, tuple] = {}
+        self._known_boxes: dict[tuple[int, ...], tuple[list, list]] = {}  # the ways, which live as long, hold what is told apart by identity
         self._spends = objective[1:] != Objective()[1:]
         self.stages = self._stages(graph, ways)
         self.last_use = self._last_uses()
@@ -128,25 +129,35 @@ class Search:
 
     def _touched(self, stage: Stage, made: set[Value]) -> None:
         node = stage.node
-        nowhere = self._row(node, None)
-        rows = [(self._row(node, there["gpu"]) if "gpu" in there else nowhere, self._row(node, there[HOST]) if HOST in there else nowhere)
-                for there in (dict(w.parts) for w in stage.ways)]
-        stage.given = np.zeros(len(rows))
+        read, written = self._boxes(stage)
+        stage.given = np.zeros(len(stage.ways))
         for at, value in enumerate(node.inputs):
             if value is None or value.is_constant or not value.type.is_static:
                 continue
-            gpu, cpu = (np.array([row[side][0][at] for row in rows]) for side in (0, 1))
-            for source, a, b in self._sources(value, gpu, cpu):
+            for source, a, b in self._sources(value, *read[at]):
                 if source in made:
                     stage.reads.append(Read(source, a, b))
                 else:
                     stage.given = stage.given + _volume(a) * source.dtype.itemsize
         for at, value in enumerate(node.outputs):
             if value is not None and value.type.is_static:
-                stage.writes.append((value, *(np.array([row[side][1][at] for row in rows]) for side in (0, 1))))
+                stage.writes.append((value, *written[at]))
         if self.cost.shared:
             stage.gpu_us = stage.gpu_us + self.cost.crossing_us("gpu", stage.given)
 
+    def _boxes(self, stage: Stage) -> tuple[list, list]:
+        """Of each input and of each output the boxes of the GPU's and of the CPU's pieces, way by way. Nodes that are alike share them."""
+        node = stage.node
+        key = self.cost.like(node), *(id(w.parts) for w in stage.ways)
+        found = self._known_boxes.get(key)
+        if found is None:
+            nowhere = self._row(node, None)
+            rows = [(self._row(node, there["gpu"]) if "gpu" in there else nowhere, self._row(node, there[HOST]) if HOST in there else nowhere)
+                    for there in (dict(w.parts) for w in stage.ways)]
+            found = self._known_boxes[key] = tuple(  # type: ignore[assignment]
+                [None if rows[0][0][kind][at] is None else tuple(np.array([row[side][kind][at] for row in rows]) for side in (0, 1))
+                 for at in range(len(values))] for kind, values in enumerate((node.inputs, node.outputs)))
+        return found
     def _row(self, node: Node, region: Region | None) -> tuple[list, list]:
         """Boxes that a piece reads of each input that is no constant, and writes of each output; None: no piece. Kept for nodes that are alike."""
         key = self.cost.like(node), region

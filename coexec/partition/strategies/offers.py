@@ -23,8 +23,9 @@ BLOCKS = (4, 8, 16, 32)
 CUTS = 5
 #: Axes that are tried: of the many of a large tensor, the first are those that kernels like.
 AXES = 2
-#: Halos offered for a cut, each a longer chain; an operator that computes more than this share of its output twice gains nothing.
-HALOS, MOST_TWICE = 3, 0.25
+#: Halos offered for each of the best cuts, so many, every halo a longer chain; an operator that computes more than this share of its output twice
+#: gains nothing.
+HALOS, HALOED, MOST_TWICE = 2, 3, 0.25
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,7 @@ class Offers:
     def __init__(self, cost: CostModel, graph: Graph, settled: Sequence[Partition | None], limits: Limits = Limits()):
         self.cost, self.graph, self.limits = cost, graph, limits
         self._grids: dict[int, list[_Grid]] = {}
+        self._wholes: dict[tuple[int, str], tuple[tuple[tuple[str, Region], ...], float]] = {}
         self._price(settled)
         self._halos = _halos(graph, cost, settled) if limits.chains and not limits.steps else {}
         made: dict[Value, list[Partition]] = {}
@@ -178,15 +180,18 @@ class Offers:
         return Way(only, tuple(parts), us.get("gpu"), us.get(HOST))
 
     def _usual(self, node: Node, made: dict[Value, list[Partition]]) -> list[Way]:
-        whole, ways = Region.whole(node.output.shape), []
+        ways, like = [], self.cost.like(node)
         for unit in (HOST, "gpu") if self.limits.most_gpu >= 1 else (HOST,):
-            us = self.cost.kernel(node, whole, unit).us
-            ways.append(Way(on_one_device(node, unit), ((unit, whole),), us if unit == "gpu" else None, us if unit == HOST else None))
-        for grid in self._grids[self.cost.like(node)]:
+            if (like, unit) not in self._wholes:
+                whole = Region.whole(node.output.shape)
+                self._wholes[like, unit] = ((unit, whole),), self.cost.kernel(node, whole, unit).us
+            parts, us = self._wholes[like, unit]
+            ways.append(Way(on_one_device(node, unit), parts, us if unit == "gpu" else None, us if unit == HOST else None))
+        for grid in self._grids[like]:
             cuts = self._cuts_of(node, grid, made)
             ways += [self._cut(node, grid, at) for at in cuts]
             for halo in self._halos.get((node, grid.axis.name), ()):
-                ways += [self._cut(node, grid, at, halo) for at in cuts if sum(halo) <= MOST_TWICE * grid.axis.extent]
+                ways += [self._cut(node, grid, at, halo) for at in cuts[:HALOED] if sum(halo) <= MOST_TWICE * grid.axis.extent]
         return ways
 
     def _cuts_of(self, node: Node, grid: _Grid, made: dict[Value, list[Partition]]) -> list[int]:
