@@ -27,7 +27,7 @@ def test_waits_and_ablations(options):
     (row,) = found["waits"]["rows"]
     assert 0 < row["waits"] <= row["each_by_itself"]
     (times,) = found["ablation"]["rows"]
-    least = times["coexec"] * 0.99  # so much it may give for fewer waits
+    least = times["coexec"] * 0.95  # so much it may give for fewer waits
     assert all(us >= least for label, us in times.items() if label != "model"), "leaving something out gains nothing here"
     text = "\n".join(check_planner.tables(found))
     assert "| classifier |" in text and "| geometric mean |" in text

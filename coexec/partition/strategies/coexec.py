@@ -18,8 +18,8 @@ FIRST, WIDER = 8, 8
 #: No search is begun that may look at more beginnings than this, unless the graph has few nodes: 60,000 take about 50 ms on a server's core.
 EFFORT, SMALL, EFFORT_OF_SMALL = 60_000, 12, 6_000_000
 #: A plan with a wait less is preferred where it is predicted to take no longer than by this share of an average operator: both sides are a
-#: little uneven from run to run, and at each wait the later one counts. On thirteen networks so much costs nothing (docs/planner.md).
-FEWER_WAITS = 0.03
+#: little uneven from run to run, and at each wait the later one counts. What so much costs, and how many waits it saves: docs/planner.md.
+FEWER_WAITS = 0.15
 #: Prices of memory that are tried, and beginnings followed in each of those searches.
 PRICES, LEAN = 12, 32
 
