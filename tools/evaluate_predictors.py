@@ -141,7 +141,7 @@ def main() -> int:
             print(f"{name:22} " + " ".join(f"{f['predicted_ms']:14.2f} ms {f['measured_ms']:9.2f} {f['error']:+7.1%} "
                                             f"{f['spread']:5.1%} {f['slowness']:5.2f}"
                                             for f in found.values())
-                  + f"  {found['coexec']['planning_ms']:.0f} ms, {found['coexec']['nodes']} nodes")
+                  + f"  {found['coexec']['planning_ms']:.0f} ms, {found['coexec']['nodes']:.0f} nodes")
     if options.json:
         told = {"models": models, "devices": judge(samples), "as_clocked": judge([s.as_clocked for s in samples]), "baselines": others, "ops": [vars(s) for s in samples]}
         Path(options.json).write_text(json.dumps(told, indent=1))
