@@ -73,7 +73,7 @@ COMPILING_OTHERS = 0.3
 #: What is seen of a machine's pace in less time than this, in seconds, says nothing.
 LEAST_SEEN_S = 1.0
 #: What the fit and whole runs take after a quick round's measuring, in seconds: on x86-64, 2026-11. For the remaining time alone.
-AFTER_S = 8.0
+AFTER_S = 6.0
 #: With less time than this, in seconds, nothing is compiled in advance.
 PREPARING_S = 20.0
 #: How often a pair of kernels is timed, apart and together.
