@@ -3,10 +3,10 @@
     python tools/evaluate_predictors.py --profile p.yaml --models-dir /tmp/models [--only resnet18,vgg16] [--table p.csv] [--json out.json]
 
 Prints, per unit, how many predictions lie within 5, 10 and 15 %, the mean error, and the noise floor (how often both measurements of a kernel
-lie within 10 % of their mean), of what was measured as it would have been in the profile's good moments, and of what the clock said; what others predict by (FLOPs-linear, CoDL's linear form, a forest per kernel, extra-trees),
-fitted to the measurements beside the profile, on the same operators (those whose very shape was sampled are left out); how long fitting
-takes; the worst kernels and operators; and whole
-models, predicted and measured, under the plans of strategies cpu, gpu and coexec. The models are those of tools/make_models.py.
+lie within 10 % of their mean), of what was measured as it would have been in the profile's good moments, and of what the clock said; what
+others predict by (FLOPs-linear, CoDL's linear form, a forest per kernel, extra-trees), fitted to the measurements beside the profile, on the
+same operators (those whose very shape was sampled are left out); how long fitting takes; the worst kernels and operators; and whole models,
+predicted and measured, under the plans of strategies cpu, gpu and coexec. The models are those of tools/make_models.py.
 """
 
 from __future__ import annotations
@@ -143,7 +143,8 @@ def main() -> int:
                                             for f in found.values())
                   + f"  {found['coexec']['planning_ms']:.0f} ms, {found['coexec']['nodes']:.0f} nodes")
     if options.json:
-        told = {"models": models, "devices": judge(samples), "as_clocked": judge([s.as_clocked for s in samples]), "baselines": others, "ops": [vars(s) for s in samples]}
+        clocked = judge([s.as_clocked for s in samples])
+        told = {"models": models, "devices": judge(samples), "as_clocked": clocked, "baselines": others, "ops": [vars(s) for s in samples]}
         Path(options.json).write_text(json.dumps(told, indent=1))
     return 0
 

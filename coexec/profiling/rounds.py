@@ -4,8 +4,8 @@ Repeated by itself, a kernel finds its weights, its output and its own code in t
 driven out by the operators in between, and every piece takes longer.
 
 What the caches hold must not depend on who the others are, else a second timing in other company says something else, of light operators
-most of all. So a round begins with weights driven out of the last cache and activations
-in it, and before its turn each kernel's input is written into a second-level cache that was filled with something else.
+most of all. So a round begins with weights driven out of the last cache and activations in it, and before its turn each kernel's input is
+written into a second-level cache that was filled with something else.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ COMPANY = 12
 COUNT, LIMIT_S = 6, 1.5
 #: Kernels between two readings of the references, and how often those are run for one reading.
 STRETCH, REFERENCE_RUNS = 3, 4
-#: A kernel takes longer by about this power of what a reference does; of several references by the powers' product. Within a round no more need be known.
+#: A kernel takes longer by about this power of what a reference does, shared by all references. Within a round no more need be known.
 FOLLOWS = 0.9
 #: How often they are run before a reading for which nothing else has just run.
 WAKING_RUNS = 24

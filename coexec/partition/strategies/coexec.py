@@ -98,7 +98,10 @@ class Coexec(Partitioner):
         return best, min(bound, situation.value(best)) if provable else None
 
     def search(self, situation: Situation, settled: Sequence[Partition | None], wait_us: float = 0.0) -> Found:
-        """The best plan that may use the GPU beside the CPU, and how good any such plan could be. wait_us: what a wait counts beside what it takes."""
+        """The best plan that may use the GPU beside the CPU, and how good any such plan could be.
+
+        wait_us: what a wait counts beside what it takes.
+        """
         graph, wishes = situation.graph, situation.wishes
         cost = situation.cost if self.contention else situation.without_contention
         offers = Offers(cost, graph, settled, Limits(self.steps, self.axis, self.chains, wishes.max_gpu_share))
