@@ -308,7 +308,7 @@ def _correction(sizes: Mapping[str, np.ndarray], wanted: np.ndarray, without: np
         inner, square, pull = phi[chosen], phi.T @ phi, phi.T @ target
         for noise in noises:
             normal = square + noise * inner
-            normal[np.diag_indices_from(normal)] += 1e-9 + 1e-12 * len(z)
+            normal[np.diag_indices_from(normal)] += 1e-9
             weights = np.linalg.solve(normal, pull)
             hat = (phi @ np.linalg.inv(normal) * phi).sum(axis=1)
             found.append((weights, (target - phi @ weights) / np.maximum(1 - hat, 0.02)))

@@ -108,7 +108,7 @@ def slow_moments(told: np.ndarray, kernels: Sequence[str], facts: Mapping[str, f
 def at_good_moments(rows: Sequence[Measurement], factors: Sequence[float]) -> list[Measurement]:
     """The same timings as they would have been in good moments; without readings, for they are no longer those of any moment."""
     made = []
-    for row, factor in zip(rows, factors):  # ten thousands of them: `dataclasses.replace` takes ten times as long
+    for row, factor in zip(rows, factors):  # there are ten thousands of them: `dataclasses.replace` would take a good part of a fit
         made.append(object.__new__(Measurement))
         made[-1].__dict__.update(row.__dict__, latency_us=row.latency_us / float(factor), **dict.fromkeys(FACTS))
     return made

@@ -247,7 +247,7 @@ _BY_SIZES = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "MaxPool", "Av
 _BINARY = frozenset({"Add", "Sum", "Sub", "Mul", "Div", "Pow", "Max", "Min", "Concat", "Mod", "And", "Or", "Equal", "Greater", "Less"})
 
 
-#: Pieces that rows timed, for every unit times the same; at most so many.
+#: Pieces that were made of rows: those of every unit are of the same shapes. At most so many are kept.
 _PIECES: dict[tuple, tuple[Node, Region]] = {}
 MOST_PIECES = 1 << 15
 

@@ -113,8 +113,8 @@ def measure_operators(
     """Every distinct operator of a model, whole and (with `pieces`) cut, on each unit of the profile that is here and has a kernel.
 
     The CPU runs with as many threads as the profile was made with; `threads` where it does not say. Neighbours take turns, as in
-    profiling; everything is timed twice, each time in PASSES over everything that take turns with those of the other time, in turns with
-    others in each.
+    profiling; everything is timed twice, each time in PASSES over everything, which take turns with those of the other time; its
+    neighbours are others in each pass.
     """
     costs, nodes = CostModel(profile), list(candidates(graph))
     rng = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import pytest
 from coexec.cost.compose import CostModel
 from coexec.cost.geometry import Facts, bounds
 from coexec.cost.kernels import bound_by, cases
-from coexec.cost.model import KernelModel, costs_of_kin
+from coexec.cost.model import FEW, KernelModel, costs_of_kin
 from coexec.devices.cpu.simd import LANES
 from coexec.devices.opencl import conv
 from coexec.devices.registry import find_devices
@@ -197,6 +197,25 @@ def test_tables_keep_what_is_fused_behind_a_node():
     assert fused and all(tail_text(node_of(r)) == "+" + r.implementation.partition("+")[2] for r in fused)
     terms = {t for _, found, _ in kernels_of(fused, facts_of_rows(fused)).values() for t in found}
     assert {"residual_melem", "cheap_melem", "slow_melem"} & terms
+
+
+def test_what_few_samples_have_costs_nothing_of_its_own():
+    rng = np.random.default_rng(0)
+    work, y = rng.uniform(1, 100, 60), np.zeros(60)
+    for some in (FEW - 1, FEW):
+        tail = np.r_[np.full(some, 10.0) * rng.uniform(0.5, 2, some), np.zeros(60 - some)]
+        y = 2 * work + 30 * tail
+        told = KernelModel(correct=False).fit({"fixed": np.ones(60), "work": work, "tail": tail}, {}, y).latency_.terms
+        assert ("us_per_tail" in told) == (some == FEW)
+
+
+def test_the_middle_of_the_samples_is_predicted():
+    """Also where a correction, which is by least squares, is needed. A third were disturbed, and took up to half as long again."""
+    rng = np.random.default_rng(1)
+    work = rng.uniform(10, 1000, 300)
+    y = 3 * work * (1 + 0.3 * np.sin(2 * np.log(work))) * np.where(rng.random(300) < 0.33, rng.uniform(1, 1.5, 300), 1.0)
+    fitted = KernelModel().fit({"fixed": np.ones(300), "work": work}, {"work": work}, y).predict({"fixed": np.ones(300), "work": work}, {"work": work})
+    assert np.median(y / fitted) == pytest.approx(1.0, abs=2e-3) and np.mean(y / fitted) > 1.03
 
 
 def test_a_correction_is_learnt_where_features_do_not_tell_all():

@@ -38,6 +38,18 @@ def test_what_a_trace_says():
     assert between(trace) == Between(launch_us=6.0, begin_us=10.0, sync_us=30.0, ready_us=None)
 
 
+def test_the_flush_behind_a_start_is_part_of_it():
+    """Not that of another run, and not the start of another piece."""
+    trace = Trace()
+    for run in (0, 1):
+        at = 1000.0 * run
+        start, other = Span("enqueue n", "host", at, 6.0, "enqueue", {"run": run}), Span("enqueue m", "host", at + 6, 6.0, "enqueue", {"run": run})
+        trace.spans += [start, other] if run else [start, Span("flush", "host", at + 6, 4.0, "enqueue", {"run": run})]
+        trace.arrows += [Arrow("enqueue", one, Span("n", "gpu", at + 20, 9.0, "piece")) for one in ((start, other) if run else (start,))]
+    trace.spans.append(Span("flush", "host", 3000.0, 400.0, "enqueue", {"run": 2}))
+    assert between(trace, typical=max).launch_us == 10.0 and between(trace, typical=min).launch_us == 6.0
+
+
 def test_what_company_costs_is_told_apart_from_what_predictions_are_off():
     """Both units' pieces take 1.2 times as long as predicted by themselves; in company the GPU's half as much again."""
     alone = {(name, unit): 1.2 for name in "abcd" for unit in ("cpu", "gpu")}

@@ -15,7 +15,7 @@ from .offers import Limits, Offers
 #: So many beginnings of plans are followed in the first search, and so many times more in each that follows; the plan of each is what the
 #: next has to beat. The last is one after which nothing is left to prove.
 FIRST, WIDER = 8, 8
-#: No search is begun that may look at more beginnings than this, unless the graph has few nodes: 60,000 take about 50 ms on a server's core.
+#: No search is begun that may look at more beginnings than this, unless the graph has few nodes.
 EFFORT, SMALL, EFFORT_OF_SMALL = 60_000, 12, 6_000_000
 #: A plan with a wait less is preferred where it is predicted to take no longer than by this share of an average operator: both sides are a
 #: little uneven from run to run, and at each wait the later one counts. What so much costs, and how many waits it saves: docs/planner.md.

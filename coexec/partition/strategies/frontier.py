@@ -158,6 +158,7 @@ class Search:
                 [None if rows[0][0][kind][at] is None else tuple(np.array([row[side][kind][at] for row in rows]) for side in (0, 1))
                  for at in range(len(values))] for kind, values in enumerate((node.inputs, node.outputs)))
         return found
+
     def _row(self, node: Node, region: Region | None) -> tuple[list, list]:
         """Boxes that a piece reads of each input that is no constant, and writes of each output; None: no piece. Kept for nodes that are alike."""
         key = self.cost.like(node), region
