@@ -15,7 +15,7 @@ def by_counters(seen: Between, gpu: Device, threads: int) -> Between | None:
 
     `seen`: by events, in runs. A run's launches take longer than those of a bare loop by as much either way: caches hold other things.
     """
-    from ..profiling.run import fixed_costs
+    from ..profiling.fixed import fixed_costs
 
     with settings.override(handshake=True):
         with_counters = fixed_costs(gpu, threads)

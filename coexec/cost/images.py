@@ -46,14 +46,16 @@ def _best_part(cost: CostModel, graph: Graph, partitions: Sequence[Partition], r
 def extra_us(cost: CostModel, graph: Graph, partitions: Sequence[Partition], names: Collection[str]) -> dict[str, float]:
     """By node: how much longer its GPU piece takes on images than on buffers (negative where it is quicker), transforms at the ends included.
 
-    Nodes that would share no image stay on buffers and are left out. Kinds that were not measured are taken to cost the same.
+    Nodes that would share no image stay on buffers and are left out. Kinds that were not measured are taken to cost as
+    much more as the worst that was.
     """
     gpu, by_name = cost.profile.gpu, {p.name: p for p in partitions}
+    unknown = max(gpu.image_shares.values(), default=1.0)
     kept, found = images.inside(graph, partitions, names), {}
     for node in graph.nodes:
         if node.name not in names or not any(v in kept for v in (*node.inputs, node.output)):
             continue
-        region, share = images.on_gpu(node, by_name[node.name]), gpu.image_shares.get(images.kind_of(node), 1.0)
+        region, share = images.on_gpu(node, by_name[node.name]), gpu.image_shares.get(images.kind_of(node), unknown)
         moved = [r.size * node.output.dtype.itemsize for r in images.transforms(node, region, kept)]
         found[node.name] = cost.kernel(node, region, images.GPU).us * (share - 1.0) + sum(transform_us(cost, nbytes) for nbytes in moved)
     return found

@@ -16,10 +16,12 @@ from .measure import Bench, with_constants
 #: Shapes in the middle of a small network.
 CHANNELS, EDGE = 64, 28
 ROUNDS = 5
+#: Where the lightest kernel takes so many times as long on images, no other is tried: a device without hardware for them.
+HOPELESS = 8.0
 
 
 class ImageCosts(NamedTuple):
-    """shares: by kind of kernel, its time on images by its time on buffers. us and gbs: a transform between the two, fixed and by bytes."""
+    """shares: by kind of kernel that was tried, its time on images by its time on buffers. us and gbs: a transform between the two, fixed and by bytes."""
 
     shares: dict[str, float]
     us: float
@@ -50,10 +52,11 @@ def image_costs(device: Device) -> ImageCosts | None:
     if device.declines_image(sample("elementwise"), [whole]) is not None:
         return None
     try:
-        shares = {}
-        for kind in KINDS:
-            on_buffers, on_images = _times(device, kind, whole, ("", ""), ("x", "y"))
-            shares[kind] = on_images / on_buffers
+        shares: dict[str, float] = {}
+        for kind in sorted(KINDS, key=lambda kind: kind != "elementwise"):
+            if shares.get("elementwise", 1.0) < HOPELESS:
+                on_buffers, on_images = _times(device, kind, whole, ("", ""), ("x", "y"))
+                shares[kind] = on_images / on_buffers
         small = Region.whole((1, PIXEL, 2, 2))
         fixed = _transform_us(device, small)
         nbytes = whole.size * 4

@@ -1,7 +1,8 @@
 """A device in a process of its own: a kernel that hangs or crashes its driver costs that process, not the profile.
 
 The two processes exchange lines of JSON over pipes: a sample's row and region one way, a measurement the other. The child answers
-`{"ready": name}` once its device is open; a child that dies or does not answer in time is replaced, and whoever asked is told.
+`{"ready": name}` once its device is open, and `{"built": count}` once a round's kernels are compiled; it times them when it gets the next
+line, so that nothing else need be computed meanwhile. A child that dies or does not answer in time is replaced, and whoever asked is told.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from .. import settings
 from ..devices.base import Device
 from ..errors import DeviceError
 from ..regions import Region
-from .measure import with_constants
 from .sampler import Sample
 from .table import Measurement, node_of
 
@@ -51,6 +51,7 @@ class Isolated:
         self.sharing = ""  # how the device shares memory there; "": as the settings say
         self.child: subprocess.Popen | None = None
         self._buffer = b""
+        self._at = -1  # which of the samples the child is trying
 
     def round(self, samples: Sequence[Sample], threads: int, wait_us: float) -> list[Measurement | None]:
         """The rows of samples timed in company, None where the device has no such kernel.
@@ -58,26 +59,35 @@ class Isolated:
         Raises KernelLost, whose `index` says which sample it was where that is known; DeviceError where no child can be had.
         """
         self.begin(samples, threads, wait_us)
+        self.built()
         return self.end()
 
     def begin(self, samples: Sequence[Sample], threads: int, wait_us: float) -> None:
-        """Hands the child a round, and returns at once. Raises as `round` does."""
+        """Hands the child a round to compile, and returns at once. Raises as `round` does."""
         self.start()
+        self._at = -1
         self._tell({"samples": [{"row": asdict(s.row), "region": [(i.start, i.stop) for i in s.region]} for s in samples],
                     "threads": threads, "wait_us": wait_us})
 
+    def built(self) -> None:
+        """Waits until the round that was begun is compiled. Raises as `round` does."""
+        self._answer("built")
+
     def end(self) -> list[Measurement | None]:
-        """What came out of the round that was begun. Raises as `round` does."""
-        at = -1
+        """Times the round that was built, and returns what came out. Raises as `round` does."""
+        self._tell({"time": True})
+        return [Measurement(**row) if row else None for row in self._answer("measured")]
+
+    def _answer(self, name: str) -> Any:
+        """What the child answers under that name, after it has told what it tries."""
         while True:
             try:
                 answer = self._hear(self.hang_s)
             except KernelLost as error:
-                raise KernelLost(error.what, found=error.found, index=at if at >= 0 else None) from None
-            if "trying" in answer:
-                at = answer["trying"]
-                continue
-            return [Measurement(**row) if row else None for row in answer["measured"]]
+                raise KernelLost(error.what, found=error.found, index=self._at if self._at >= 0 else None) from None
+            if "trying" not in answer:
+                return answer[name]
+            self._at = answer["trying"]
 
     def start(self) -> None:
         """Starts the child where none is running."""
@@ -149,9 +159,7 @@ class Isolated:
 
 def serve(device: Device, unit: str, lines: Any, answers: Any) -> None:
     """The child's side: times what it is asked to on a device until there are no more lines."""
-    import numpy as np
-
-    from .run import time_round
+    from .timing import SampleRound, with_numbers
 
     def say(what: dict[str, Any]) -> None:
         answers.write(json.dumps(what) + "\n")
@@ -163,9 +171,12 @@ def serve(device: Device, unit: str, lines: Any, answers: Any) -> None:
         samples = []
         for one in asked["samples"]:
             row = Measurement(**one["row"])
-            samples.append(Sample(with_constants(node_of(row), np.random.default_rng(0)), Region(map(tuple, one["region"])), row))
-        found = time_round(unit, device, samples, asked["threads"], asked["wait_us"], lambda index: say({"trying": index}))
-        say({"measured": [None if row is None else asdict(row) for row in found]})
+            samples.append(with_numbers(Sample(node_of(row), Region(map(tuple, one["region"])), row)))
+        with SampleRound(unit, device, samples, asked["threads"], asked["wait_us"], lambda index: say({"trying": index})) as made:
+            say({"built": len(samples)})
+            if not lines.readline():
+                return
+            say({"measured": [None if row is None else asdict(row) for row in made.time()]})
 
 
 def main(arguments: Sequence[str]) -> None:

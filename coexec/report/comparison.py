@@ -15,7 +15,7 @@ from ..devices.base import Device
 from ..graph.ir import Node
 from ..profiles import DeviceProfile, UnitProfile
 from ..profiling.measure import with_constants
-from ..profiling.run import fixed_costs
+from ..profiling.fixed import fixed_costs
 from ..profiling.sampler import SHAPES
 from ..profiling.table import node_of
 from ..profiling.ways import as_profiled

@@ -25,7 +25,7 @@ from ..profiling.drift import slowness
 from ..profiling.fit import accuracy, one_device, steadied
 from ..profiling.measure import Bench, copies_for
 from ..profiling.rounds import COMPANY, NoClock, Round
-from ..profiling.run import fixed_costs
+from ..profiling.fixed import fixed_costs
 from ..profiling.references import named
 from ..profiling.table import Measurement, describe, tail_text
 from ..regions import Region

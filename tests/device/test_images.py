@@ -133,8 +133,10 @@ def test_what_others_read_stays_in_buffers():
             assert all(images.kind_of(r) for r in graph.consumers[value])
 
 
-def test_the_profile_measures_each_kind_and_the_transforms():
+def test_the_profile_measures_each_kind_and_the_transforms(monkeypatch):
     gpu = gpu_device()
+    assert {*image_costs(gpu).shares} == {"elementwise"}, "without hardware for images one kind says enough"
+    monkeypatch.setattr("coexec.profiling.images.HOPELESS", 1e9)
     found = image_costs(gpu)
     assert set(found.shares) == set(KINDS) and all(0.01 < s < 1e4 for s in found.shares.values()) and found.us >= 0 and found.gbs > 0
     assert [images.kind_of(sample(kind)) for kind in KINDS] == list(KINDS)

@@ -85,6 +85,8 @@ def test_what_least_is_known_of_is_chosen():
     choosing = Choosing({"cpu": Facts()})
     choosing.learn([replace(s.row, unit="cpu", latency_us=1.0) for s in known])
     assert choosing.best([[known[0], other[0], known[1]], [known[2], other[1]]]) == other[:2], "nothing was timed of those kernels"
+    only = choosing.best([[known[0], other[0], known[1]], [other[1]]], only_compiled=True)
+    assert len(only) == 1 and only[0] in known, "no kernel is timed that was not compiled before"
     fresh = Choosing({"cpu": Facts()})
     assert fresh.best([[other[0]], [other[0], other[1]]]) == other[:2], "one that was just chosen is known"
 

@@ -20,7 +20,8 @@ from coexec.ops import op_for
 from coexec.profiles import from_yaml, to_yaml
 from coexec.profiling.fit import facts_of_rows, fit_profile_from_table, kernels_of
 from coexec.profiling.measure import Bench, with_constants
-from coexec.profiling.run import board_facts, profile_devices
+from coexec.profiling.facts import board_facts
+from coexec.profiling.run import profile_devices
 from coexec.profiling.sampler import Sampler, draw, random_cut, whole_of
 from coexec.profiling.sampler import row as sized
 from coexec.profiling.table import Measurement, describe, node_of, piece_of, read_table, tail_text, whole_of_piece

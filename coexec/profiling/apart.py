@@ -1,0 +1,149 @@
+"""A GPU's rounds in a process of its own: kernels that hang or crash the driver are remembered, and left out from then on."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from .. import files
+from ..devices.base import Device
+from ..errors import DeviceError, UsageError
+from .isolation import Isolated, KernelLost
+from .sampler import Sample
+from .table import Measurement
+from .timing import with_numbers, time_round
+
+log = logging.getLogger("coexec")
+
+#: An operator of which so many kernels hung or crashed the driver is not run on that GPU.
+MOST_LOST = 3
+
+
+class Apart:
+    """Times samples on a GPU in a child process; in this one where no child can be had.
+
+    lost: by sample, the operator and the reason.
+    """
+
+    def __init__(self, device: Device, isolated: Isolated, threads: int, wait_us: float):
+        self.device, self.threads, self.wait_us = device, threads, wait_us
+        self.isolated: Isolated | None = isolated
+        self.lost: dict[str, dict[str, str]] = {}
+        self._path: Path | None = None
+        self._samples: list[Sample] = []
+        #: Of those, which are still to be timed; whether the child has been told of them, and has compiled them; whether each has to be by itself.
+        self._left: list[int] = []
+        self._begun = self._built = self._each = False
+
+    def keep(self, path: Path, resume: bool) -> None:
+        """Writes down there what is lost from now on. Raises UsageError where what lies there is no such list."""
+        self._path = path
+        if resume and path.exists():
+            self.lost = read_quarantine(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def refused(self) -> set[str]:
+        """Operators of which so many kernels were lost that the GPU is better not given any."""
+        count = Counter(told["op_type"] for told in self.lost.values())
+        return {op_type for op_type, number in count.items() if number >= MOST_LOST}
+
+    def begin(self, samples: Sequence[Sample]) -> None:
+        """Has the child compile them, and returns at once."""
+        refused = self.refused()
+        self._samples = list(samples)
+        self._left = [i for i, s in enumerate(samples) if called(s) not in self.lost and s.node.op_type not in refused]
+        self._begun = self._built = self._each = False
+        self._start()
+
+    def ready(self) -> None:
+        """Waits until all that was begun is compiled, but for what is lost at that."""
+        while self._left and self.isolated is not None and not self._each and not self._built:
+            if not self._begun:
+                self._start()
+                continue
+            try:
+                self.isolated.built()
+                self._built = True
+            except KernelLost as error:
+                self._without(error)
+
+    def time(self) -> list[Measurement | None]:
+        """The rows of what was begun; None where there is no such kernel, or it was lost, now or before."""
+        found: list[Measurement | None] = [None] * len(self._samples)
+        while self._left:
+            self.ready()
+            if self._each or self.isolated is None:
+                break
+            if not self._left:
+                return found
+            try:
+                told = self.isolated.end()
+            except KernelLost as error:
+                self._without(error)
+                continue
+            for i, one in zip(self._left, told):
+                found[i] = one
+            self._left = []
+        left, samples = self._left, self._samples
+        if left and self.isolated is None:
+            for i, one in zip(left, time_round("gpu", self.device, [with_numbers(samples[i]) for i in left], self.threads, self.wait_us)):
+                found[i] = one
+        elif left:
+            for i in left:
+                self.begin([samples[i]])
+                found[i], = self.time()
+        self._left = []
+        return found
+
+    def drop(self) -> None:
+        """Leaves untimed what was begun."""
+        if self._left and self._begun and self.isolated is not None:
+            self.isolated.close()
+        self._left = []
+
+    def close(self) -> None:
+        if self.isolated is not None:
+            self.isolated.close()
+
+    def _start(self) -> None:
+        try:
+            if self._left and self.isolated is not None:
+                self.isolated.begin([self._samples[i] for i in self._left], self.threads, self.wait_us)
+                self._begun = True
+        except KernelLost as error:  # the child ended since the last round
+            log.info("%s: a new one is started", error)
+        except DeviceError as error:
+            log.warning("%s; its kernels are timed in this process", error)
+            self.isolated = None
+
+    def _without(self, error: KernelLost) -> None:
+        """Goes on after a loss."""
+        self._begun = self._built = False
+        if error.index is None and len(self._left) > 1:  # it ran once, and failed among others: each by itself will tell
+            self._each = True
+            return
+        sample = self._samples[self._left.pop(error.index or 0)]
+        log.warning("%s: %s: %s; left out of the profile", self.device.facts.name, called(sample), error)
+        self.lost[called(sample)] = {"op_type": sample.node.op_type, "reason": str(error)}
+        if self._path is not None:
+            files.write(self._path, json.dumps(self.lost, indent=1))
+
+
+def called(sample: Sample) -> str:
+    """What a lost kernel is remembered by."""
+    return f"{sample.node.op_type} {sample.node.inputs[0].shape} -> {[(i.start, i.stop) for i in sample.region]}"
+
+
+def read_quarantine(path: Path) -> dict[str, dict[str, str]]:
+    """What an earlier round lost, by sample. Raises UsageError where the file is no such list."""
+    try:
+        found = json.loads(path.read_text())
+        if all(isinstance(v["op_type"], str) and isinstance(v["reason"], str) for v in found.values()):
+            return found
+    except (ValueError, AttributeError, KeyError, TypeError):
+        pass
+    raise UsageError("not a list of lost kernels", where=str(path), expected="what an earlier round wrote", hint="delete it, or leave out --resume")
