@@ -3,7 +3,7 @@
     python tools/evaluate_predictors.py --profile p.yaml --models-dir /tmp/models [--only resnet18,vgg16] [--table p.csv] [--json out.json]
 
 Prints, per unit, how many predictions lie within 5, 10 and 15 %, the mean error, and the noise floor (how often both measurements of a kernel
-lie within 10 % of their mean), of what was measured as it would have been in the profile's good moments, and of what the clock said; what
+lie within 10 % of their mean), of what was measured as it would have been in the profile's usual moments, and of what the clock said; what
 others predict by (FLOPs-linear, CoDL's linear form, a forest per kernel, extra-trees), fitted to the measurements beside the profile, on the
 same operators (those whose very shape was sampled are left out); how long fitting takes; the worst kernels and operators; and whole models,
 predicted and measured, under the plans of strategies cpu, gpu and coexec. The models are those of tools/make_models.py.
@@ -36,7 +36,7 @@ STRATEGIES = ("cpu", "gpu", "coexec")
 def whole_model(path: Path, profile: Any, iters: int, devices: Mapping[str, Device]) -> tuple[dict[str, dict[str, float]], Any]:
     """Per strategy: predicted and measured milliseconds (medians), error, half the spread of the measured ones, planning time.
 
-    Predictions are of good moments. Before and after every run the reference kernels of the plan's processors are timed, and what the profile
+    Predictions are of usual moments. Before and after every run the reference kernels of the plan's processors are timed, and what the profile
     says of them tells how much longer the plan's kernels take in that moment (`slowness`): `measured_ms` is without that, `clocked_ms` with it.
     """
     graph = load(path)

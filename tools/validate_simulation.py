@@ -7,7 +7,7 @@
 Every plan runs, plain and traced, in turns with the others of its model. Two simulations stand beside: one fed with what the profile predicts
 of pieces and waits (the planner's knowledge, and its errors), and replays, one of each traced run, fed with what its pieces took and what it
 lost between them. A replay beside its own run shows the simulator's own error; beside the plain runs, also what tracing costs and how uneven
-the machine is. Medians. Predictions are of the profile's good moments: beside them, plain runs are told as they would have been in those, by
+the machine is. Medians. Predictions are of the profile's usual moments: beside them, plain runs are told as they would have been in those, by
 reference kernels before and after each (`measured`); beside replays, as they were (`clocked`). Medians of several passes
 over all models, minutes apart. With --resume, passes of models that the JSON file has already are not made again.
 """
@@ -48,7 +48,7 @@ STRATEGIES = ("cpu", "gpu", "greedy", "coexec")
 APART = 0.05
 #: Runs of each plan, plain and traced, before those that count.
 WARM = 2
-#: What a simulation is held against: predictions are of good moments, replays of those in which the machine was.
+#: What a simulation is held against: predictions are of usual moments, replays of those in which the machine was.
 BESIDE = {"predicted_ms": "measured_ms", "replayed_ms": "clocked_ms"}
 Row = dict[str, Any]
 

@@ -1,10 +1,10 @@
-"""Drift: how much longer kernels take while a processor is slower than in its good moments, as its reference kernels tell.
+"""Drift: by what factor kernels take longer in a moment than in a processor's usual ones, as its reference kernels tell.
 
-    log(us) = log(us in a good moment) + sum over the references of exponent * log(ns of the reference / its ns in a good moment)
+    log(us) = log(us in a usual moment) + sum over the references of exponent * log(ns of the reference / its ns in a usual moment)
 
-Kernels that compute follow the reference that computes, those that move memory the one that stores; how closely is learnt from the timings
-themselves: from what they are off a fit that does not know of moments; and then, by kernel, a power of that, for some follow more closely than
-others of their kind. Clocks, and what neighbours take of caches and cores, change within minutes on a shared machine, and on a phone that grows hot.
+Kernels that compute follow the reference that computes, those that move memory the one that stores, and both the one that reads what no cache of
+a core holds. How closely is learnt from the timings themselves: from what they are off a fit that does not know of moments; and then, by kernel, a
+power of that, for some follow more closely than others of their kind. Clocks, and what neighbours take of caches and cores, change within minutes on a shared machine, and on a phone that grows hot.
 """
 
 from __future__ import annotations
@@ -19,17 +19,18 @@ from .references import FACTS
 from .table import Measurement
 
 #: What the exponents are taken to be (of the references in their order) until timings say otherwise, and how many timings that counts as much as.
-USUAL = {"compute": (0.25, 0.6), "memory": (0.4, 0.3)}
+EXPECTED = {"compute": (0.1, 0.2, 0.55), "memory": (0.2, 0.3, 0.25)}
 COUNTS, MOST, MOST_POWER = 40.0, 1.2, 2.0
-#: The share of the readings that are better than a good moment's.
-GOOD = 0.05
+#: The share of the readings that are better than a usual moment's. What good moments would be like is further from what most timings, and later
+#: runs, were made in: with the exponents, what they are wrong by counts for more.
+USUAL = 0.5
 #: A timing further off than this (as a logarithm) says nothing of moments.
 FAR = 0.4
 
 
-def facts_of_drift(exponents: Mapping[str, Sequence[float]], good_ns: Sequence[float]) -> dict[str, float]:
-    """As a profile keeps it: `reference_*_ns` of a good moment and `drift_<bound>_<reference>`; references that were not read left out."""
-    found = {name: float(f"{ns:.5g}") for name, ns in zip(FACTS, good_ns) if np.isfinite(ns)}
+def facts_of_drift(exponents: Mapping[str, Sequence[float]], usual_ns: Sequence[float]) -> dict[str, float]:
+    """As a profile keeps it: `reference_*_ns` of a usual moment and `drift_<bound>_<reference>`; references that were not read left out."""
+    found = {name: float(f"{ns:.5g}") for name, ns in zip(FACTS, usual_ns) if np.isfinite(ns)}
     return found | {_fact(bound, name): float(f"{e:.3g}") for bound, mine in exponents.items() for name, e in zip(FACTS, mine) if name in found}
 
 
@@ -38,7 +39,7 @@ def _fact(bound: str, reference: str) -> str:
 
 
 def slowness(section: UnitProfile, kernel: str, reference_ns: Mapping[str, float | None]) -> float:
-    """By what factor a kernel takes longer in a moment than in a good one. reference_ns: by name of `references.FACTS`; 1 where nothing is known."""
+    """By what factor a kernel takes longer in a moment than in a usual one. reference_ns: by name of `references.FACTS`; 1 where nothing is known."""
     known = section.latency.get(kernel)
     return _slowness(section.facts, bound_by(kernel), reference_ns) ** (1.0 if known is None or known.drift is None else known.drift)
 
@@ -46,9 +47,9 @@ def slowness(section: UnitProfile, kernel: str, reference_ns: Mapping[str, float
 def _slowness(facts: Mapping[str, float], bound: str, reference_ns: Mapping[str, float | None]) -> float:
     factor = 1.0
     for name in FACTS:
-        now, good, exponent = reference_ns.get(name), facts.get(name), facts.get(_fact(bound, name))
-        if now and good and exponent:
-            factor *= (now / good) ** exponent
+        now, usual, exponent = reference_ns.get(name), facts.get(name), facts.get(_fact(bound, name))
+        if now and usual and exponent:
+            factor *= (now / usual) ** exponent
     return factor
 
 
@@ -57,26 +58,26 @@ def readings(rows: Sequence[Measurement]) -> np.ndarray:
     return np.array([[np.nan if (v := getattr(r, name)) is None else v for name in FACTS] for r in rows], float).reshape(len(rows), len(FACTS))
 
 
-def good_readings(told: np.ndarray) -> np.ndarray:
-    """What each reference takes in a good moment; NaN where it was never read."""
-    return np.array([np.quantile(column[np.isfinite(column)], GOOD) if np.isfinite(column).any() else np.nan for column in told.T])
+def usual_readings(told: np.ndarray) -> np.ndarray:
+    """What each reference takes in a usual moment; NaN where it was never read."""
+    return np.array([np.quantile(column[np.isfinite(column)], USUAL) if np.isfinite(column).any() else np.nan for column in told.T])
 
 
-def learnt(off: np.ndarray, told: np.ndarray, good: np.ndarray, bound: np.ndarray) -> dict[str, tuple[float, ...]]:
+def learnt(off: np.ndarray, told: np.ndarray, usual: np.ndarray, bound: np.ndarray) -> dict[str, tuple[float, ...]]:
     """The exponents of each bound. off: logarithms of timings by what a fit says, NaN where it says nothing; told: their `readings`."""
-    moment = np.nan_to_num(np.log(told / good), nan=0.0)
+    moment = np.nan_to_num(np.log(told / usual), nan=0.0)
     found = {}
     for name in BOUNDS:
         mine = (bound == name) & np.isfinite(off)
-        X, y, usual = moment[mine], off[mine], np.array(USUAL[name])
+        X, y, expected = moment[mine], off[mine], np.array(EXPECTED[name])
         spread = float(X.var(axis=0).mean()) if len(X) else 1.0
         held = COUNTS * spread * np.eye(len(FACTS))
-        exponents = usual
+        exponents = expected
         for _ in range(3):
             left = y - X @ exponents
             near = np.abs(left - (np.median(left) if len(y) else 0.0)) < FAR
             A, b = (v[near] - v[near].mean(axis=0) if near.any() else v[near] for v in (X, y))  # what a fit is off in all moments alike is not theirs
-            exponents = np.clip(np.linalg.solve(A.T @ A + held + 1e-12 * np.eye(len(FACTS)), A.T @ b + held @ usual), 0.0, MOST)
+            exponents = np.clip(np.linalg.solve(A.T @ A + held + 1e-12 * np.eye(len(FACTS)), A.T @ b + held @ expected), 0.0, MOST)
         found[name] = tuple(exponents.tolist())
     return found
 
@@ -98,15 +99,15 @@ def powers(off: np.ndarray, slow: np.ndarray, kernels: np.ndarray) -> dict[str, 
 
 
 def slow_moments(told: np.ndarray, kernels: Sequence[str], facts: Mapping[str, float]) -> np.ndarray:
-    """By what factor each timing took longer than in a good moment, as its kernel's bound says. told: their `readings`."""
+    """By what factor each timing took longer than in a usual moment, as its kernel's bound says. told: their `readings`."""
     names, which = np.unique(np.asarray(kernels, str), return_inverse=True)
     exponents = np.array([[facts.get(_fact(bound_by(name), reference), 0.0) for reference in FACTS] for name in names]).reshape(-1, len(FACTS))
     slower = np.log(told / [facts.get(reference, np.nan) for reference in FACTS])
     return np.exp((np.nan_to_num(slower) * exponents[which]).sum(axis=1))
 
 
-def at_good_moments(rows: Sequence[Measurement], factors: Sequence[float]) -> list[Measurement]:
-    """The same timings as they would have been in good moments; without readings, for they are no longer those of any moment."""
+def at_usual_moments(rows: Sequence[Measurement], factors: Sequence[float]) -> list[Measurement]:
+    """The same timings as they would have been in usual moments; without readings, for they are no longer those of any moment."""
     made = []
     for row, factor in zip(rows, factors):  # there are ten thousands of them: `dataclasses.replace` would take a good part of a fit
         made.append(object.__new__(Measurement))

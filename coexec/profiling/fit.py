@@ -19,12 +19,12 @@ from ..cost.kernels import bound_by, cases, kin
 from ..cost.model import LEAST_SAMPLES, KernelModel, LatencyModel, ShapeModel, costs_of_kin, quick_costs
 from ..errors import UsageError
 from ..profiles import DeviceProfile, UnitProfile
-from .drift import USUAL, at_good_moments, facts_of_drift, good_readings, learnt, powers, readings, slow_moments
+from .drift import EXPECTED, at_usual_moments, facts_of_drift, usual_readings, learnt, powers, readings, slow_moments
 from .table import Measurement, node_of, piece_of
 
 #: A family with fewer timings gets no fit: its cost is then a roofline estimate, and marked as one.
 MIN_SAMPLES = 4
-#: How often what kernels take in a good moment, and how they follow the reference kernels, are told from one another.
+#: How often what kernels take in a usual moment, and how they follow the reference kernels, are told from one another.
 ROUNDS_OF_DRIFT = 3
 #: What starting a GPU kernel and waiting for it is taken to cost where nobody measured it, in microseconds.
 ASSUMED_LAUNCH_US, ASSUMED_SYNC_US = 20.0, 200.0
@@ -61,7 +61,7 @@ Table = dict[str, tuple[list[int], dict[str, np.ndarray], dict[str, np.ndarray]]
 
 
 class Steadied(NamedTuple):
-    """Rows as they would have been in good moments; the facts that say so, and by kernel how closely it follows: nothing where no references
+    """Rows as they would have been in usual moments; the facts that say so, and by kernel how closely it follows: nothing where no references
     were timed beside the rows.
     """
 
@@ -74,7 +74,7 @@ class Steadied(NamedTuple):
         return self._taken_off(rows, _kernel_names(rows, kernels_of(rows, facts_of_rows([*self.rows, *rows])))) if self.facts else list(rows)
 
     def _taken_off(self, rows: Sequence[Measurement], kernels: np.ndarray) -> list[Measurement]:
-        return at_good_moments(rows, slow_moments(readings(rows), kernels, self.facts) ** [self.powers.get(k, 1.0) for k in kernels])
+        return at_usual_moments(rows, slow_moments(readings(rows), kernels, self.facts) ** [self.powers.get(k, 1.0) for k in kernels])
 
 
 def _kernel_names(rows: Sequence[Measurement], table: Table) -> np.ndarray:
@@ -85,15 +85,15 @@ def _kernel_names(rows: Sequence[Measurement], table: Table) -> np.ndarray:
 
 
 def steadied(rows: Sequence[Measurement], facts: Mapping[str, float] | None = None, table: Table | None = None) -> Steadied:
-    """Rows of one processor as they would have been in its good moments. table: their `kernels_of`, where that is known."""
+    """Rows of one processor as they would have been in its usual moments. table: their `kernels_of`, where that is known."""
     told = readings(rows)
     if not rows or not np.isfinite(told).any() or not of_coexec(rows):
         return Steadied(list(rows), {}, {})
     table = kernels_of(rows, facts_of_rows(rows, facts)) if table is None else table
-    kernels, good = _kernel_names(rows, table), good_readings(told)
+    kernels, usual = _kernel_names(rows, table), usual_readings(told)
     bound = np.array([bound_by(k) for k in kernels])
     quiet, clocked = np.array([not r.busy_other for r in rows]), np.array([r.latency_us for r in rows])
-    found: dict[str, float] = facts_of_drift(USUAL, good)
+    found: dict[str, float] = facts_of_drift(EXPECTED, usual)
     follow: dict[str, float] = {}
     for _ in range(ROUNDS_OF_DRIFT):  # a better fit tells the exponents better, and they the fit
         slow = slow_moments(told, kernels, found)
@@ -103,7 +103,7 @@ def steadied(rows: Sequence[Measurement], facts: Mapping[str, float] | None = No
             if len(here) >= LEAST_SAMPLES:
                 X = np.stack(list(terms.values()), axis=1)[quiet[at]]
                 off[here] = np.log(clocked[here] / np.maximum(X @ quick_costs(X, us[here]), 1e-3))
-        found = facts_of_drift(learnt(off, told, good, bound), good)
+        found = facts_of_drift(learnt(off, told, usual, bound), usual)
         follow = powers(off, slow_moments(told, kernels, found), kernels)
     return Steadied(Steadied([], found, follow)._taken_off(rows, kernels), found, follow)
 

@@ -10,11 +10,12 @@ written into a second-level cache that was filled with something else.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +36,8 @@ COMPANY = 12
 #: How often each is timed, and after how many seconds a round of slow ones ends with less. What a moment does to a dozen kernels lasts longer than
 #: their round: more shapes tell more than more timings of the same.
 COUNT, LIMIT_S = 6, 1.5
-#: Kernels between two readings of the references, and how often those are run for one reading.
+#: Kernels between two readings of the references, and how often those are run for one reading: whatever ran before, the last find the same in the
+#: caches.
 STRETCH, REFERENCE_RUNS = 3, 4
 #: A kernel takes longer by about this power of what a reference does, shared by all references. Within a round no more need be known.
 FOLLOWS = 0.9
@@ -46,6 +48,11 @@ LONGER = 8
 #: What a round took by the device's own clock must be at least and at most these shares of what it took by the wall's, give or take what
 #: starting and waiting cost; else the clock is not believed.
 BELIEVED, SLACK_NS, MOST_DOUBTS = (0.7, 1.02), 300_000, 5
+
+#: Bytes that the reference that reads from far reads at least: as others, more than a core's caches hold.
+SMALL_FAR = 2 << 20
+#: Its name.
+FAR = "far"
 
 PAGE = 4096
 #: Bytes of a board's last cache, where the system does not tell, and at most.
@@ -108,7 +115,7 @@ class Round:
         self.buffers: list = []
         self.errors: dict[int, DeviceError] = {}
         self.doubts, self._flipped = 0, False
-        self._cold, self._other = (np.ones(nbytes // 4, np.float32) for nbytes in (cold_bytes(), 2 * own_bytes() * team_of(device, threads)))
+        self._cold, self._other = _ones(cold_bytes()), _ones(2 * own_bytes() * team_of(device, threads))
         self.queue = device.queue(threads)
         try:
             self.arena = device.allocate(max([1, *(sum(_nbytes(v) for v in (*n.inputs, *n.outputs) if v is not None and not v.is_constant)
@@ -121,7 +128,8 @@ class Round:
             rng = np.random.default_rng(0)
             self._by_kernels = device.asynchronous or threads > 1  # whoever reads it next writes it
             self._fill = self._filler()
-            self.references = [self._reference_of(node) for node in reference_nodes(team_of(device, threads)) if device.declines(node) is None]
+            nodes = reference_nodes(team_of(device, threads))
+            self.references = [self._reference_of(node) for node in nodes if device.declines(node) is None]
             self.turns = [self._made(i, node, region, rng) for i, (node, region) in enumerate(pieces)]
             self._trying(-1)
             self.queue.seal()
@@ -164,7 +172,7 @@ class Round:
         self.buffers.append(buffer)
         at = -buffer.host.ctypes.data % PAGE if buffer.shared else 0
         views = [TensorView.contiguous(buffer, v.dtype, Region.whole(v.shape), offset) for v, offset in ((source, at), (target, at + _pages(source)))]
-        views[0].array[...] = random_array(source.type, np.random.default_rng(2))
+        views[0].array[...] = 1.0 if node.name == FAR else random_array(source.type, np.random.default_rng(2))
         if not buffer.shared:
             self.queue.upload(views[0]).wait()
         return self.queue.compile(node, Region.whole(target.shape), [views[0], *node.inputs[1:]], [views[1]])
@@ -291,9 +299,8 @@ class Round:
             return (self._begin_reading(1)(),)
         self.queue.begin_run()
         try:
-            for _ in range(WAKING_RUNS):
-                for kernel in self.references:
-                    kernel.start()
+            for kernel in self.references * WAKING_RUNS:
+                kernel.start()
             return (self._reference(),)
         finally:
             self.queue.end_run()
@@ -301,9 +308,8 @@ class Round:
     def _begin_reading(self, times: int) -> Callable[[], Reading]:
         """Starts the references of a device that works through a queue, so many times as often as usual; what is returned waits for them."""
         self.queue.begin_run()
-        for _ in range(WAKING_RUNS):
-            for kernel in self.references:
-                kernel.start()
+        for kernel in self.references * WAKING_RUNS:
+            kernel.start()
         tape = [(index, *self.timer.start(kernel)) for _ in range(times) for index, kernel in enumerate(self.references)  # type: ignore[union-attr]
                 for _ in range(REFERENCE_RUNS)]
         self.queue.flush()
@@ -399,6 +405,14 @@ class Round:
         self.close()
 
 
+@cache
+def _ones(nbytes: int) -> np.ndarray:
+    """float32 to be read, never written: one for all rounds."""
+    made = np.ones(nbytes // 4, np.float32)
+    made.flags.writeable = False
+    return made
+
+
 def _nbytes(value: Value) -> int:
     """Of a value in the arena: whole cache lines."""
     return -(-max(1, value.type.nbytes) // 64) * 64
@@ -470,12 +484,16 @@ def team_of(device: Device, threads: int) -> int:
 
 
 def reference_nodes(threads: int = 1) -> list[Node]:
-    """What tells a good moment: one that stores much, one that computes much; both small enough for a core's own caches.
+    """What tells the moment: one that reads from far, one that stores much, one that computes much; the latter two small enough for a core's own
+    caches.
 
-    Of several threads only the latter, with more to do: they wait for Python's lock when they are done, about as long as a store takes.
+    Of several threads only the last, with more to do: they wait for Python's lock when they are done, about as long as a store takes.
     """
+    edge = math.isqrt(max(SMALL_FAR, 2 * own_bytes()) // 4 // 32)
+    planes, means = (TensorType(np.dtype(np.float32), (1, 32, edge, edge)) for edge in (edge, 1))
     line = TensorType(np.dtype(np.float32), (1, 1, 1, 32 << 10))
     square = TensorType(np.dtype(np.float32), (96 if threads == 1 else 288,) * 2)
-    return [Node("Relu", (Value("x", line),), (Value("y", line),), name="reference"),
+    return [Node("GlobalAveragePool", (Value("x", planes),), (Value("y", means),), name=FAR),
+            Node("Relu", (Value("x", line),), (Value("y", line),), name="reference"),
             Node("MatMul", (Value("a", square), Value("w", square, random_array(square, np.random.default_rng(1)))), (Value("y", square),),
                  name="reference")][-count_of(threads):]

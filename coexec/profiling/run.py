@@ -49,6 +49,8 @@ RANKS = 5
 MANY_ROWS = 1500
 #: Shares of the budget after which fits are made, so that what is predicted badly is sampled more.
 LOOKS = (0.2, 0.4, 0.7)
+#: Of how many of a unit's rows, evenly, at most.
+MOST_LOOKED = 3000
 #: Of so many of a family one is timed: that of which least is known. And of every family's telling shapes so many come first.
 CANDIDATES, FIRST = 4, 2
 #: Where more than this share of the time went into compiling, kernels that were compiled before are timed at more sizes instead of new ones.
@@ -235,6 +237,7 @@ class Campaign:
             if not mine:
                 continue
             known = facts_of_rows(mine, self.facts[unit])
+            mine = mine[::-(-len(mine) // MOST_LOOKED)]
             us = KernelFits(mine, known, correct=False).predict(mine)
             for row, guess in zip(mine, us):
                 if np.isfinite(guess):
@@ -246,9 +249,8 @@ class Campaign:
     def beside(self) -> None:
         """Times pairs of kernels at work together, one of each unit: how much they take from one another."""
         by_bound: dict[str, list[tuple[Sample, Measurement, Measurement]]] = {}
-        for entry in self.nodes:
-            key = next((bound_by(k) for k in kernels_of([entry[2]], facts_of_rows(self.of("gpu"), self.facts["gpu"]))), "memory")
-            by_bound.setdefault(key, []).append(entry)
+        for kernel, (at, _, _) in kernels_of([theirs for _, _, theirs in self.nodes], facts_of_rows(self.of("gpu"), self.facts["gpu"])).items():
+            by_bound.setdefault(bound_by(kernel), []).extend(self.nodes[i] for i in at)
         turns = [e for pair in zip_longest(*(sorted(v, key=lambda e: -e[1].latency_us)[:24:2] for v in by_bound.values())) for e in pair if e]
         for number, entry in enumerate(turns):
             if self.spent > self.budget:

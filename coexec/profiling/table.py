@@ -55,6 +55,7 @@ class Measurement:
     of_channels: int | None = None
     of_height: int | None = None
     of_width: int | None = None
+    reference_far_ns: float | None = None
     reference_store_ns: float | None = None
     reference_compute_ns: float | None = None
 
@@ -71,11 +72,11 @@ class Measurement:
 
 COLUMNS = tuple(f.name for f in fields(Measurement))
 #: The sizes of the whole output. Tables may lack these columns, and those of the reference kernels.
-OF = COLUMNS[-5:-2]
-OPTIONAL = COLUMNS[-5:]
+OF = COLUMNS[-6:-3]
+OPTIONAL = COLUMNS[-6:]
 _shape_of, _piece_of = attrgetter("op_type", "dtype", *COLUMNS[6:18]), attrgetter("op_type", "dtype", *COLUMNS[6:18], *OF)
 _TEXT = ("device", "unit", "op_type", "implementation", "dtype")
-_REAL = ("latency_us", "spread_us", *COLUMNS[-2:])
+_REAL = ("latency_us", "spread_us", *COLUMNS[-3:])
 
 
 def write_table(rows: Iterable[Measurement], path: str | os.PathLike[str]) -> None:

@@ -34,7 +34,7 @@ from ..regions import Region
 @dataclass(frozen=True)
 class Sample:
     """One operator on one unit: predicted, and measured twice, in microseconds. What was measured is told as it would have been in the profile's
-    good moments, by the reference kernels timed beside it; `slowness`: by what each timing was longer than that.
+    usual moments, by the reference kernels timed beside it; `slowness`: by what each timing was longer than that.
     """
 
     model: str

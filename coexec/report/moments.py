@@ -22,14 +22,14 @@ Reading = dict[str, tuple[float, ...]]
 
 
 class Run(NamedTuple):
-    """Milliseconds that a run took, and by how much longer than in a good moment of the profile its plan's kernels take then."""
+    """Milliseconds that a run took, and by how much longer than in a usual moment of the profile its plan's kernels take then."""
 
     ms: float
     slowness: float
 
     @property
     def steady_ms(self) -> float:
-        """What it would have taken in a good moment."""
+        """What it would have taken in a usual moment."""
         return self.ms / self.slowness
 
 

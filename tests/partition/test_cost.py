@@ -30,7 +30,7 @@ from tests.partition.boards import Net, board, classifier, tangle
 
 DESIGN = ("device,unit,threads,op_type,implementation,dtype,batch,in_channels,in_height,in_width,out_channels,out_height,out_width,"
           "kernel_h,kernel_w,stride_h,stride_w,groups,busy_other,latency_us,spread_us,count,of_channels,of_height,of_width,"
-          "reference_store_ns,reference_compute_ns")
+          "reference_far_ns,reference_store_ns,reference_compute_ns")
 
 
 def test_features_of_a_convolution_and_of_half_of_it():

@@ -1,4 +1,4 @@
-"""Whole runs are told as they would have been in good moments."""
+"""Whole runs are told as they would have been in usual moments."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_work_is_told_by_processor_and_kernel():
 
 
 @pytest.mark.parametrize("strategy", ["cpu", "gpu", "fixed:gpu=0.5"])
-def test_a_run_in_a_slow_moment_is_told_as_in_a_good_one(strategy):
+def test_a_run_in_a_slow_moment_is_told_as_in_a_usual_one(strategy):
     graph, feeds = classifier(), None
     for exponent in (0.0, 1.0):
         profile = known(drift_compute_compute=exponent, drift_memory_store=exponent)
@@ -40,5 +40,5 @@ def test_a_run_in_a_slow_moment_is_told_as_in_a_good_one(strategy):
             feeds = feeds or random_feeds(graph)
             found = moments.timer(session.plan, session.graph)(lambda s=session: s.run(None, feeds))
             assert found.ms > 0 and found.steady_ms == pytest.approx(found.ms / found.slowness)
-            # No reference takes a nanosecond: by such facts every moment is thousands of times slower than a good one.
+            # No reference takes a nanosecond: by such facts every moment is thousands of times slower than a usual one.
             assert found.slowness == 1.0 if not exponent else found.slowness > 100
