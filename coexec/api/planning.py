@@ -11,11 +11,12 @@ from typing import Any
 from .. import settings
 from ..cost.compose import CostModel
 from ..cost.corrections import Corrections
-from ..cost.images import with_images
+from ..cost.images import of_plan, with_images
 from ..devices.base import Device
 from ..devices.registry import find_devices, session_threads
 from ..errors import CoexecError
 from ..graph.ir import Graph
+from ..partition.halos import keep_halos
 from ..partition.plan import Plan
 from ..partition.strategies.base import parse_strategy
 from ..partition.wishes import NONE, Wishes
@@ -69,6 +70,13 @@ def plan_prepared(graph: Graph, *, profile: DeviceProfile | str | None = None, s
     if found is not None and "gpu" in made.devices:
         made = with_images(made, graph, CostModel(found, corrections))
     return replace(made, planning_ms=(time.perf_counter() - started) * 1e3, shapes={v.name: v.shape for v in graph.inputs if v.type.is_static})
+
+
+def repredicted(plan: Plan, graph: Graph, profile: DeviceProfile, threads: int = 0) -> Plan:
+    """A plan from another day, with what this profile says of it."""
+    cost = CostModel(profile.with_threads(threads or settings.get("threads")))
+    us = cost.total_us(graph, keep_halos(graph, [plan[n.name] for n in graph.nodes]), of_plan(cost, graph, plan))
+    return replace(plan, profile=profile.name, predicted_ms=us / 1e3)
 
 
 #: Seconds that measuring takes by default, quick and full.

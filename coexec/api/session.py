@@ -52,7 +52,7 @@ from ..runtime.turns import Turns
 from ..runtime.watchdog import TimedOut, Watch
 from .following import Follower, Replan
 from .models import Shapes, bind, load, random_feeds
-from .planning import cached_profile, plan_prepared, resolve_profile
+from .planning import cached_profile, plan_prepared, repredicted, resolve_profile
 from .refinement import Candidate, refine, remember, remembered
 
 log = logging.getLogger("coexec")
@@ -329,8 +329,10 @@ class InferenceSession:
             return made
         with phase(self._trace, "plan", strategy=self.strategy):
             known = remembered(graph, self._profile, self.devices, self.options.intra_op_num_threads, self._wishes) if own else None
-            return known or plan_prepared(graph, profile=self._profile, strategy=self.strategy, wishes=self._wishes, devices=self.devices,
-                                          threads=self.options.intra_op_num_threads)
+            if known is not None:  # the machine may have been measured again since
+                return repredicted(known, graph, self._profile, self.options.intra_op_num_threads)
+            return plan_prepared(graph, profile=self._profile, strategy=self.strategy, wishes=self._wishes, devices=self.devices,
+                                 threads=self.options.intra_op_num_threads)
 
     def _use_as_profiled(self) -> None:
         """The CPU on the cores that were measured; memory shared with the GPU, and the GPU waited for, in the ways that were the cheapest."""

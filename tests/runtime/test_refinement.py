@@ -10,6 +10,7 @@ import pytest
 
 from coexec import InferenceSession, SessionOptions, settings
 from coexec.api import refinement
+from coexec.api.planning import plan_prepared, repredicted
 from coexec.api.refinement import refine, remember, remembered
 from coexec.cost.corrections import MOST_RATIO, Between, Corrections
 from coexec.devices.cpu.device import CpuDevice
@@ -124,6 +125,17 @@ def test_a_kept_plan_is_found_again_and_damage_is_not(graph, tmp_path):
         path.parent.rmdir()
         path.parent.write_text("in the way")
         assert remember(plan, graph, profile, devices, 0) is None
+
+
+def test_a_remembered_plan_is_predicted_by_the_profile_at_hand(graph):
+    """The machine may have been measured again since: what an old profile said is of other moments."""
+    profile, other = board(), board(gpu_gflops=10_000.0)
+    made = {name: plan_prepared(graph, profile=profile, strategy=name) for name in ("coexec", "gpu", "cpu")}
+    for plan in made.values():
+        assert repredicted(plan, graph, profile).predicted_ms == pytest.approx(plan.predicted_ms, rel=1e-6)
+    old, new = made["gpu"], repredicted(made["gpu"], graph, other)
+    assert new.partitions == old.partitions and new.predicted_ms < old.predicted_ms
+    assert new.predicted_ms == pytest.approx(plan_prepared(graph, profile=other, strategy="gpu").predicted_ms, rel=1e-6)
 
 
 class Disturbed:
