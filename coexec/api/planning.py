@@ -76,7 +76,7 @@ def repredicted(plan: Plan, graph: Graph, profile: DeviceProfile, threads: int =
     """A plan from another day, with what this profile says of it."""
     cost = CostModel(profile.with_threads(threads or settings.get("threads")))
     us = cost.total_us(graph, keep_halos(graph, [plan[n.name] for n in graph.nodes]), of_plan(cost, graph, plan))
-    return replace(plan, profile=profile.name, predicted_ms=us / 1e3)
+    return replace(plan, profile=profile.name, predicted_ms=round(us / 1e3, 6))
 
 
 #: Seconds that measuring takes by default, quick and full.
