@@ -44,7 +44,7 @@ note "$MODEL"
 
 OUT=$ROOT/build/quickstart
 mkdir -p "$OUT"
-say "4/6 Measuring this machine (a minute and a half; it is kept)"
+say "4/6 Measuring this machine (a minute; it is kept)"
 if [ -s "$OUT/profile.yaml" ]; then
     note "measured already; remove $OUT/profile.yaml to measure again"
 else
