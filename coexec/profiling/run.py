@@ -55,6 +55,8 @@ MOST_LOOKED = 3000
 CANDIDATES, FIRST = 4, 2
 #: Where more than this share of the time went into compiling, kernels that were compiled before are timed at more sizes instead of new ones.
 COMPILING_SHARE = 0.4
+#: Compiling the telling shapes' kernels may take the first share of the budget; beyond it, up to the second share is granted on top.
+MOST_COMPILING, GRANTED = 0.5, 0.35
 #: What is kept of the budget for kernels beside a busy other unit: a share of it, and seconds at most, enough for every pair.
 BESIDE_SHARE, BESIDE_S = 0.15, 7.0
 #: What the fit and whole runs take after a quick round's measuring, in seconds: on x86-64, 2026-11. For the remaining time alone.
@@ -70,7 +72,7 @@ def profile_devices(cpu_device: Device, gpu_device: Device | None = None, *, tim
 
     Where an emulated GPU takes cores from the CPU, the CPU is also measured with all its cores, for plans that leave the GPU alone.
     `time_budget_s` (seconds) is for everything but the fit at the end. On a machine's first profile compiling kernels takes much of it: then
-    those that are compiled are timed at more sizes, instead of others. Every row is appended to the CSV file `table` as it is measured; with
+    those that are compiled are timed at more sizes, instead of others; what takes more than half of it is not counted, up to a third. Every row is appended to the CSV file `table` as it is measured; with
     `resume` its rows are kept and added to. An interruption (Ctrl-C) ends the measuring, and what is there is fitted. With `isolated`, the
     GPU's kernels are timed there: those that hang or crash a driver are left out, listed beside the table, and the round goes on; an operator
     with several such has no kernel in the profile. Without `adaptive`, shapes are drawn at random, whatever is known already; `seed`: which
@@ -167,8 +169,11 @@ class Campaign:
             self.look(sampler)
         stream, company = iter(sampler), min(COMPANY, max(2, int(self.budget / 3)))
         drawn = [sample for _, sample in islice(stream, len(SHAPES) if sampler.first else 0)]
-        ends = self.budget - min(BESIDE_SHARE * self.budget, BESIDE_S)
+        ends, telling = self.budget - min(BESIDE_SHARE * self.budget, BESIDE_S), bool(drawn)
         while not self.rows or self.spent < ends:
+            if not drawn and telling:
+                self.begun += min(max(0.0, self.compiling_s - MOST_COMPILING * self.budget), GRANTED * self.budget)
+                telling = False
             if not drawn:  # a network's neighbours are of much the same size, and what a kernel finds in the caches depends on it
                 if self.adaptive and not self.choosing.facts:
                     self.look(sampler)
