@@ -10,10 +10,14 @@ from dataclasses import replace
 import pytest
 
 from coexec.cli.main import main
+from coexec.cost.compose import CostModel
+from coexec.devices.cpu.device import CpuDevice
 from coexec.errors import UsageError
 from coexec.profiles import Latency, load_profile, save_profile
 from coexec.profiling.fit import refit
 from coexec.profiling.table import read_table
+from coexec.report import comparison
+from coexec.report.evaluation import Took
 from tests.partition.boards import board
 
 
@@ -58,6 +62,21 @@ def test_another_driver_board_or_clock_is_noticed(mine, tmp_path, capsys, change
     assert main(["profile", "check", str(tmp_path / "other.yaml"), "--gpu", "none"]) == 7
     said = capsys.readouterr()
     assert "differs" in said.out and "does not fit this machine" in said.err and "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("factors, fits", [((3.0, 1.2, 3.0, 3.0), True), ((0.3, 0.3, 0.9, 0.3), True),
+                                           ((3.0, 2.5, 3.0, 3.0), False), ((0.3, 0.2, 0.3, 0.3), False)])
+def test_a_passing_slow_moment_is_no_other_clock(mine, monkeypatch, factors, fits):
+    profile, moments = load_profile(mine), iter(factors)
+    costs = CostModel(profile)
+
+    def timed(device, wanted, threads, order):
+        factor = next(moments)
+        return [Took(factor * costs.kernel(node, region, "cpu").us, "") for node, _, region in wanted]
+
+    monkeypatch.setattr(comparison, "time_pieces", timed)
+    (found,) = comparison._speeds("cpu", profile.cpu, profile, CpuDevice(), 1, comparison.TOLERANCE)
+    assert found.fits == fits and found.here == pytest.approx(min(factors, key=lambda f: abs(f - 1)), abs=1e-3)
 
 
 def test_two_profiles_are_compared(mine, tmp_path, capsys):

@@ -36,8 +36,8 @@ from coexec.errors import CoexecError  # noqa: E402
 from coexec.graph.ir import Node, TensorType, Value, constant  # noqa: E402
 from coexec.ops import op_for  # noqa: E402
 from coexec.ops.fallback import is_fallback  # noqa: E402
-from coexec.profiling.measure import Bench, Timing, copies_for  # noqa: E402
 from coexec.profiling.fixed import fixed_costs  # noqa: E402
+from coexec.profiling.measure import Bench, Timing, copies_for  # noqa: E402
 from coexec.regions import Region  # noqa: E402
 
 UNITS = ("cpu", "gpu", "onnxruntime")

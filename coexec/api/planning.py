@@ -80,7 +80,7 @@ def repredicted(plan: Plan, graph: Graph, profile: DeviceProfile, threads: int =
 
 
 #: Seconds that measuring takes by default, quick and full.
-QUICK_S, FULL_S = 46.0, 1140.0
+QUICK_S, FULL_S = 45.0, 1140.0
 
 
 def profile_device(*, quick: bool = True, time_budget_s: float | None = None, threads: int = 0, gpu: str = "",

@@ -26,7 +26,7 @@ EXAMPLES = (
     "coexec profile diff old.yaml new.yaml",
 )
 ON_A_BOARD = ("coexec profile -o p.yaml --time-budget 5m --threads 4 --cpu-affinity 4-7  # on the big cores alone",)
-NOTES = """Let the board be quiet and cool: timings repeat only where clocks do. A machine's first profile spends half of its time on compiling
+NOTES = """Let the board be quiet and cool: timings repeat only where clocks do. A machine's first profile spends much of its time on compiling
 kernels: a second one says more. Every timing is written down as it is made: after Ctrl-C what is there is fitted, and --resume adds to it. A kernel
 that hangs or crashes its driver is listed beside the table, and the round goes on."""
 
@@ -35,7 +35,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("action", nargs="*", metavar="check P.yaml | diff A.yaml B.yaml", help="compare profiles instead of making one")
     parser.add_argument("-o", "--output", metavar="P.yaml", help="where the profile goes (default: the cache, as this machine's)")
     group = parser.add_mutually_exclusive_group()
-    group.add_argument("--quick", action="store_true", help="less than a minute (the default)")
+    group.add_argument("--quick", action="store_true", help="about a minute (the default)")
     group.add_argument("--full", action="store_true", help="about 20 minutes")
     parser.add_argument("--time-budget", metavar="T", type=shared.duration, help="how long it may take: 90s, 10m, 1h")
     shared.processors(parser)

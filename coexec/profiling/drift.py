@@ -4,7 +4,8 @@
 
 Kernels that compute follow the reference that computes, those that move memory the one that stores, and both the one that reads what no cache of
 a core holds. How closely is learnt from the timings themselves: from what they are off a fit that does not know of moments; and then, by kernel, a
-power of that, for some follow more closely than others of their kind. Clocks, and what neighbours take of caches and cores, change within minutes on a shared machine, and on a phone that grows hot.
+power of that, for some follow more closely than others of their kind. Clocks, and what neighbours take of caches and cores, change within minutes
+on a shared machine, and on a phone that grows hot.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from ..cost.kernels import bound_by, cases, kin
 from ..cost.model import LEAST_SAMPLES, KernelModel, LatencyModel, ShapeModel, costs_of_kin, quick_costs
 from ..errors import UsageError
 from ..profiles import DeviceProfile, UnitProfile
-from .drift import EXPECTED, at_usual_moments, facts_of_drift, usual_readings, learnt, powers, readings, slow_moments
+from .drift import EXPECTED, at_usual_moments, facts_of_drift, learnt, powers, readings, slow_moments, usual_readings
 from .table import Measurement, node_of, piece_of
 
 #: A family with fewer timings gets no fit: its cost is then a roofline estimate, and marked as one.

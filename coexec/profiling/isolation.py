@@ -53,28 +53,22 @@ class Isolated:
         self._buffer = b""
         self._at = -1  # which of the samples the child is trying
 
-    def round(self, samples: Sequence[Sample], threads: int, wait_us: float) -> list[Measurement | None]:
-        """The rows of samples timed in company, None where the device has no such kernel.
-
-        Raises KernelLost, whose `index` says which sample it was where that is known; DeviceError where no child can be had.
-        """
-        self.begin(samples, threads, wait_us)
-        self.built()
-        return self.end()
-
     def begin(self, samples: Sequence[Sample], threads: int, wait_us: float) -> None:
-        """Hands the child a round to compile, and returns at once. Raises as `round` does."""
+        """Hands the child a round to compile, and returns at once.
+
+        Raises KernelLost where the child has ended since, DeviceError where none can be had.
+        """
         self.start()
         self._at = -1
         self._tell({"samples": [{"row": asdict(s.row), "region": [(i.start, i.stop) for i in s.region]} for s in samples],
                     "threads": threads, "wait_us": wait_us})
 
     def built(self) -> None:
-        """Waits until the round that was begun is compiled. Raises as `round` does."""
+        """Waits until the round that was begun is compiled. Raises KernelLost, whose `index` says which sample it was where that is known."""
         self._answer("built")
 
     def end(self) -> list[Measurement | None]:
-        """Times the round that was built, and returns what came out. Raises as `round` does."""
+        """Times the round that was built, in company: its rows, None where the device has no such kernel. Raises as `built` does."""
         self._tell({"time": True})
         return [Measurement(**row) if row else None for row in self._answer("measured")]
 

@@ -21,7 +21,6 @@ from ..devices.base import Device
 from ..devices.cores import biggest, usable
 from ..errors import DeviceError, UsageError
 from ..profiles import DeviceProfile, UnitProfile, rounded
-from .apart import Apart
 from .choosing import Choosing
 from .climate import Climate
 from .facts import board_facts, machine, operators
@@ -30,6 +29,7 @@ from .fixed import fixed_costs
 from .images import image_costs
 from .isolation import Isolated
 from .measure import Bench, copies_for
+from .quarantine import Quarantine
 from .rounds import COMPANY
 from .sampler import SHAPES, Sample, Sampler
 from .table import Measurement, append_row, node_of, open_table, read_table, write_table
@@ -120,7 +120,7 @@ class Campaign:
         self.rows: list[Measurement] = []
         self.nodes: list[tuple[Sample, Measurement, Measurement]] = []
         self.file: Any = None
-        self.apart = None if gpu is None or isolated is None else Apart(gpu, isolated, threads, self.fixed["gpu"]["wait_us"])
+        self.quarantine = None if gpu is None or isolated is None else Quarantine(gpu, isolated, threads, self.fixed["gpu"]["wait_us"])
         self.compiling_s = 0.0
         self.climate = Climate()
         self.choosing = Choosing({})
@@ -151,8 +151,8 @@ class Campaign:
         else:
             write_table([], path)
         self.file = open_table(path)
-        if self.apart is not None:
-            self.apart.keep(path.with_suffix(".quarantine.json"), resume)
+        if self.quarantine is not None:
+            self.quarantine.keep(path.with_suffix(".quarantine.json"), resume)
 
     def add(self, row: Measurement) -> None:
         self.rows.append(row)
@@ -172,7 +172,7 @@ class Campaign:
         ends, telling = self.budget - min(BESIDE_SHARE * self.budget, BESIDE_S), bool(drawn)
         while not self.rows or self.spent < ends:
             if not drawn and telling:
-                self.begun += min(max(0.0, self.compiling_s - MOST_COMPILING * self.budget), GRANTED * self.budget)
+                self.grant()
                 telling = False
             if not drawn:  # a network's neighbours are of much the same size, and what a kernel finds in the caches depends on it
                 if self.adaptive and not self.choosing.facts:
@@ -191,23 +191,27 @@ class Campaign:
                      self.compiling_s, self.spent)
         self.tell("fitting", AFTER_S)
 
+    def grant(self) -> None:
+        """Does not count what compiling took beyond its share of the budget: a slow machine needs time to measure, too."""
+        self.begun += min(max(0.0, self.compiling_s - MOST_COMPILING * self.budget), GRANTED * self.budget)
+
     def together(self, samples: Sequence[Sample]) -> None:
         """Times samples in a round on every unit: all compile at once, each in its process, and then they are timed one after the other."""
         made: dict[str, dict[int, Measurement]] = {}
         with ExitStack() as stack:
-            rounds: dict[str, SampleRound | Apart] = {}
+            rounds: dict[str, SampleRound | Quarantine] = {}
             begun = time.perf_counter()
-            if self.apart is not None:
-                stack.callback(self.apart.drop)
-                self.apart.begin(samples)
+            if self.quarantine is not None:
+                stack.callback(self.quarantine.drop)
+                self.quarantine.begin(samples)
             numbered = [with_numbers(s) for s in samples]
             for unit, device in self.devices.items():
-                if unit == "gpu" and self.apart is not None:
-                    rounds[unit] = self.apart
+                if unit == "gpu" and self.quarantine is not None:
+                    rounds[unit] = self.quarantine
                 else:
                     rounds[unit] = stack.enter_context(SampleRound(unit, device, numbered, self.threads[unit], self.fixed[unit]["wait_us"]))
-            if self.apart is not None:
-                self.apart.ready()
+            if self.quarantine is not None:
+                self.quarantine.ready()
             self.compiling_s += time.perf_counter() - begun
             for unit, one in rounds.items():
                 for sample, row in zip(samples, one.time()):
@@ -296,7 +300,7 @@ class Campaign:
             made["cpu"] = replace(made["cpu"], cores=tuple(sorted(team)))
         if "gpu" in made:
             made["gpu"] = replace(made["gpu"], **self.ways)
-        if self.apart is not None and (refused := self.apart.refused()):
+        if self.quarantine is not None and (refused := self.quarantine.refused()):
             made["gpu"] = replace(made["gpu"], operators=tuple(o for o in made["gpu"].operators if o not in refused))
         name = " + ".join(self.devices[u].facts.name for u in ("cpu", "gpu") if u in self.devices)
         return DeviceProfile(name, made["cpu"], made.get("gpu"), machine(), made.get(ALONE))
@@ -304,8 +308,8 @@ class Campaign:
     def close(self) -> None:
         if self.file is not None:
             self.file.close()
-        if self.apart is not None:
-            self.apart.close()
+        if self.quarantine is not None:
+            self.quarantine.close()
 
 
 def activation_bytes(sample: Sample) -> int:

@@ -17,6 +17,7 @@ from ..errors import UsageError, suggest
 from ..graph.ir import Activation, Node, TensorType, Value
 from ..ops import op_for
 from ..regions import Region
+from .references import FACTS
 
 
 @dataclass(frozen=True)
@@ -72,11 +73,11 @@ class Measurement:
 
 COLUMNS = tuple(f.name for f in fields(Measurement))
 #: The sizes of the whole output. Tables may lack these columns, and those of the reference kernels.
-OF = COLUMNS[-6:-3]
-OPTIONAL = COLUMNS[-6:]
+OF = ("of_channels", "of_height", "of_width")
+OPTIONAL = (*OF, *FACTS)
 _shape_of, _piece_of = attrgetter("op_type", "dtype", *COLUMNS[6:18]), attrgetter("op_type", "dtype", *COLUMNS[6:18], *OF)
 _TEXT = ("device", "unit", "op_type", "implementation", "dtype")
-_REAL = ("latency_us", "spread_us", *COLUMNS[-3:])
+_REAL = ("latency_us", "spread_us", *FACTS)
 
 
 def write_table(rows: Iterable[Measurement], path: str | os.PathLike[str]) -> None:

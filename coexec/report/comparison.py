@@ -14,8 +14,8 @@ from ..cost.compose import ALONE, CostModel
 from ..devices.base import Device
 from ..graph.ir import Node
 from ..profiles import DeviceProfile, UnitProfile
-from ..profiling.measure import with_constants
 from ..profiling.fixed import fixed_costs
+from ..profiling.measure import with_constants
 from ..profiling.sampler import SHAPES
 from ..profiling.table import node_of
 from ..profiling.ways import as_profiled

@@ -23,10 +23,10 @@ from ..profiles import DeviceProfile
 from ..profiling.baselines import BASELINES, predictions
 from ..profiling.drift import slowness
 from ..profiling.fit import accuracy, one_device, steadied
-from ..profiling.measure import Bench, copies_for
-from ..profiling.rounds import COMPANY, NoClock, Round
 from ..profiling.fixed import fixed_costs
+from ..profiling.measure import Bench, copies_for
 from ..profiling.references import named
+from ..profiling.rounds import COMPANY, NoClock, Round
 from ..profiling.table import Measurement, describe, tail_text
 from ..regions import Region
 

@@ -194,6 +194,13 @@ def test_images_are_chosen_only_where_they_are_faster(graph):
         assert set(forced.images) == {name for run in images.runs(graph, plan.partitions) for name in run}
 
 
+def test_kinds_that_were_not_tried_cost_as_much_more_as_the_worst_that_was(graph):
+    cost, plan, slow = priced(graph, {"elementwise": 20.0})
+    names = {name for run in images.runs(graph, plan.partitions) for name in run}
+    everything, _, _ = priced(graph, dict.fromkeys(KINDS, 20.0))
+    assert slow is plan and extra_us(cost, graph, plan.partitions, names) == extra_us(everything, graph, plan.partitions, names)
+
+
 def test_ends_that_cost_more_than_they_gain_are_left_out(graph):
     """Only convolutions are quicker on images: what stands at the ends of a run and is slower there stays on buffers."""
     shares = {**dict.fromkeys(KINDS, 4.0), "conv": 0.1, "pointwise": 0.1, "depthwise": 0.1}

@@ -16,8 +16,8 @@ from coexec.profiling.measure import Bench, with_constants
 from coexec.profiling.references import FACTS, named
 from coexec.profiling.rounds import COUNT, FOLLOWS, NoClock, Round, _timing, _Turn
 from coexec.profiling.run import profile_devices
-from coexec.profiling.timing import time_round, together
 from coexec.profiling.sampler import SHAPES, whole_of
+from coexec.profiling.timing import time_round, together
 from coexec.regions import Region
 
 

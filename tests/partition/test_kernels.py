@@ -18,9 +18,9 @@ from coexec.errors import ProfileMismatch, UsageError
 from coexec.graph.ir import Node, TensorType, Value
 from coexec.ops import op_for
 from coexec.profiles import from_yaml, to_yaml
+from coexec.profiling.facts import board_facts
 from coexec.profiling.fit import facts_of_rows, fit_profile_from_table, kernels_of
 from coexec.profiling.measure import Bench, with_constants
-from coexec.profiling.facts import board_facts
 from coexec.profiling.run import profile_devices
 from coexec.profiling.sampler import Sampler, draw, random_cut, whole_of
 from coexec.profiling.sampler import row as sized

@@ -22,8 +22,8 @@ log = logging.getLogger("coexec")
 MOST_LOST = 3
 
 
-class Apart:
-    """Times samples on a GPU in a child process; in this one where no child can be had.
+class Quarantine:
+    """Rounds of samples on a GPU in a child process; in this one where no child can be had.
 
     lost: by sample, the operator and the reason.
     """
@@ -34,9 +34,9 @@ class Apart:
         self.lost: dict[str, dict[str, str]] = {}
         self._path: Path | None = None
         self._samples: list[Sample] = []
-        #: Of those, which are still to be timed; whether the child has been told of them, and has compiled them; whether each has to be by itself.
-        self._left: list[int] = []
-        self._begun = self._built = self._each = False
+        #: Which of those are timed together, group after group; whether the child has been told of the first group, and has compiled it.
+        self._groups: list[list[int]] = []
+        self._begun = self._built = False
 
     def keep(self, path: Path, resume: bool) -> None:
         """Writes down there what is lost from now on. Raises UsageError where what lies there is no such list."""
@@ -54,14 +54,14 @@ class Apart:
     def begin(self, samples: Sequence[Sample]) -> None:
         """Has the child compile them, and returns at once."""
         refused = self.refused()
-        self._samples = list(samples)
-        self._left = [i for i, s in enumerate(samples) if called(s) not in self.lost and s.node.op_type not in refused]
-        self._begun = self._built = self._each = False
+        left = [i for i, s in enumerate(samples) if called(s) not in self.lost and s.node.op_type not in refused]
+        self._samples, self._groups = list(samples), [left] if left else []
+        self._begun = self._built = False
         self._start()
 
     def ready(self) -> None:
-        """Waits until all that was begun is compiled, but for what is lost at that."""
-        while self._left and self.isolated is not None and not self._each and not self._built:
+        """Waits until what comes next is compiled, but for what is lost at that."""
+        while self._groups and self.isolated is not None and not self._built:
             if not self._begun:
                 self._start()
                 continue
@@ -74,36 +74,31 @@ class Apart:
     def time(self) -> list[Measurement | None]:
         """The rows of what was begun; None where there is no such kernel, or it was lost, now or before."""
         found: list[Measurement | None] = [None] * len(self._samples)
-        while self._left:
+        while self._groups:
             self.ready()
-            if self._each or self.isolated is None:
+            if not self._groups or self.isolated is None:
                 break
-            if not self._left:
-                return found
             try:
-                told = self.isolated.end()
+                rows = self.isolated.end()
             except KernelLost as error:
                 self._without(error)
                 continue
-            for i, one in zip(self._left, told):
-                found[i] = one
-            self._left = []
-        left, samples = self._left, self._samples
-        if left and self.isolated is None:
-            for i, one in zip(left, time_round("gpu", self.device, [with_numbers(samples[i]) for i in left], self.threads, self.wait_us)):
-                found[i] = one
-        elif left:
-            for i in left:
-                self.begin([samples[i]])
-                found[i], = self.time()
-        self._left = []
+            for i, row in zip(self._groups.pop(0), rows):
+                found[i] = row
+            self._begun = self._built = False
+        left = [i for group in self._groups for i in group]  # of a device that cannot be opened in a process of its own
+        if left:
+            rows = time_round("gpu", self.device, [with_numbers(self._samples[i]) for i in left], self.threads, self.wait_us)
+            for i, row in zip(left, rows):
+                found[i] = row
+        self._groups = []
         return found
 
     def drop(self) -> None:
         """Leaves untimed what was begun."""
-        if self._left and self._begun and self.isolated is not None:
-            self.isolated.close()
-        self._left = []
+        if self._groups and self._begun:
+            self.close()
+        self._groups = []
 
     def close(self) -> None:
         if self.isolated is not None:
@@ -111,8 +106,8 @@ class Apart:
 
     def _start(self) -> None:
         try:
-            if self._left and self.isolated is not None:
-                self.isolated.begin([self._samples[i] for i in self._left], self.threads, self.wait_us)
+            if self._groups and self.isolated is not None:
+                self.isolated.begin([self._samples[i] for i in self._groups[0]], self.threads, self.wait_us)
                 self._begun = True
         except KernelLost as error:  # the child ended since the last round
             log.info("%s: a new one is started", error)
@@ -123,10 +118,13 @@ class Apart:
     def _without(self, error: KernelLost) -> None:
         """Goes on after a loss."""
         self._begun = self._built = False
-        if error.index is None and len(self._left) > 1:  # it ran once, and failed among others: each by itself will tell
-            self._each = True
+        first = self._groups.pop(0)
+        if error.index is None and len(first) > 1:  # each ran once, and one failed among the others: each by itself will tell
+            self._groups = [[i] for i in first] + self._groups
             return
-        sample = self._samples[self._left.pop(error.index or 0)]
+        sample = self._samples[first.pop(error.index or 0)]
+        if first:
+            self._groups.insert(0, first)
         log.warning("%s: %s: %s; left out of the profile", self.device.facts.name, called(sample), error)
         self.lost[called(sample)] = {"op_type": sample.node.op_type, "reason": str(error)}
         if self._path is not None:
