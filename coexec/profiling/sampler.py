@@ -136,7 +136,7 @@ SMALL, LARGE = (250.0, 12.0, 1 << 20), (4000.0, 60.0, 6 << 20)
 LARGE_SHARE = 0.3
 SHARE = {"conv_1x1": 10.0, "conv_3x3": 9.0, "conv_dense": 4.0, "conv_depthwise": 4.0, "gemm": 1.0, "matmul": 1.5, "pool": 5.0, "movement": 5.0,
          "elementwise": 5.0, "elementwise_slow": 1.0, "normalization": 2.0, "softmax": 1.0, "reduction": 1.5, "resize": 0.7, "pad": 0.7, "space": 0.3,
-         "conv_grouped": 1.0, "conv_transpose": 0.5}
+         "conv_grouped": 1.0, "conv_transpose": 0.5, "lookup": 0.5}
 #: What follows a convolution or product in a network, besides nothing and clamps, which cost nothing.
 TAILS = ("+residual", "+HardSwish", "+LeakyRelu", "+Silu", "+residual+Relu", "+Tanh", "+Gelu")
 
@@ -232,6 +232,11 @@ def _random_plain(op_types: str) -> Callable[[np.random.Generator, int], Measure
         c = _channels(rng, hw, most)
         if kind == "Softmax" and rng.random() < 0.3:  # a classifier's
             return row(kind, 1, 1, 1, int(rng.choice([10, 21, 100, 512, 1000, 1000, 1001, 2048])))
+        if kind == "Softmax" and rng.random() < 0.25:  # a detector's, for every box
+            return row(kind, 1, int(rng.choice([200, 800, 1000, 2000, 4000, 8000])), 1, int(rng.choice([2, 2, 4, 21, 80])))
+        if kind in _BROADCAST and rng.random() < 0.25:  # a transformer's, of words or of a mask
+            many, length = int(rng.choice([1, 1, 4, 16, 64, 128, 197, 256, 384])), int(rng.choice([8, 32, 64, 128, 128, 256, 384, 512, 768, 1024]))
+            return row(kind, 1, many, 1, length)
         if kind in ("LayerNormalization", "Softmax", "RMSNormalization") and rng.random() < 0.9:
             heads, rows = int(rng.choice([1, 1, 4, 8, 12])), int(rng.choice([1, 16, 64, 128, 197, 256]))
             return row(kind, 1, heads, rows, int(rng.choice([64, 128, 197, 256, 512, 768, 1000])))
@@ -249,6 +254,8 @@ def _random_plain(op_types: str) -> Callable[[np.random.Generator, int], Measure
             many = max(1, c // groups) if inner == hw * hw else int(rng.choice([16, 64, 128, 197, 256]))
             return replace(row(kind, 1, groups, many, inner, many, oh=groups, ow=inner), implementation="+kept")
         made = row(kind, 1, c, hw, hw)
+        if kind in ("InstanceNormalization", "BatchNormalization") and rng.random() < 0.5:
+            return replace(made, implementation="+Relu")
         return replace(made, implementation="+broadcast") if kind in ("Add", "Mul", "Sub", "Div") and rng.random() < _BROADCAST[kind] else made
 
     return make
@@ -292,7 +299,17 @@ def _random_grouped(rng: np.random.Generator, most: int) -> Measurement:
 def _random_transposed(rng: np.random.Generator, most: int) -> Measurement:
     hw = _map(rng)
     c = max(8, _channels(rng, 2 * hw, most))
-    return row("ConvTranspose", 1, c, hw, hw, max(4, c // 2), 2, 2, oh=2 * hw, ow=2 * hw)
+    return row("ConvTranspose", 1, c, hw, hw, max(4, c // 2), int(rng.choice([2, 2, 3, 3, 4])), 2, oh=2 * hw, ow=2 * hw)
+
+
+def _random_lookup(rng: np.random.Generator, most: int) -> Measurement:
+    words, length = int(rng.choice([1, 8, 16, 64, 128, 197, 256, 384])), int(rng.choice([64, 128, 256, 312, 384, 512, 768, 1024]))
+    kind = int(rng.integers(3))
+    if kind == 0:  # rows of a table, for every word
+        return row("Gather", int(rng.choice([128, 512, 1000, 4000])), length, 1, 1, words, oh=1, ow=length)
+    if kind == 1:  # one row, the first
+        return row("Gather", 1, 1, 1, length, length, oh=1, ow=1)
+    return row("Cast", 1, 1, int(rng.choice([1, 1, 16, 128])), words)
 
 
 _ROWS: dict[str, Callable[[np.random.Generator, int], Measurement]] = {
@@ -304,9 +321,10 @@ _ROWS: dict[str, Callable[[np.random.Generator, int], Measurement]] = {
     "elementwise": _random_plain("Relu Add Add Mul Mul Mul Sum Sub Div"), "elementwise_slow": _random_plain("Sigmoid HardSwish Tanh Exp"),
     "normalization": _random_plain("LayerNormalization BatchNormalization InstanceNormalization LRN"), "softmax": _random_plain("Softmax"),
     "reduction": _random_plain("GlobalAveragePool"), "resize": _random_resize, "pad": _random_pad, "space": _random_space,
+    "lookup": _random_lookup,
 }
 #: Of these no piece is drawn: what it reads is not told by its sizes.
-_WHOLE = ("space", "pad")
+_WHOLE = ("space", "pad", "lookup")
 
 
 class Sampler:

@@ -333,7 +333,10 @@ def node_of(row: Measurement, where: str = "table") -> Node:
             raise UsageError("column 'groups' is wrong", where=where, found=g, expected=f"a divisor of {c} and {oc} channels")
         weights = (oc, c // g, *kernel) if row.op_type == "Conv" else (c, oc // g, *kernel)
         # A piece reads just the rows that it needs, padding excluded: what is missing at its edge is the padding.
-        pads = [_padding(size_in[d], size_out[d], kernel[d], strides[d]) if row.op_type == "Conv" else 0 for d in (0, 1)]
+        if row.op_type == "Conv":
+            pads = [_padding(size_in[d], size_out[d], kernel[d], strides[d]) for d in (0, 1)]
+        else:
+            pads = [_padding(size_out[d], size_in[d], kernel[d], strides[d]) for d in (0, 1)]
         made = Node(row.op_type, (value("x", n, c, *size_in), value("w", *weights), value("w2", oc)), (value("y", n, oc, *size_out),),
                     {"kernel_shape": kernel, "strides": strides, "group": g, "pads": [p // 2 for p in pads] + [p - p // 2 for p in pads]})
         return _with_tail(made, row.implementation)
@@ -344,6 +347,8 @@ def node_of(row: Measurement, where: str = "table") -> Node:
             more = (value("w2", oc),) if row.op_type == "Gemm" else ()
             return _with_tail(Node(row.op_type, (value("a", rows, k), value("w", k, oc), *more), (value("y", rows, oc),)), row.implementation)
         return _with_tail(Node("MatMul", (value("a", g, rows, k), value("b", g, k, oc)), (value("y", g, rows, oc),)), row.implementation)
+    if row.op_type == "Gather":
+        return _gather(row, dtype)
     c = row.in_channels or row.out_channels or need("in_channels")[0]
     h, w = row.in_height or row.out_height or 1, row.in_width or row.out_width or 1
     x, y = value("x", n, c, h, w), value("y", n, row.out_channels or c, row.out_height or h, row.out_width or w)
@@ -364,7 +369,9 @@ def node_of(row: Measurement, where: str = "table") -> Node:
         x, *more = (value(f"x{i}", n, each if i else y.shape[1] - (count - 1) * each, *y.shape[2:]) for i in range(count))
     elif op_type in _BINARY:
         more = [value("x2", *second)]
-    return Node(op_type, (x, *more), (y,), attributes, domain=domain)
+    elif op_type == "Cast":  # of whole numbers: masks and counts
+        x = Value("x", TensorType(np.dtype(np.int64), x.shape))
+    return _with_tail(Node(op_type, (x, *more), (y,), attributes, domain=domain), row.implementation)
 
 
 _RESHAPING = ("Resize", "Pad", "SpaceToDepth", "DepthToSpace")
@@ -387,6 +394,22 @@ def _reshaping(row: Measurement, x: Value, y: Value) -> Node:
     return Node(row.op_type, (x,), (y,), {"blocksize": max(1, large.shape[2] // max(1, small.shape[2]))})
 
 
+#: Of a table of fewer rows a random index may be none.
+LEAST_ROWS = 8
+
+
+def _gather(row: Measurement, dtype: np.dtype) -> Node:
+    """Rows of a table by their numbers, as of an embedding; or, where one row is read, that row, by a number that is known beforehand."""
+    words, index = row.out_channels or 1, TensorType(np.dtype(np.int64), (1, row.out_channels or 1))
+    if (row.in_width or 1) > 1:
+        data, number = Value("x", TensorType(dtype, (1, 1, row.in_width))), Value("index", TensorType(index.dtype, ()), np.zeros((), np.int64))
+        return Node("Gather", (data, number), (Value("y", TensorType(dtype, (1, row.in_width))),), {"axis": 1})
+    length = row.out_width or 1
+    table = TensorType(dtype, (max(row.batch or 1, LEAST_ROWS), length))
+    return Node("Gather", (Value("w", table, np.broadcast_to(dtype.type(0), table.shape)), Value("index", index)),
+                (Value("y", TensorType(dtype, (1, words, length))),), {"axis": 0})
+
+
 def _padding(size_in: int, size_out: int, kernel: int, stride: int) -> int:
     return max(0, (size_out - 1) * stride + kernel - size_in)
 
@@ -394,5 +417,5 @@ def _padding(size_in: int, size_out: int, kernel: int, stride: int) -> int:
 #: What an operator needs to know that no column says.
 _ATTRIBUTES = {"Concat": {"axis": 1}, "Softmax": {"axis": -1}, "LogSoftmax": {"axis": -1}, "Hardmax": {"axis": -1},
                "Transpose": {"perm": [0, 2, 3, 1]},
-               "LRN": {"size": 5}, "LayerNormalization": {"axis": -1}, "RMSNormalization": {"axis": -1}}
+               "LRN": {"size": 5}, "Cast": {"to": 1}, "LayerNormalization": {"axis": -1}, "RMSNormalization": {"axis": -1}}
 _DTYPES = ("float32", "float16", "float64", "int8", "uint8", "int32", "int64")
