@@ -71,7 +71,18 @@ def _form(node: Node) -> str:
         return f"{name}_{'rows' if int(node.attr('axis', -1)) % rank == rank - 1 else 'lines'}"
     if name == "resize":
         return f"resize_{node.attr('mode', 'nearest')}"
-    shapes = [v.shape for v in node.operands if v is not None]
-    if len(shapes) > 1 and node.op_type in ("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow"):
-        return name if all(s == node.output.shape for s in shapes) else f"{name}_broadcast"
+    if len([v for v in node.operands if v is not None]) > 1 and node.op_type in ("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow"):
+        return f"{name}{spread(node)}"
+    if name == "gather":  # a number that is known makes it a copy
+        return f"{name}{'_one' if node.operands[1].is_constant and node.operands[1].type.size == 1 else ''}"
     return name
+
+
+def spread(node: Node) -> str:
+    """How operands of an elementwise operator are repeated: one number (`_scalar`), one row (`_row`), otherwise (`_broadcast`); "" where none is."""
+    small = [v.shape for v in node.operands if v is not None and v.shape != node.output.shape]
+    if not small:
+        return ""
+    if all(np.prod(s, dtype=np.int64) == 1 for s in small):
+        return "_scalar"
+    return "_row" if all(s and np.prod(s, dtype=np.int64) in (1, s[-1]) for s in small) else "_broadcast"

@@ -236,7 +236,7 @@ def _random_plain(op_types: str) -> Callable[[np.random.Generator, int], Measure
             return row(kind, 1, int(rng.choice([200, 800, 1000, 2000, 4000, 8000])), 1, int(rng.choice([2, 2, 4, 21, 80])))
         if kind in _BROADCAST and rng.random() < 0.25:  # a transformer's, of words or of a mask
             many, length = int(rng.choice([1, 1, 4, 16, 64, 128, 197, 256, 384])), int(rng.choice([8, 32, 64, 128, 128, 256, 384, 512, 768, 1024]))
-            return row(kind, 1, many, 1, length)
+            return replace(row(kind, 1, many, 1, length), implementation=str(rng.choice(["", "+row", "+row", "+scalar"])))
         if kind in ("LayerNormalization", "Softmax", "RMSNormalization") and rng.random() < 0.9:
             heads, rows = int(rng.choice([1, 1, 4, 8, 12])), int(rng.choice([1, 16, 64, 128, 197, 256]))
             return row(kind, 1, heads, rows, int(rng.choice([64, 128, 197, 256, 512, 768, 1000])))
@@ -244,6 +244,9 @@ def _random_plain(op_types: str) -> Callable[[np.random.Generator, int], Measure
             return row(kind, 1, c, hw, hw, oh=1, ow=1)
         if kind == "Concat":
             inputs = int(rng.choice([2, 2, 3, 4, 4, 6]))
+            if rng.random() < 0.12:  # a detector's boxes, few numbers for each
+                boxes = int(rng.choice([100, 200, 400, 800, 1600, 3200]))
+                return row(kind, 1, boxes, 1, int(rng.choice([1, 2, 4, 4, 8, 10, 16])), boxes * inputs, g=inputs)
             return row(kind, 1, max(1, 2 * c // inputs), hw, hw, max(1, 2 * c // inputs) * inputs, g=inputs)
         if kind == "Transpose" and rng.random() < 0.6:
             if rng.random() < 0.4:  # few numbers for every place, as detectors have them

@@ -13,6 +13,7 @@ from typing import TextIO
 import numpy as np
 
 from .. import files
+from ..cost.plain_kernels import spread
 from ..errors import UsageError, suggest
 from ..graph.ir import Activation, Node, TensorType, Value
 from ..ops import op_for
@@ -197,9 +198,8 @@ def whole_of_piece(node: Node, region: Region) -> dict[str, int]:
 
 def tail_text(node: Node) -> str:
     """What the sizes do not say, as `Measurement.implementation` ends: a broadcast operand, what is fused behind the node."""
-    other = node.operands[1] if node.op_type in _BINARY and len(node.operands) > 1 else None
-    if other is not None and other.shape != node.output.shape and node.op_type != "Concat":
-        return "+broadcast"
+    if node.op_type in _BINARY and node.op_type != "Concat" and (how := spread(node)):
+        return f"+{how.removeprefix('_')}"
     if node.op_type in ("Resize", "Pad"):
         return f"+{node.attr('mode', 'nearest' if node.op_type == 'Resize' else 'constant')}"
     if node.op_type == "Transpose":
@@ -361,7 +361,8 @@ def node_of(row: Measurement, where: str = "table") -> Node:
     length = w if row.op_type in ("LayerNormalization", "RMSNormalization") else c
     more = [value(f"w{i}", *((c, 1, 1) if row.op_type == "PRelu" else (length,))) for i in range(_VECTORS.get(row.op_type, 0))]
     op_type, domain = row.op_type.rpartition("::")[2], row.op_type.rpartition("::")[0]
-    second = (n, c, 1, 1) if "+broadcast" in row.implementation else x.shape
+    spreads = {"broadcast": (n, c, 1, 1), "row": (1, 1, 1, w), "scalar": ()}
+    second = next((shape for how, shape in spreads.items() if row.implementation.endswith(f"+{how}")), x.shape)
     attributes = {"perm": [0, 2, 1, 3]} if "+kept" in row.implementation else _ATTRIBUTES.get(op_type, {})
     if op_type == "Concat":
         count = row.groups or 2
