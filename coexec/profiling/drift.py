@@ -20,7 +20,7 @@ from .references import FACTS
 from .table import Measurement
 
 #: What the exponents are taken to be (of the references in their order) until timings say otherwise, and how many timings that counts as much as.
-EXPECTED = {"compute": (0.7, 0.1, 0.4), "memory": (0.8, 0.15, 0.15)}
+EXPECTED = {"compute": (0.1, 0.2, 0.55), "memory": (0.2, 0.3, 0.25)}
 COUNTS, MOST, MOST_POWER = 40.0, 1.2, 2.0
 #: The share of the readings that are better than a usual moment's. What good moments would be like is further from what most timings, and later
 #: runs, were made in: with the exponents, what they are wrong by counts for more.

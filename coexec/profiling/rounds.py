@@ -4,9 +4,8 @@ Repeated by itself, a kernel finds its weights, its output and its own code in t
 driven out by the operators in between, and every piece takes longer.
 
 What the caches hold must not depend on who the others are, else a second timing in other company says something else, of light operators
-most of all. So a round begins with weights driven out of the last cache; and before its turn the memory that a kernel writes, and what it reads
-of more than a core's own caches hold, are driven out of all of them, and its input is written into a second-level cache that was filled with
-something else.
+most of all. So a round begins with weights driven out of the last cache and activations in it, and before its turn each kernel's input is
+written into a second-level cache that was filled with something else.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ..devices.base import Device, Event, Kernel, TensorView
-from ..devices.flushing import flush
 from ..devices.fusing import Stamp, fused
 from ..devices.timed import Read, Timer, timed
 from ..errors import DeviceError
@@ -39,8 +37,8 @@ COMPANY = 12
 #: their round: more shapes tell more than more timings of the same.
 COUNT, LIMIT_S = 6, 1.5
 #: Kernels between two readings of the references, and how often those are run for one reading: whatever ran before, the last find the same in the
-#: caches. The one that reads from far reads so many places instead, once each: what was driven out of the caches is there after that.
-STRETCH, REFERENCE_RUNS, FAR_RUNS = 3, 4, 2
+#: caches.
+STRETCH, REFERENCE_RUNS = 3, 4
 #: A kernel takes longer by about this power of what a reference does, shared by all references. Within a round no more need be known.
 FOLLOWS = 0.9
 #: How often they are run before a reading for which nothing else has just run.
@@ -51,7 +49,7 @@ LONGER = 8
 #: starting and waiting cost; else the clock is not believed.
 BELIEVED, SLACK_NS, MOST_DOUBTS = (0.7, 1.02), 300_000, 5
 
-#: Bytes that the reference that reads from far reads at least: more than a core's caches hold, where nothing drives it out of them.
+#: Bytes that the reference that reads from far reads at least: as others, more than a core's caches hold.
 SMALL_FAR = 2 << 20
 #: Its name.
 FAR = "far"
@@ -78,36 +76,16 @@ class _Started(NamedTuple):
     reference: int
 
 
-class _Batch(NamedTuple):
-    """Commands that were sent and waited for together: how many there are up to its end, and the wall's nanoseconds since all was sent, and since
-    the first was started.
-    """
-
-    end: int
-    least_ns: int
-    most_ns: int
-
-
-class _Reference(NamedTuple):
-    """A reference kernel, as often as it is run for one reading; what drives what it reads out of the caches before."""
-
-    runs: Sequence[Kernel]
-    forget: list[Callable[[], object]]
-
-
 #: Nanoseconds that each of a processor's reference kernels took.
 Reading = tuple[float, ...]
 
 
 @dataclass
 class _Turn:
-    """A kernel of a round: what writes its input, what drives its memory out of the caches before, and the times of it, and of the references
-    beside each.
-    """
+    """A kernel of a round: what writes its input, and the times of it, and of the references beside each."""
 
     kernel: Kernel
     touches: list[Kernel | Callable[[], object]]
-    forget: list[Callable[[], object]] = field(default_factory=list)
     begun: Stamp = field(default_factory=Stamp)
     ended: Stamp = field(default_factory=Stamp)
     us: list[float] = field(default_factory=list)
@@ -119,7 +97,7 @@ class _Turn:
         if self._actions is None:
             touches = ((touch.start, touch.calls()) if isinstance(touch, Kernel) else (touch, None) for touch in self.touches)
             kernel = (self.begun, [self.begun]), (self.kernel.start, self.kernel.calls()), (self.ended, [self.ended])
-            self._actions = [*self.forget, *fused((*touches, *kernel), least=1)]
+            self._actions = fused((*touches, *kernel), least=1)
         for action in self._actions:
             action()
         return (self.ended.ns - self.begun.ns) / 1e3
@@ -137,8 +115,7 @@ class Round:
         self.buffers: list = []
         self.errors: dict[int, DeviceError] = {}
         self.doubts, self._flipped = 0, False
-        self._own_bytes = own_bytes() * team_of(device, threads)
-        self._cold, self._other = _ones(cold_bytes()), _ones(2 * self._own_bytes)
+        self._cold, self._other = _ones(cold_bytes()), _ones(2 * own_bytes() * team_of(device, threads))
         self.queue = device.queue(threads)
         try:
             self.arena = device.allocate(max([1, *(sum(_nbytes(v) for v in (*n.inputs, *n.outputs) if v is not None and not v.is_constant)
@@ -186,26 +163,9 @@ class Round:
         kernel = self.queue.compile(node, region, inputs, outputs)
         touches = [self._touch(view, read, rng) for view, read in zip(inputs, op_for(node).regions_read(node, region))
                    if isinstance(view, TensorView) and read is not None and read.size]
-        written = [view for view in outputs if view is not None]
-        read = [view for view in inputs if isinstance(view, TensorView)]
-        far = [*written, *read] if sum(map(_bytes_of, read)) > self._own_bytes else written
-        # The first input is what the operator before has just made.
-        return _Turn(kernel, [self._fill, *touches[::-1]], [action for view in far if (action := self._forgotten(view)) is not None])
+        return _Turn(kernel, [self._fill, *touches[::-1]])  # the first input is what the operator before has just made
 
-    def _forgotten(self, view: TensorView) -> Callable[[], object] | None:
-        """What drives a view of the arena out of the caches; None where the host cannot do that."""
-        return flush(self.arena.host[view.offset_bytes:view.offset_bytes + _bytes_of(view)]) if self.arena.shared else None
-
-    def _reference_of(self, node: Node) -> _Reference:
-        made, forget = [], []
-        for _ in range(FAR_RUNS if node.name == FAR else 1):
-            kernel, source = self._reference_kernel(node)
-            made.append(kernel)
-            if node.name == FAR and source.buffer.shared and (action := flush(source.array.reshape(-1))) is not None:
-                forget.append(action)
-        return _Reference(tuple(made) if forget else made[:1] * REFERENCE_RUNS, forget)
-
-    def _reference_kernel(self, node: Node) -> tuple[Kernel, TensorView]:
+    def _reference_of(self, node: Node) -> Kernel:
         """A reference kernel, always at the same places of a page: how input and output lie to each other changes what stores take."""
         source, target = node.inputs[0], node.output
         buffer = self.device.allocate(_pages(source) + _pages(target) + PAGE)
@@ -215,7 +175,7 @@ class Round:
         views[0].array[...] = 1.0 if node.name == FAR else random_array(source.type, np.random.default_rng(2))
         if not buffer.shared:
             self.queue.upload(views[0]).wait()
-        return self.queue.compile(node, Region.whole(target.shape), [views[0], *node.inputs[1:]], [views[1]]), views[0]
+        return self.queue.compile(node, Region.whole(target.shape), [views[0], *node.inputs[1:]], [views[1]])
 
     def _filler(self) -> Kernel | Callable[[], object]:
         """Fills the cores' own caches with what no kernel of the round reads or writes."""
@@ -287,8 +247,12 @@ class Round:
         return [None if t is None else _timing(t) for t in self.turns]
 
     def _sweep(self) -> None:
-        """Reads so much that no weights are left in the caches: a network's are long gone when they are used again."""
+        """Reads so much that no weights are left in the caches: a network's are long gone when they are used again. Its activations are not:
+        their memory is used again and again.
+        """
         self._cold.max()
+        if self.arena.shared:
+            self.arena.host.max()
 
     def _play(self, turns: Sequence[_Turn], count: bool) -> None:
         """One round of a device that returns when the work is done."""
@@ -303,11 +267,9 @@ class Round:
 
     def _reference(self) -> Reading:
         times = []
-        for reference in self.references:
+        for kernel in self.references:
             found = []
-            for action in reference.forget:
-                action()
-            for kernel in reference.runs:
+            for _ in range(REFERENCE_RUNS):
                 begun = _now()
                 read = self._shares.start(kernel)[1] if self._shares is not None else kernel.start()
                 took = _now() - begun
@@ -337,27 +299,19 @@ class Round:
             return (self._begin_reading(1)(),)
         self.queue.begin_run()
         try:
-            self._wake()
+            for kernel in self.references * WAKING_RUNS:
+                kernel.start()
             return (self._reference(),)
         finally:
             self.queue.end_run()
 
-    def _wake(self) -> None:
-        for kernel in [r.runs[0] for r in self.references if not r.forget] * WAKING_RUNS:
-            kernel.start()
-
     def _begin_reading(self, times: int) -> Callable[[], Reading]:
-        """Starts the references of a device that works through a queue, so many times as often as usual; what is returned waits for them.
-
-        What reads from far is run as often as usual: nobody drives memory out of the caches in between.
-        """
+        """Starts the references of a device that works through a queue, so many times as often as usual; what is returned waits for them."""
         self.queue.begin_run()
-        for reference in self.references:
-            for action in reference.forget:
-                action()
-        self._wake()
-        tape = [(index, *self.timer.start(kernel)) for turn in range(times) for index, reference in enumerate(self.references)  # type: ignore[union-attr]
-                if not (turn and reference.forget) for kernel in reference.runs]
+        for kernel in self.references * WAKING_RUNS:
+            kernel.start()
+        tape = [(index, *self.timer.start(kernel)) for _ in range(times) for index, kernel in enumerate(self.references)  # type: ignore[union-attr]
+                for _ in range(REFERENCE_RUNS)]
         self.queue.flush()
 
         def finish() -> Reading:
@@ -375,12 +329,9 @@ class Round:
         return finish
 
     def _play_queue(self, turns: Sequence[_Turn], count: bool) -> None:
-        """One round of a device that works through a queue: its own clock tells, beside the wall's. All is started at once, but for what the host
-        must do in between.
-        """
+        """One round of a device that works through a queue: all is started at once, and its own clock tells, beside the wall's."""
         self._sweep()
         tape: list[_Started] = []
-        batches: list[_Batch] = []
         begun = _now()
 
         def start(kernel: Kernel, turn: _Turn | None = None, reference: int = -1) -> None:
@@ -388,62 +339,43 @@ class Round:
             tape.append(_Started(event, read, turn, reference))
 
         def read_reference() -> None:
-            let([action for reference in self.references for action in reference.forget])
-            for index, reference in enumerate(self.references):
-                for kernel in reference.runs:
+            for index, kernel in enumerate(self.references):
+                for _ in range(REFERENCE_RUNS):
                     start(kernel, reference=index)
-
-        def let(actions: Sequence[Callable[[], object]]) -> None:
-            """The host does those, while the device does nothing."""
-            nonlocal begun
-            if actions:
-                wait()
-                for action in actions:
-                    action()
-                begun = _now()
-
-        def wait() -> None:
-            if len(tape) == (batches[-1].end if batches else 0):
-                return
-            sent = _now()
-            self.queue.flush()
-            tape[-1].event.wait()
-            done = _now()
-            batches.append(_Batch(len(tape), done - sent, done - begun))
 
         read_reference()
         for at in range(0, len(turns), STRETCH):
             for turn in turns[at:at + STRETCH]:
-                let(turn.forget)
                 for touch in turn.touches:
                     start(touch) if isinstance(touch, Kernel) else touch()
                 start(turn.kernel, turn)
             read_reference()
-        wait()
-        self._told(tape, batches, count)
+        sent = _now()
+        self.queue.flush()
+        tape[-1].event.wait()
+        done = _now()
+        self._told(tape, done - sent, done - begun, count)
 
-    def _told(self, tape: Sequence[_Started], batches: Sequence[_Batch], count: bool) -> None:
+    def _told(self, tape: Sequence[_Started], least_ns: int, most_ns: int, count: bool) -> None:
         """What the device's clock says of a round. A kernel lasts from its start to its end, and as long as it usually takes to go on to it.
 
-        Raises NoClock where the clock cannot be believed.
+        By the wall, least_ns went by since all was sent, most_ns since the first was started. Raises NoClock where the clock cannot be
+        believed.
         """
         times = [started.read() for started in tape]
         if not all(times):
             raise NoClock("the device's clock says nothing", where=self.device.facts.name)
         spans = [(found[0].start_ns, found[0].stop_ns) for found in times]
-        gaps = [begun - ended for (_, ended), (begun, _) in zip(spans, spans[1:])]
-        first = [0, *(batch.end for batch in batches)]
-        told = sum(spans[end - 1][1] - spans[begin][0] for begin, end in zip(first, first[1:]))
-        least_ns, most_ns = sum(batch.least_ns for batch in batches), sum(batch.most_ns for batch in batches)
-        if not BELIEVED[0] * least_ns - SLACK_NS * len(batches) <= told <= BELIEVED[1] * most_ns or min(gaps, default=0) < 0:
+        told = spans[-1][1] - spans[0][0]
+        if not BELIEVED[0] * least_ns - SLACK_NS <= told <= BELIEVED[1] * most_ns or any(b < a for (_, a), (b, _) in zip(spans, spans[1:])):
             self.doubts += 1  # a thread that was woken late looks like that too, now and then
             if self.doubts > MOST_DOUBTS:
                 raise NoClock("the device's clock disagrees with the wall's", where=self.device.facts.name,
                               found=f"{told / 1e3:.0f} us", expected=f"{least_ns / 1e3:.0f} to {most_ns / 1e3:.0f} us")
             return
         self.doubts = max(0, self.doubts - 1)
-        within = np.delete(gaps, [end - 1 for end in first[1:-1]])  # the host's own time lies between batches
-        usual_us = float(np.percentile(within, 25)) / 1e3 if len(within) else 0.0
+        gaps = [begun - ended for (_, ended), (begun, _) in zip(spans, spans[1:])]
+        usual_us = float(np.percentile(gaps, 25)) / 1e3 if gaps else 0.0
         groups: list[list[tuple[_Turn, float]]] = [[]]
         readings: list[list[float]] = []
         was_reference = False
@@ -484,10 +416,6 @@ def _ones(nbytes: int) -> np.ndarray:
 def _nbytes(value: Value) -> int:
     """Of a value in the arena: whole cache lines."""
     return -(-max(1, value.type.nbytes) // 64) * 64
-
-
-def _bytes_of(view: TensorView) -> int:
-    return view.region.size * view.dtype.itemsize
 
 
 def _pages(value: Value) -> int:

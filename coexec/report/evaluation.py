@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from statistics import geometric_mean
+from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -113,12 +113,14 @@ def measure_operators(
     """Every distinct operator of a model, whole and (with `pieces`) cut, on each unit of the profile that is here and has a kernel.
 
     The CPU runs with as many threads as the profile was made with; `threads` where it does not say. Neighbours take turns, as in
-    profiling; everything is timed twice, each time in PASSES over everything, which take turns with those of the other time; its
-    neighbours are others in each pass.
+    profiling, and are those that they have in the network: what the caches hold of the memory that they share depends on how large those
+    are. Everything is timed twice, each time in PASSES over everything, which take turns with those of the other time and begin elsewhere.
     """
     costs, nodes = CostModel(profile), list(candidates(graph))
     rng = np.random.default_rng(0)
-    wanted = [(node, cut, region) for node in nodes for cut, region in (cut_pieces(node, rng) if pieces else [("", Region.whole(node.output.shape))])]
+    of_each = [cut_pieces(node, rng) if pieces else [("", Region.whole(node.output.shape))] for node in nodes]
+    # First all that are whole, then one piece of each: pieces of the same node use the same weights.
+    wanted = [(node, *mine[turn]) for turn in range(3) for node, mine in zip(nodes, of_each) if turn < len(mine)]
     units = {u: d for u, d in devices.items() if u in costs.units}
     found: list[Sample] = []
     told = _Told(progress, len(wanted) * len(units), f"{name}: compiling kernels, once per machine")
@@ -128,7 +130,7 @@ def measure_operators(
     passes: dict[str, list[list[Took | None]]] = {unit: [] for unit in units}
     for _ in range(2 * PASSES):
         for unit, device in units.items():
-            order = rng.permutation(len(wanted)).tolist()
+            order = np.roll(np.arange(len(wanted)), int(rng.integers(len(wanted) + 1))).tolist()
             passes[unit].append(time_pieces(device, wanted, costs.units[unit].threads or threads, order, told))
     for unit, section in ((unit, costs.units[unit]) for unit in units):
         for (node, cut, region), *each in zip(wanted, *passes[unit]):
@@ -137,15 +139,15 @@ def measure_operators(
                 predicted, kernel = costs.kernel(node, region, unit), costs.kernel_name(node, region, unit)
                 slow = [slowness(section, kernel, named(one.reference_ns)) for one in took]
                 (us, longer), (again_us, again_longer) = (
-                    (geometric_mean([one.us / by for one, by in zip(took[turn::2], slow[turn::2])]), geometric_mean(slow[turn::2])) for turn in (0, 1)
+                    (median(one.us / by for one, by in zip(took[turn::2], slow[turn::2])), median(slow[turn::2])) for turn in (0, 1)
                 )
                 found.append(Sample(name, node.name, node.op_type, unit, predicted.us, us, again_us, predicted.estimated,
                                     took[0].implementation + tail_text(node), cut, describe(node, region), region, (longer, again_longer)))
     return found
 
 
-#: A timing of a piece is the geometric mean of so many, apart in time: a moment does more to a kernel than its references tell.
-PASSES = 2
+#: A timing of a piece is the median of so many, apart in time: a moment does more to a kernel than its references tell.
+PASSES = 3
 
 
 class Took(NamedTuple):
