@@ -135,7 +135,7 @@ def test_what_others_read_stays_in_buffers():
 
 def test_the_profile_measures_each_kind_and_the_transforms(monkeypatch):
     gpu = gpu_device()
-    monkeypatch.setattr("coexec.profiling.images.HOPELESS", 0.0)  # whatever this moment says of the device
+    monkeypatch.setattr("coexec.profiling.images.HOPELESS", 1.01)  # images are slower here in every moment
     assert {*image_costs(gpu).shares} == {"elementwise"}, "without hardware for images one kind says enough"
     monkeypatch.setattr("coexec.profiling.images.HOPELESS", 1e9)
     found = image_costs(gpu)
