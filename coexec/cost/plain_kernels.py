@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 import numpy as np
 
@@ -83,6 +84,6 @@ def spread(node: Node) -> str:
     small = [v.shape for v in node.operands if v is not None and v.shape != node.output.shape]
     if not small:
         return ""
-    if all(np.prod(s, dtype=np.int64) == 1 for s in small):
+    if all(prod(s) == 1 for s in small):
         return "_scalar"
-    return "_row" if all(s and np.prod(s, dtype=np.int64) in (1, s[-1]) for s in small) else "_broadcast"
+    return "_row" if all(prod(s) in (1, *s[-1:]) for s in small) else "_broadcast"

@@ -72,8 +72,8 @@ def profile_devices(cpu_device: Device, gpu_device: Device | None = None, *, tim
 
     Where an emulated GPU takes cores from the CPU, the CPU is also measured with all its cores, for plans that leave the GPU alone.
     `time_budget_s` (seconds) is for everything but the fit at the end. On a machine's first profile compiling kernels takes much of it: then
-    those that are compiled are timed at more sizes, instead of others; what takes more than half of it is not counted, up to a third. Every row is appended to the CSV file `table` as it is measured; with
-    `resume` its rows are kept and added to. An interruption (Ctrl-C) ends the measuring, and what is there is fitted. With `isolated`, the
+    those that are compiled are timed at more sizes, instead of others; what takes more than half of it is not counted, up to a third. Every row
+    is appended to the CSV file `table` as it is measured; with `resume` its rows are kept and added to. An interruption (Ctrl-C) ends the measuring, and what is there is fitted. With `isolated`, the
     GPU's kernels are timed there: those that hang or crash a driver are left out, listed beside the table, and the round goes on; an operator
     with several such has no kernel in the profile. Without `adaptive`, shapes are drawn at random, whatever is known already; `seed`: which
     ones. Returns the profile and every measurement.

@@ -15,7 +15,7 @@ import numpy as np
 from .. import files
 from ..cost.plain_kernels import spread
 from ..errors import UsageError, suggest
-from ..graph.ir import Activation, Node, TensorType, Value
+from ..graph.ir import Activation, Node, TensorType, Value, constant
 from ..ops import op_for
 from ..regions import Region
 from .references import FACTS
@@ -332,11 +332,10 @@ def node_of(row: Measurement, where: str = "table") -> Node:
         if c % g or oc % g:
             raise UsageError("column 'groups' is wrong", where=where, found=g, expected=f"a divisor of {c} and {oc} channels")
         weights = (oc, c // g, *kernel) if row.op_type == "Conv" else (c, oc // g, *kernel)
-        # A piece reads just the rows that it needs, padding excluded: what is missing at its edge is the padding.
-        if row.op_type == "Conv":
-            pads = [_padding(size_in[d], size_out[d], kernel[d], strides[d]) for d in (0, 1)]
-        else:
-            pads = [_padding(size_out[d], size_in[d], kernel[d], strides[d]) for d in (0, 1)]
+        # A piece reads just the rows that it needs, padding excluded: what is missing at its edge is the padding. A transposed convolution writes
+        # what a convolution reads.
+        large, small = (size_in, size_out) if row.op_type == "Conv" else (size_out, size_in)
+        pads = [_padding(large[d], small[d], kernel[d], strides[d]) for d in (0, 1)]
         made = Node(row.op_type, (value("x", n, c, *size_in), value("w", *weights), value("w2", oc)), (value("y", n, oc, *size_out),),
                     {"kernel_shape": kernel, "strides": strides, "group": g, "pads": [p // 2 for p in pads] + [p - p // 2 for p in pads]})
         return _with_tail(made, row.implementation)
@@ -395,19 +394,18 @@ def _reshaping(row: Measurement, x: Value, y: Value) -> Node:
     return Node(row.op_type, (x,), (y,), {"blocksize": max(1, large.shape[2] // max(1, small.shape[2]))})
 
 
-#: Of a table of fewer rows a random index may be none.
-LEAST_ROWS = 8
+#: Indices that are timed are random, and below this (`measure.random_array`).
+LEAST_ENTRIES = 8
 
 
 def _gather(row: Measurement, dtype: np.dtype) -> Node:
-    """Rows of a table by their numbers, as of an embedding; or, where one row is read, that row, by a number that is known beforehand."""
-    words, index = row.out_channels or 1, TensorType(np.dtype(np.int64), (1, row.out_channels or 1))
+    """Entries of an embedding by their numbers; or, of something that has a width, one entry by a number that is known beforehand."""
     if (row.in_width or 1) > 1:
-        data, number = Value("x", TensorType(dtype, (1, 1, row.in_width))), Value("index", TensorType(index.dtype, ()), np.zeros((), np.int64))
-        return Node("Gather", (data, number), (Value("y", TensorType(dtype, (1, row.in_width))),), {"axis": 1})
-    length = row.out_width or 1
-    table = TensorType(dtype, (max(row.batch or 1, LEAST_ROWS), length))
-    return Node("Gather", (Value("w", table, np.broadcast_to(dtype.type(0), table.shape)), Value("index", index)),
+        data = Value("x", TensorType(dtype, (1, 1, row.in_width)))
+        return Node("Gather", (data, constant("index", np.zeros((), np.int64))), (Value("y", TensorType(dtype, (1, row.in_width))),), {"axis": 1})
+    words, length = row.out_channels or 1, row.out_width or 1
+    table = TensorType(dtype, (max(row.batch or 1, LEAST_ENTRIES), length))
+    return Node("Gather", (Value("w", table, np.broadcast_to(dtype.type(0), table.shape)), Value("index", TensorType(np.dtype(np.int64), (1, words)))),
                 (Value("y", TensorType(dtype, (1, words, length))),), {"axis": 0})
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -120,7 +121,7 @@ def measure_operators(
     rng = np.random.default_rng(0)
     of_each = [cut_pieces(node, rng) if pieces else [("", Region.whole(node.output.shape))] for node in nodes]
     # First all that are whole, then one piece of each: pieces of the same node use the same weights.
-    wanted = [(node, *mine[turn]) for turn in range(3) for node, mine in zip(nodes, of_each) if turn < len(mine)]
+    wanted = [(node, *piece) for turn in zip_longest(*of_each) for node, piece in zip(nodes, turn) if piece is not None]
     units = {u: d for u, d in devices.items() if u in costs.units}
     found: list[Sample] = []
     told = _Told(progress, len(wanted) * len(units), f"{name}: compiling kernels, once per machine")
@@ -130,7 +131,7 @@ def measure_operators(
     passes: dict[str, list[list[Took | None]]] = {unit: [] for unit in units}
     for _ in range(2 * PASSES):
         for unit, device in units.items():
-            order = np.roll(np.arange(len(wanted)), int(rng.integers(len(wanted) + 1))).tolist()
+            order = np.roll(range(len(wanted)), rng.integers(len(wanted) + 1)).tolist()
             passes[unit].append(time_pieces(device, wanted, costs.units[unit].threads or threads, order, told))
     for unit, section in ((unit, costs.units[unit]) for unit in units):
         for (node, cut, region), *each in zip(wanted, *passes[unit]):
