@@ -291,6 +291,8 @@ def _correction(sizes: Mapping[str, np.ndarray], wanted: np.ndarray, without: np
 
     wanted: logarithms of what samples took by what the terms say; without: how far off left-out samples are without a correction, as logarithms.
     """
+    from scipy.linalg import cho_solve, cholesky, solve_triangular
+
     inputs = [n for n, v in sizes.items() if np.ptp(v) > 0]
     if not inputs:
         return None, without
@@ -308,9 +310,10 @@ def _correction(sizes: Mapping[str, np.ndarray], wanted: np.ndarray, without: np
         inner, square, pull = phi[chosen], phi.T @ phi, phi.T @ target
         for noise in noises:
             normal = square + noise * inner
-            normal[np.diag_indices_from(normal)] += 1e-9
-            weights = np.linalg.solve(normal, pull)
-            hat = (phi @ np.linalg.inv(normal) * phi).sum(axis=1)
+            normal[np.diag_indices_from(normal)] += 1e-8
+            factor = cholesky(normal, lower=True, check_finite=False)
+            weights = cho_solve((factor, True), pull, check_finite=False)
+            hat = (solve_triangular(factor, phi.T, lower=True, check_finite=False) ** 2).sum(axis=0)
             found.append((weights, (target - phi @ weights) / np.maximum(1 - hat, 0.02)))
         return found
 
@@ -324,11 +327,15 @@ def _correction(sizes: Mapping[str, np.ndarray], wanted: np.ndarray, without: np
                 best = (found, 1 / (spread * length), noise)
     if best[1] is None:
         return None, without
+    tried = {best[1].tobytes()}
     for _ in range(2):  # each size gets a scale of its own
         for axis in range(len(inputs)):
             for factor in (0.25, 0.5, 2.0, 4.0):
                 scale = best[1].copy()
                 scale[axis] *= factor
+                if scale.tobytes() in tried:
+                    continue
+                tried.add(scale.tobytes())
                 found = score(left_out(scale, [best[2]])[0][1])
                 if found < 0.995 * best[0]:
                     best = (found, scale, best[2])

@@ -17,6 +17,7 @@ from ..cost.features import COLUMNS, family, features
 from ..cost.geometry import Facts, bounds
 from ..cost.kernels import bound_by, cases, kin
 from ..cost.model import LEAST_SAMPLES, KernelModel, LatencyModel, ShapeModel, costs_of_kin, quick_costs
+from ..devices.cpu.blas import held_to_one
 from ..errors import UsageError
 from ..profiles import DeviceProfile, UnitProfile
 from .drift import EXPECTED, at_usual_moments, facts_of_drift, learnt, powers, readings, slow_moments, usual_readings
@@ -299,6 +300,11 @@ def one_device(rows: Sequence[Measurement]) -> list[Measurement]:
 
 def section_from_rows(unit: str, rows: Sequence[Measurement], facts: Mapping[str, float] | None = None) -> UnitProfile:
     """One unit's section: peaks and fits from the rows, costs of starting and waiting assumed."""
+    with held_to_one():  # thousands of small systems: a BLAS that wakes threads for each takes longer, beside other work many times as long
+        return _section(unit, rows, facts)
+
+
+def _section(unit: str, rows: Sequence[Measurement], facts: Mapping[str, float] | None) -> UnitProfile:
     # Those beside a busy unit last: what is said of the others is their beginning.
     rows = sorted(rows, key=lambda r: bool(r.busy_other))
     quiet = len(rows) - sum(bool(r.busy_other) for r in rows)
