@@ -8,14 +8,17 @@ operator. Plans of real ones are predicted with what these say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from ..cost.compose import CostModel
+from ..cost.corrections import Between
 from ..cost.kernels import BOUNDS
 from ..devices.base import Device
+from ..devices.registry import threads_alone
 from ..graph.ir import Activation, Graph, Node, TensorType, Value, constant
 from ..partition.plan import Plan, on_one_device
 from ..partition.strategies.base import preferred_axis, share
@@ -24,11 +27,16 @@ from ..profiling.rounds import own_bytes
 from ..runtime.executor import PreparedRun
 from ..runtime.trace import Trace
 from ..runtime.traced import run_traced
+from .counting import by_counters
 from .observation import between, edges_us, fed_us, quiet, ratios_seen
 
-#: How often each plan has its turn; plain runs, then traced ones, of a turn. A session runs one plan again and again: in turns run by run, the
-#: plans would drive even the interpreter's data out of the caches, and starting a piece would take twice as long.
-TURNS, WARM, RUNS = 3, 2, 8
+#: Plain runs of each plan, then traced ones, of a look. A session runs one plan again and again: in turns run by run, the plans would drive even
+#: the interpreter's data out of the caches, and starting a piece would take twice as long.
+WARM, RUNS = 2, 8
+#: Fewer looks are added to.
+LEAST_LOOKS = 3
+#: What a section has from runs.
+OF_RUNS = ("launch_us", "begin_us", "sync_us", "ready_us", "run_us", "run_piece_us", "copy_gbs")
 #: How many blocks of each size the made-up networks have; the sizes of its maps and channels, as networks get smaller. With so many weights that
 #: the caches hold neither the interpreter's nor the driver's data when the next piece is started, as in real ones.
 DEPTHS = (1, 2)
@@ -37,30 +45,92 @@ STAGES = ((56, 64), (28, 128), (14, 256), (14, 384), (7, 512))
 MOST_COMPANY = 2.0
 
 
-def with_run_costs(profile: DeviceProfile, devices: Mapping[str, Device], threads: int) -> DeviceProfile:
-    """The profile with what runs on these devices lose between and around their pieces."""
-    graph, asked = made_up(), {}
-    asked["cpu"] = graph, plan_on(graph, "cpu"), (profile.cpu_alone or profile.cpu).threads or threads
-    gpu = profile.gpu if profile.gpu is not None and devices["gpu"].asynchronous else None
-    if gpu is not None:
-        asked["cut"] = graph, cut_somehow(graph, devices["gpu"]), threads
-        if all(devices["gpu"].declines(node) is None for node in graph.nodes):
-            asked["cpu beside"] = graph, plan_on(graph, "cpu"), threads
-            asked |= {f"gpu {deep}": (longer := made_up(deep), plan_on(longer, "gpu"), threads) for deep in DEPTHS}
-    traces = traced(devices, asked)
-    alone = _run(graph, traces["cpu"])
-    if gpu is None:
-        return replace(profile, cpu=replace(profile.cpu, **alone))
-    gpu = replace(gpu, **rounded({k: v for k, v in vars(between(traces["cut"])).items() if v is not None}))
-    if f"gpu {DEPTHS[0]}" in traces:
-        told = {len(asked[k][0].nodes): quiet(edges_us(traces[k], "gpu")) for k in (f"gpu {deep}" for deep in DEPTHS)}
-        gpu = replace(gpu, **_away(gpu, told))
-        costs = CostModel(replace(profile, cpu_alone=None))  # of a CPU with the threads that it has beside a GPU, whatever the plan
-        seen = {name: ratios_seen(asked[name][0], asked[name][1], traces[name], costs) for name in ("cut", "cpu beside", f"gpu {DEPTHS[0]}")}
-        gpu = replace(gpu, busy=_busier(gpu.busy, company(seen["cut"], seen[f"gpu {DEPTHS[0]}"], "gpu")))
-        profile = replace(profile, cpu=replace(profile.cpu, busy=_busier(profile.cpu.busy, company(seen["cut"], seen["cpu beside"], "cpu"))))
-    return replace(profile, cpu=replace(profile.cpu, **_run(graph, traces["cut"])), gpu=gpu,
-                   cpu_alone=None if profile.cpu_alone is None else replace(profile.cpu_alone, **alone))
+class RunCosts:
+    """What runs on these devices lose between and around their pieces, as several looks show it, each at another moment.
+
+    A moment says little: on a shared machine starting a piece took from 5 to 28 us, and the other unit's company from nothing to as long again,
+    as long as a profile looked but once (two-core x86-64, 2026-11). So a profile looks again and again while it measures kernels.
+    """
+
+    def __init__(self, devices: Mapping[str, Device], threads: int):
+        self._devices, self._threads = devices, threads
+        self._seen: list[tuple[dict[str, Trace], Between | None]] = []
+        self._other = np.ones(2 * own_bytes() // 4, np.float32)
+        self._asked: dict[str, tuple[Graph, Plan, int]] = {}
+        self._prepared: dict[str, PreparedRun] = {}
+        graph = made_up()
+        self._asked["cpu"] = graph, plan_on(graph, "cpu"), threads_alone(devices, threads)
+        if "gpu" in devices and devices["gpu"].asynchronous:
+            self._asked["cut"] = graph, cut_somehow(graph, devices["gpu"]), threads
+            if all(devices["gpu"].declines(node) is None for node in graph.nodes):
+                self._asked["cpu beside"] = graph, plan_on(graph, "cpu"), threads
+                self._asked |= {f"gpu {deep}": (longer := made_up(deep), plan_on(longer, "gpu"), threads) for deep in DEPTHS}
+        self._feeds = {v.name: np.ones(v.shape, np.float32) for v in graph.inputs}
+
+    @property
+    def looks(self) -> int:
+        """How many looks there were; one that was interrupted is none."""
+        return len(self._seen)
+
+    def look(self) -> None:
+        """Traced runs of the made-up networks under each plan, after some that do not count; they stay prepared for the next look.
+
+        As after the end of a real one, nothing of a network's inputs is in a core's own cache when it begins.
+        """
+        for name, (graph, plan, threads) in self._asked.items():
+            if name not in self._prepared:
+                self._prepared[name] = PreparedRun(graph, plan, self._devices, threads, trace=Trace())
+        traces = {name: Trace() for name in self._asked}
+        for name, run in self._prepared.items():
+            for number in range(WARM + RUNS):
+                self._other.max()
+                run.run(self._feeds) if number < WARM else run_traced(run, self._feeds, traces[name], by_events=True)
+        counted = by_counters(between(traces["cut"]), self._devices["gpu"], self._threads) if "cut" in traces else None
+        self._seen.append((traces, counted))
+
+    def told(self, profile: DeviceProfile) -> DeviceProfile:
+        """The profile with what the looks showed, the middle of each number, in the way that its runs will be kept in step; where there were too
+        few looks, more are made now.
+        """
+        while self.looks < LEAST_LOOKS:
+            self.look()
+        made = [self._by(profile, traces) for traces, _ in self._seen]
+        sections = {unit: replace(section, **{k: _middle([getattr(one, unit).__dict__[k] for one in made]) for k in (*OF_RUNS, "busy")})
+                    for unit in ("cpu", "gpu", "cpu_alone") if (section := getattr(profile, unit)) is not None}
+        counted = [one for _, one in self._seen if one is not None]
+        if profile.in_step and 2 * len(counted) > self.looks:
+            sections["gpu"] = replace(sections["gpu"], **{k: _middle([getattr(one, k) for one in counted]) for k in vars(counted[0])})
+        return replace(profile, **sections)
+
+    def _by(self, profile: DeviceProfile, traces: Mapping[str, Trace]) -> DeviceProfile:
+        """The profile with what one look showed."""
+        graph, gpu = self._asked["cpu"][0], profile.gpu
+        alone = _run(graph, traces["cpu"])
+        if gpu is None or "cut" not in traces:
+            return replace(profile, cpu=replace(profile.cpu, **alone))
+        gpu = replace(gpu, **rounded({k: v for k, v in vars(between(traces["cut"])).items() if v is not None}))
+        if f"gpu {DEPTHS[0]}" in traces:
+            told = {len(self._asked[k][0].nodes): quiet(edges_us(traces[k], "gpu")) for k in (f"gpu {deep}" for deep in DEPTHS)}
+            gpu = replace(gpu, **_away(gpu, told))
+            costs = CostModel(replace(profile, cpu_alone=None))  # of a CPU with the threads that it has beside a GPU, whatever the plan
+            seen = {name: ratios_seen(*self._asked[name][:2], traces[name], costs) for name in ("cut", "cpu beside", f"gpu {DEPTHS[0]}")}
+            gpu = replace(gpu, busy=_busier(gpu.busy, company(seen["cut"], seen[f"gpu {DEPTHS[0]}"], "gpu")))
+            profile = replace(profile, cpu=replace(profile.cpu, busy=_busier(profile.cpu.busy, company(seen["cut"], seen["cpu beside"], "cpu"))))
+        return replace(profile, cpu=replace(profile.cpu, **_run(graph, traces["cut"])), gpu=gpu,
+                       cpu_alone=None if profile.cpu_alone is None else replace(profile.cpu_alone, **alone))
+
+    def close(self) -> None:
+        """Frees what is prepared; what was seen stays."""
+        while self._prepared:
+            self._prepared.popitem()[1].close()
+
+
+def _middle(values: Sequence[Any]) -> Any:
+    """The median of numbers, or of each number of dictionaries that have the same keys; what is None in one is in all."""
+    if isinstance(values[0], dict):
+        return {k: _middle([v[k] for v in values]) for k in values[0]}
+    known = [v for v in values if v is not None]
+    return float(f"{np.median(known):.4g}") if known else None
 
 
 def company(together: Mapping[tuple[str, str], float], by_itself: Mapping[tuple[str, str], float], unit: str) -> float:
@@ -93,27 +163,6 @@ def _away(gpu: UnitProfile, told: Mapping[int, float]) -> dict[str, float]:
     (few, least), (many, most) = sorted(told.items())
     each = min(max(0.0, (most - least) / (many - few)), least / few)
     return rounded({"run_us": max(0.0, least - few * each - gpu.launch_us - gpu.begin_us - gpu.sync_us), "run_piece_us": each})
-
-
-def traced(devices: Mapping[str, Device], asked: Mapping[str, tuple[Graph, Plan, int]]) -> dict[str, Trace]:
-    """Traced runs of made-up networks under plans with so many threads, a few of each in turns, after some that do not count.
-
-    As after the end of a real one, nothing of a network's inputs is in a core's own cache when it begins.
-    """
-    traces, other = {name: Trace() for name in asked}, np.ones(2 * own_bytes() // 4, np.float32)
-    prepared: dict[str, PreparedRun] = {}
-    try:
-        for name, (graph, plan, threads) in asked.items():
-            prepared[name] = PreparedRun(graph, plan, devices, threads, trace=traces[name])
-        feeds = {v.name: np.ones(v.shape, np.float32) for v in next(iter(asked.values()))[0].inputs}
-        for name, run in [*prepared.items()] * TURNS:
-            for number in range(WARM + RUNS):
-                other.max()
-                run.run(feeds) if number < WARM else run_traced(run, feeds, traces[name], by_events=True)
-    finally:
-        for run in prepared.values():
-            run.close()
-    return traces
 
 
 def plan_on(graph: Graph, unit: str) -> Plan:

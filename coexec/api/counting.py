@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from .. import settings
 from ..cost.corrections import Between
 from ..devices.base import Device
-from ..profiles import DeviceProfile, rounded
 
 
 def by_counters(seen: Between, gpu: Device, threads: int) -> Between | None:
@@ -26,14 +23,3 @@ def by_counters(seen: Between, gpu: Device, threads: int) -> Between | None:
         return None
     slower = 1.0 if seen.launch_us is None else max(1.0, seen.launch_us / max(without["launch_us"], 1e-3))
     return Between(with_counters["launch_us"] * slower, 0.0, with_counters["sync_us"], with_counters["ready_us"])
-
-
-def with_counters(profile: DeviceProfile, gpu: Device, threads: int) -> DeviceProfile:
-    """The profile of a machine whose runs are kept in step by counters, because that was the cheapest, made for runs by events."""
-    known = profile.gpu
-    if known is None or not profile.in_step:
-        return profile
-    counted = by_counters(Between(known.launch_us, known.begin_us, known.sync_us, known.ready_us), gpu, threads)
-    if counted is None:
-        return profile
-    return replace(profile, gpu=replace(known, **rounded({k: v for k, v in vars(counted).items() if v is not None})))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -22,8 +23,7 @@ from ..partition.strategies.base import parse_strategy
 from ..partition.wishes import NONE, Wishes
 from ..profiles import DeviceProfile, default_profile_path, load_profile, save_profile
 from ..simulate.judge import judging
-from .between import with_run_costs
-from .counting import with_counters
+from .between import RunCosts
 from .models import Shapes, bind, default_shapes, load
 
 log = logging.getLogger("coexec")
@@ -96,15 +96,10 @@ def profile_device(*, quick: bool = True, time_budget_s: float | None = None, th
     devices = find_devices(gpu)
     budget = time_budget_s if time_budget_s is not None else (QUICK_S if quick else FULL_S)
     threads = session_threads(devices, threads)
-    made, rows = profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=budget, threads=threads, progress=progress, table=table,
-                                 resume=resume, isolated=Isolated(opencl=gpu))
-    return _as_run(made, devices, threads), rows
-
-
-def _as_run(made: DeviceProfile, devices: Mapping[str, Device], threads: int) -> DeviceProfile:
-    """The profile with what whole runs lose between pieces, in the way that they will be kept in step."""
-    made = with_run_costs(made, devices, threads)
-    return with_counters(made, devices["gpu"], threads) if "gpu" in devices else made
+    with closing(RunCosts(devices, threads)) as of_runs:
+        made, rows = profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=budget, threads=threads, progress=progress, table=table,
+                                     resume=resume, isolated=Isolated(opencl=gpu), aside=of_runs.look)
+        return of_runs.told(made), rows
 
 
 def cached_profile(progress: Callable | None = None, devices: Mapping[str, Device] | None = None) -> DeviceProfile:
@@ -124,9 +119,11 @@ def cached_profile(progress: Callable | None = None, devices: Mapping[str, Devic
 
     log.warning("this machine has no profile%s: it is measured quickly, once, for about a minute; `coexec profile --full` measures it better",
                 " that this version can read" if path.exists() else " yet")
-    made, _ = profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=QUICK_S, threads=session_threads(dict(devices)), progress=progress,
-                              isolated=Isolated())
-    made = _as_run(made, devices, session_threads(dict(devices)))
+    threads = session_threads(dict(devices))
+    with closing(RunCosts(devices, threads)) as of_runs:
+        made, _ = profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=QUICK_S, threads=threads, progress=progress, isolated=Isolated(),
+                                  aside=of_runs.look)
+        made = of_runs.told(made)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_profile(made, path)

@@ -102,6 +102,12 @@ def session_threads(devices: dict[str, Device], wanted: int = 0, gpu_used: bool 
     return max(1, cores)
 
 
+def threads_alone(devices: Mapping[str, Device], threads: int) -> int:
+    """CPU threads of plans that leave the GPU alone, where others have `threads`: all cores where the GPU is emulated on some of them."""
+    gpu, cores = devices.get("gpu"), devices["cpu"].facts.compute_units
+    return max(threads, cores) if gpu is not None and gpu.facts.emulated else threads
+
+
 def company(devices: Mapping[str, Device]) -> Any:
     """What tells whether an emulated GPU and the CPU have a core each at the moment (`cpu.company.Company`); None where nobody can tell."""
     if "gpu" not in devices or not devices["gpu"].facts.emulated or "coexec.devices.cpu.jit" not in sys.modules:

@@ -19,6 +19,7 @@ from ..cost.features import family
 from ..cost.kernels import bound_by
 from ..devices.base import Device
 from ..devices.cores import biggest, usable
+from ..devices.registry import threads_alone
 from ..errors import DeviceError, UsageError
 from ..profiles import DeviceProfile, UnitProfile, rounded
 from .choosing import Choosing
@@ -59,6 +60,8 @@ COMPILING_SHARE = 0.4
 MOST_COMPILING, GRANTED = 0.5, 0.35
 #: What is kept of the budget for kernels beside a busy other unit: a share of it, and seconds at most, enough for every pair.
 BESIDE_SHARE, BESIDE_S = 0.15, 7.0
+#: What else is measured aside comes about every so many seconds, but at least and at most so many times within the budget.
+ASIDE_S, LEAST_ASIDES, MOST_ASIDES = 30.0, 4, 24
 #: What the fit and whole runs take after a quick round's measuring, in seconds: on x86-64, 2026-11. For the remaining time alone.
 AFTER_S = 6.0
 #: Fewer rows are no profile after an interruption.
@@ -67,7 +70,8 @@ LEAST_ROWS = 30
 
 def profile_devices(cpu_device: Device, gpu_device: Device | None = None, *, time_budget_s: float = 45.0, threads: int = 1,
                     progress: Progress | None = None, table: str | os.PathLike[str] | None = None, resume: bool = False,
-                    isolated: Isolated | None = None, adaptive: bool = True, seed: int = 0) -> tuple[DeviceProfile, list[Measurement]]:
+                    isolated: Isolated | None = None, adaptive: bool = True, seed: int = 0,
+                    aside: Callable[[], None] | None = None) -> tuple[DeviceProfile, list[Measurement]]:
     """Measures a CPU with that many threads, and a GPU where there is one: facts, fixed costs, kernels; then the fit.
 
     Where an emulated GPU takes cores from the CPU, the CPU is also measured with all its cores, for plans that leave the GPU alone.
@@ -76,10 +80,10 @@ def profile_devices(cpu_device: Device, gpu_device: Device | None = None, *, tim
     is appended to the CSV file `table` as it is measured; with `resume` its rows are kept and added to. An interruption (Ctrl-C) ends the measuring, and what is there is fitted. With `isolated`, the
     GPU's kernels are timed there: those that hang or crash a driver are left out, listed beside the table, and the round goes on; an operator
     with several such has no kernel in the profile. Without `adaptive`, shapes are drawn at random, whatever is known already; `seed`: which
-    ones. Returns the profile and every measurement.
+    ones. `aside` is called several times meanwhile, for what else is to be measured in many moments. Returns the profile and every measurement.
     Raises DeviceError where a device fails, UsageError where the table is of another board.
     """
-    campaign = Campaign(cpu_device, gpu_device, time_budget_s, threads, progress, isolated if gpu_device is not None else None, adaptive, seed)
+    campaign = Campaign(cpu_device, gpu_device, time_budget_s, threads, progress, isolated if gpu_device is not None else None, adaptive, seed, aside)
     if table is not None:
         campaign.keep(Path(table), resume)
     try:
@@ -97,8 +101,8 @@ class Campaign:
     """One round of measuring: which units, what was measured so far, and the time left."""
 
     def __init__(self, cpu: Device, gpu: Device | None, budget: float, threads: int, progress: Progress | None = None,
-                 isolated: Isolated | None = None, adaptive: bool = True, seed: int = 0):
-        self.adaptive, self.seed = adaptive, seed
+                 isolated: Isolated | None = None, adaptive: bool = True, seed: int = 0, aside: Callable[[], None] | None = None):
+        self.adaptive, self.seed, self.aside = adaptive, seed, aside
         self.begun = time.perf_counter()
         self.budget, self.say = budget, progress or (lambda done, total, what: None)
         self.tell("fixed costs", self.left)
@@ -112,9 +116,8 @@ class Campaign:
                 isolated.sharing = gpu.sharing
         self.devices: dict[str, Device] = {"cpu": cpu, **({"gpu": gpu} if gpu is not None else {})}
         self.threads = {"cpu": threads, "gpu": threads}
-        cores = cpu.facts.compute_units
-        if gpu is not None and gpu.facts.emulated and cores > threads:
-            self.devices[ALONE], self.threads[ALONE] = cpu, cores
+        if (alone := threads_alone(self.devices, threads)) > threads:
+            self.devices[ALONE], self.threads[ALONE] = cpu, alone
         self.fixed = {unit: fixed_costs(device, self.threads[unit]) for unit, device in self.devices.items()}
         self.facts = {unit: board_facts(device) for unit, device in self.devices.items()}
         self.rows: list[Measurement] = []
@@ -169,6 +172,7 @@ class Campaign:
             self.look(sampler)
         stream, company = iter(sampler), min(COMPANY, max(2, int(self.budget / 3)))
         drawn = [sample for _, sample in islice(stream, len(SHAPES) if sampler.first else 0)]
+        asides, each = 0, self.budget / min(MOST_ASIDES, max(LEAST_ASIDES, self.budget / ASIDE_S))
         ends, telling = self.budget - min(BESIDE_SHARE * self.budget, BESIDE_S), bool(drawn)
         while not self.rows or self.spent < ends:
             if not drawn and telling:
@@ -181,6 +185,10 @@ class Campaign:
             taken, drawn = drawn[:company], drawn[company:]
             self.tell(f"{taken[0].node.op_type} {taken[0].node.inputs[0].shape} and {len(taken) - 1} others", self.left)
             self.together(taken)
+            if self.aside is not None and self.spent > (asides + 0.5) * each:
+                asides += 1
+                self.tell("whole runs", self.left)
+                self.aside()
             if looks and self.spent > looks[0]:
                 looks.pop(0)
                 self.look(sampler)

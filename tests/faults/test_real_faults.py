@@ -210,7 +210,7 @@ def test_the_profile_in_the_cache_is_spoilt(tmp_path, monkeypatch, damage):
     """It is measured anew, and written anew."""
     made = profiled(gpu_device().facts.name)
     monkeypatch.setattr("coexec.profiling.run.profile_devices", lambda *_, **__: (made, []))
-    monkeypatch.setattr("coexec.api.planning.with_run_costs", lambda profile, *_: profile)
+    monkeypatch.setattr("coexec.api.between.RunCosts.told", lambda _, profile: profile)
     with settings.override(cache_dir=tmp_path):
         cached_profile()
         path, = (tmp_path / "profiles").iterdir()

@@ -277,9 +277,10 @@ def test_profiling_null_devices_finds_what_they_were_told():
         return lambda node, region: 20e-6 + op_for(node).work(node, region).flops / rate
 
     told: list[tuple[float, float, str]] = []
+    asides: list[float] = []
     profile, rows = profile_devices(NullDevice("cpu", seconds(2e11), asynchronous=False),
                                     NullDevice("gpu", seconds(4e11), declined={"Softmax"}),
-                                    time_budget_s=8.0, threads=1, progress=lambda *said: told.append(said))
+                                    time_budget_s=8.0, threads=1, progress=lambda *said: told.append(said), aside=lambda: asides.append(told[-1][0]))
     assert from_yaml(to_yaml(profile)) == profile
     assert {r.unit for r in rows} == {"cpu", "gpu"} and not [r for r in rows if r.unit == "gpu" and r.op_type == "Softmax"]
     assert profile.gpu.sync_us > 0 and profile.gpu.launch_us > 0 and profile.gpu.transfer_gbs is None
@@ -290,6 +291,7 @@ def test_profiling_null_devices_finds_what_they_were_told():
     ends = told[-1][1]  # in seconds, as all of it: what is said of the end comes true
     assert told[0][0] == pytest.approx(0, abs=0.1) and told[-1][2] == "fitting" and 8.0 < ends < 18.0
     assert all(a[0] <= b[0] and b[1] == pytest.approx(ends, rel=0.2) for a, b in zip(told, told[1:])) and all(done < total for done, total, _ in told)
+    assert 3 <= len(asides) <= 4 and asides[0] < 4 < asides[-1], "what is measured aside sees moments from all of the time"
     alone, _ = profile_devices(NullDevice("cpu", 1e-5, asynchronous=False), time_budget_s=0.3)
     assert alone.gpu is None
 

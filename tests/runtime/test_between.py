@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 
 import pytest
 
-from coexec.api.between import MOST_COMPANY, between, company, cut_somehow, made_up, plan_on, with_run_costs
+from coexec.api.between import LEAST_LOOKS, MOST_COMPANY, RunCosts, between, company, cut_somehow, made_up, plan_on
 from coexec.api.observation import edges_us, fed_us
 from coexec.cost.compose import CostModel
 from coexec.cost.corrections import Between
@@ -62,13 +63,31 @@ def test_what_company_costs_is_told_apart_from_what_predictions_are_off():
 
 def test_this_machines_runs_are_asked():
     devices = find_devices(need_gpu=True)
-    made = with_run_costs(board(), devices, 1)
+    with closing(RunCosts(devices, 1)) as runs:
+        runs.look()
+        made = runs.told(board())
+        assert runs.looks == LEAST_LOOKS, "a single moment says little"
     assert 0 < made.gpu.launch_us < 5000 and made.gpu.launch_us != 1.0 and made.gpu.begin_us >= 0 and made.gpu.sync_us > 0
     assert 0 < made.cpu.run_us < 5000 and made.cpu.copy_gbs > 0.1 and made.gpu.run_us + made.gpu.run_piece_us > 0
     assert all(1.0 <= v <= MOST_COMPANY for unit in (made.cpu, made.gpu) for v in unit.busy.values()) and set(made.gpu.busy) == {"compute", "memory"}
     assert from_yaml(to_yaml(made)) == made
-    alone = with_run_costs(replace(board(), gpu=None), {"cpu": devices["cpu"]}, 1)
+    with closing(RunCosts({"cpu": devices["cpu"]}, 1)) as runs:
+        alone = runs.told(replace(board(), gpu=None))
     assert 0 < alone.cpu.run_us < 5000 and alone.gpu is None
+
+
+def test_one_odd_moment_says_nothing():
+    """Of five looks one was made while something else had the machine."""
+    runs, odd = RunCosts({"cpu": find_devices("none")["cpu"]}, 1), 700.0
+    with closing(runs):
+        for run_us in (41.0, 40.0, odd, 42.0, 41.0):
+            trace = Trace()
+            trace.runs = 1
+            for name, track, category, start, length in (("run 0", "run", "run", 0.0, 100.0 + run_us), ("copy inputs", "host", "copy", 0.0, 50.0),
+                                                         ("n", "cpu", "piece", 60.0, 50.0)):
+                trace.spans.append(Span(name, track, start, length, category, {"run": 0}))
+            runs._seen.append(({"cpu": trace}, None))
+        assert runs.told(replace(board(), gpu=None)).cpu.run_us == 41.0
 
 
 def test_what_a_run_takes_around_its_pieces():
