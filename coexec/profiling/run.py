@@ -59,9 +59,11 @@ COMPILING_SHARE = 0.4
 #: Compiling the telling shapes' kernels may take the first share of the budget; beyond it, up to the second share is granted on top.
 MOST_COMPILING, GRANTED = 0.5, 0.35
 #: What is kept of the budget for kernels beside a busy other unit: a share of it, and seconds at most, enough for every pair.
-BESIDE_SHARE, BESIDE_S = 0.15, 7.0
+BESIDE_SHARE, BESIDE_S = 0.07, 7.0
 #: What else is measured aside comes about every so many seconds, but at least and at most so many times within the budget.
 ASIDE_S, LEAST_ASIDES, MOST_ASIDES = 30.0, 4, 24
+#: So much of the first time, as a share of the budget, is granted on top.
+ASIDE_GRANTED = 0.25
 #: What the fit and whole runs take after a quick round's measuring, in seconds: on x86-64, 2026-11. For the remaining time alone.
 AFTER_S = 6.0
 #: Fewer rows are no profile after an interruption.
@@ -186,9 +188,11 @@ class Campaign:
             self.tell(f"{taken[0].node.op_type} {taken[0].node.inputs[0].shape} and {len(taken) - 1} others", self.left)
             self.together(taken)
             if self.aside is not None and self.spent > (asides + 0.5) * each:
-                asides += 1
+                asides, before = asides + 1, self.spent
                 self.tell("whole runs", self.left)
                 self.aside()
+                if asides == 1:  # most of it went into compiling
+                    self.begun += min(self.spent - before, ASIDE_GRANTED * self.budget)
             if looks and self.spent > looks[0]:
                 looks.pop(0)
                 self.look(sampler)
