@@ -102,6 +102,10 @@ def cut_pieces(node: Node, rng: np.random.Generator) -> list[tuple[str, Region]]
     return [("", whole), *((f"{axis.name} {a}:{b}", whole.replace(axis.dim, (a, b))) for a, b in spans)]
 
 
+#: What `timed` found: by unit, of each pass over all pieces, every piece's timing.
+Passes = dict[str, list[list["Took | None"]]]
+
+
 def measure_operators(
     name: str,
     graph: Graph,
@@ -113,38 +117,57 @@ def measure_operators(
 ) -> list[Sample]:
     """Every distinct operator of a model, whole and (with `pieces`) cut, on each unit of the profile that is here and has a kernel.
 
-    The CPU runs with as many threads as the profile was made with; `threads` where it does not say. Neighbours take turns, as in
-    profiling, and are those that they have in the network: what the caches hold of the memory that they share depends on how large those
-    are. Everything is timed twice, each time in PASSES over everything, which take turns with those of the other time and begin elsewhere.
+    Everything is timed twice, each time in PASSES over everything, which take turns with those of the other time and begin elsewhere.
     """
-    costs, nodes = CostModel(profile), list(candidates(graph))
-    rng = np.random.default_rng(0)
-    of_each = [cut_pieces(node, rng) if pieces else [("", Region.whole(node.output.shape))] for node in nodes]
-    # First all that are whole, then one piece of each: pieces of the same node use the same weights.
-    wanted = [(node, *piece) for turn in zip_longest(*of_each) for node, piece in zip(nodes, turn) if piece is not None]
+    passes = timed(name, graph, profile, devices, threads, 2 * PASSES, progress, pieces)
+    first, again = ({unit: each[turn::2] for unit, each in passes.items()} for turn in (0, 1))
+    return samples_of(name, graph, profile, first, again, pieces)
+
+
+def timed(name: str, graph: Graph, profile: Any, devices: Mapping[str, Device], threads: int, passes: int,
+          progress: Callable[[float, float, str], None] | None = None, pieces: bool = True) -> Passes:
+    """So many timings of each distinct operator, whole and (with `pieces`) cut, for `samples_of`.
+
+    The CPU runs with as many threads as the profile was made with; `threads` where it does not say. Neighbours take turns, as in
+    profiling, and are those that they have in the network: what the caches hold of the memory that they share depends on how large those are.
+    """
+    costs, wanted, rng = CostModel(profile), _wanted(graph, pieces), np.random.default_rng()
     units = {u: d for u, d in devices.items() if u in costs.units}
-    found: list[Sample] = []
     told = _Told(progress, len(wanted) * len(units), f"{name}: compiling kernels, once per machine")
     for unit, device in units.items():
         compile_pieces(device, wanted, costs.units[unit].threads or threads, told)
-    told = _Told(progress, 2 * PASSES * len(wanted) * len(units), f"{name}: timing kernels")
-    passes: dict[str, list[list[Took | None]]] = {unit: [] for unit in units}
-    for _ in range(2 * PASSES):
+    told = _Told(progress, passes * len(wanted) * len(units), f"{name}: timing kernels")
+    found: Passes = {unit: [] for unit in units}
+    for _ in range(passes):
         for unit, device in units.items():
             order = np.roll(range(len(wanted)), rng.integers(len(wanted) + 1)).tolist()
-            passes[unit].append(time_pieces(device, wanted, costs.units[unit].threads or threads, order, told))
-    for unit, section in ((unit, costs.units[unit]) for unit in units):
-        for (node, cut, region), *each in zip(wanted, *passes[unit]):
+            found[unit].append(time_pieces(device, wanted, costs.units[unit].threads or threads, order, told))
+    return found
+
+
+def samples_of(name: str, graph: Graph, profile: Any, first: Passes, again: Passes, pieces: bool = True) -> list[Sample]:
+    """What two `timed` of a graph say of a profile; pieces that a pass could not time are left out."""
+    costs, wanted, found = CostModel(profile), _wanted(graph, pieces), []
+    for unit in first:
+        for (node, cut, region), *each in zip(wanted, *first[unit], *again[unit]):
             took = [one for one in each if one is not None]
-            if len(took) == 2 * PASSES:
+            if len(took) == len(each):
                 predicted, kernel = costs.kernel(node, region, unit), costs.kernel_name(node, region, unit)
-                slow = [slowness(section, kernel, named(one.reference_ns)) for one in took]
+                slow = [slowness(costs.units[unit], kernel, named(one.reference_ns)) for one in took]
                 (us, longer), (again_us, again_longer) = (
-                    (median(one.us / by for one, by in zip(took[turn::2], slow[turn::2])), median(slow[turn::2])) for turn in (0, 1)
+                    (median(one.us / by for one, by in zip(took[mine], slow[mine])), median(slow[mine]))
+                    for mine in (slice(len(first[unit])), slice(len(first[unit]), None))
                 )
                 found.append(Sample(name, node.name, node.op_type, unit, predicted.us, us, again_us, predicted.estimated,
                                     took[0].implementation + tail_text(node), cut, describe(node, region), region, (longer, again_longer)))
     return found
+
+
+def _wanted(graph: Graph, pieces: bool) -> list[tuple[Node, str, Region]]:
+    """First all operators whole, in the network's order, then one piece of each: pieces of the same node use the same weights."""
+    nodes, rng = list(candidates(graph)), np.random.default_rng(0)
+    of_each = [cut_pieces(node, rng) if pieces else [("", Region.whole(node.output.shape))] for node in nodes]
+    return [(node, *piece) for turn in zip_longest(*of_each) for node, piece in zip(nodes, turn) if piece is not None]
 
 
 #: A timing of a piece is the median of so many, apart in time: a moment does more to a kernel than its references tell.
