@@ -29,7 +29,6 @@ from ..graph.ir import Node, TensorType, Value
 from ..ops import op_for
 from ..regions import Region
 from .measure import Timing, random_array
-from .references import count_of
 
 #: Kernels that take turns: their weights and outputs are what drives one another's out of the caches.
 COMPANY = 12
@@ -487,7 +486,7 @@ def reference_nodes(threads: int = 1) -> list[Node]:
     """What tells the moment: one that reads from far, one that stores much, one that computes much; the latter two small enough for a core's own
     caches.
 
-    Of several threads only the last, with more to do: they wait for Python's lock when they are done, about as long as a store takes.
+    Several threads have more to compute: they wait for Python's lock when they are done.
     """
     edge = math.isqrt(max(SMALL_FAR, 2 * own_bytes()) // 4 // 32)
     planes, means = (TensorType(np.dtype(np.float32), (1, 32, edge, edge)) for edge in (edge, 1))
@@ -496,4 +495,4 @@ def reference_nodes(threads: int = 1) -> list[Node]:
     return [Node("GlobalAveragePool", (Value("x", planes),), (Value("y", means),), name=FAR),
             Node("Relu", (Value("x", line),), (Value("y", line),), name="reference"),
             Node("MatMul", (Value("a", square), Value("w", square, random_array(square, np.random.default_rng(1)))), (Value("y", square),),
-                 name="reference")][-count_of(threads):]
+                 name="reference")]

@@ -14,7 +14,7 @@ from coexec.profiling import rounds
 from coexec.profiling.drift import MOST, USUAL
 from coexec.profiling.measure import Bench, with_constants
 from coexec.profiling.references import FACTS, named
-from coexec.profiling.rounds import COUNT, FOLLOWS, NoClock, Round, _timing, _Turn
+from coexec.profiling.rounds import COUNT, FOLLOWS, NoClock, Round, _timing, _Turn, team_of
 from coexec.profiling.run import profile_devices
 from coexec.profiling.sampler import SHAPES, whole_of
 from coexec.profiling.timing import time_round, together
@@ -118,7 +118,8 @@ def test_a_gpus_references_do_not_depend_on_the_cpus_threads():
     known = find_devices(need_gpu=True)
     for threads in (1, 3):
         with Round(known["cpu"], [], threads) as cpu, Round(known["gpu"], [], threads) as gpu:
-            assert [len(cpu.reading()[0]), len(gpu.reading()[0])] == [len(FACTS) if threads == 1 else 1, len(FACTS)]
+            assert [len(cpu.reading()[0]), len(gpu.reading()[0])] == [len(FACTS)] * 2
+        assert [team_of(known[unit], threads) for unit in ("cpu", "gpu")] == [threads, 1]
 
 
 def test_processors_that_work_together_are_read_together():
