@@ -131,7 +131,7 @@ def test_processors_that_work_together_are_read_together():
     null = NullDevice("cpu", 1e-4, asynchronous=False)
     with Round(null, []) as one, Round(null, []) as other:
         assert len(one.reading(other)) == 2, "both are the host's work: one after the other"
-    assert named((np.inf, 5.0)) == {"reference_compute_ns": 5.0}, "what no clock told is left out"
+    assert named((np.inf, 5.0)) == {"reference_store_ns": 5.0}, "what no clock told is left out"
 
 
 def test_without_a_clock_kernels_are_timed_one_by_one():
