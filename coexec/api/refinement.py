@@ -26,6 +26,8 @@ from ..devices.registry import company, session_threads
 from ..errors import CoexecError, DeviceHang, UsageError
 from ..graph.ir import Graph
 from ..partition.plan import Plan
+from ..partition.strategies.base import parse_strategy
+from ..partition.strategies.coexec import Coexec
 from ..partition.wishes import NONE, Wishes
 from ..profiles import DeviceProfile
 from ..report.timing import interleave
@@ -87,7 +89,8 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
         return PreparedRun(graph, plan, devices, session_threads(dict(devices), threads, "gpu" in plan.devices), trace=trace)
 
     tell(0, steps, strategy)
-    latest = plan_prepared(graph, strategy=strategy, **asked)
+    eager = _eager(strategy)
+    latest = plan_prepared(graph, strategy=eager, **asked)
     best, tried = Candidate(strategy, latest, None), [Candidate(strategy, latest, None)]
     running, corrections, costs, runs = prepare(latest), Corrections(), CostModel(profile), _Runs(devices)
 
@@ -128,7 +131,7 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
             if turn == 0:
                 counted = by_counters(corrections.between, devices["gpu"], session_threads(dict(devices), threads))
             shown = replace(corrections, between=counted) if latest.counters and counted is not None else corrections
-            again = plan_prepared(graph, strategy=strategy, corrections=shown, **asked)
+            again = plan_prepared(graph, strategy=eager, corrections=shown, **asked)
             if again.partitions == latest.partitions:
                 break
             tell(turn + 1, steps, f"{strategy}, corrected")
@@ -141,7 +144,7 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
         if {"cpu", "gpu"} <= latest.devices:
             tell(steps - 1, steps, "in step by counters")
             if counted is not None and not latest.counters:
-                again = plan_prepared(graph, strategy=strategy, corrections=replace(corrections, between=counted), **asked)
+                again = plan_prepared(graph, strategy=eager, corrections=replace(corrections, between=counted), **asked)
                 challenge(f"{strategy}, corrected, in step by counters", replace(again, counters="gpu" in again.devices))
             if "gpu" in best.plan.devices and (best.plan.counters or counted is not None):
                 other = not best.plan.counters
@@ -157,6 +160,12 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
         runs.close()
     tell(steps, steps, "")
     return replace(best.plan, strategy=strategy, predicted_ms=best.plan.predicted_ms, measured_ms=best.latency_ms), tried
+
+
+def _eager(strategy: str) -> str:
+    """The strategy that uses both units even where little is to be gained: measurement will say."""
+    partitioner = parse_strategy(strategy)
+    return replace(partitioner, least_gain=0.0).spec if isinstance(partitioner, Coexec) else strategy
 
 
 class _Runs:

@@ -207,3 +207,11 @@ def op_for(node: Node) -> Op:
         op = find_op(node.domain, node.op_type)
         found = node.kept[op_for] = op.form(node) if op is not None and is_native(node) else FALLBACK
     return found
+
+
+def axes_of(node: Node) -> tuple[SplitAxis, ...]:
+    """The operator's `split_axes` of this node, kept: planners ask for the same ones again and again."""
+    found = node.kept.get(axes_of)
+    if found is None:
+        found = node.kept[axes_of] = op_for(node).split_axes(node)
+    return found

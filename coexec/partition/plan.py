@@ -17,7 +17,7 @@ from .. import files
 from ..errors import IllegalCut, PlanMismatch, UsageError
 from ..graph.ir import Graph, Node
 from ..ops import axis_names, op_for
-from ..ops.base import SplitAxis, pieces_along
+from ..ops.base import SplitAxis, axes_of, pieces_along
 from ..ops.fallback import is_fallback
 from ..regions import Region
 from .wishes import Wishes
@@ -323,13 +323,13 @@ def whole_axis(node: Node, name: str) -> SplitAxis:
 
 
 def _names(node: Node) -> tuple[str, ...]:
-    known = {a.dim: a.name for a in op_for(node).split_axes(node)}
+    known = {a.dim: a.name for a in axes_of(node)}
     return tuple(known.get(d, n) for d, n in enumerate(axis_names(len(node.output.shape))))
 
 
 def on_one_device(node: Node, device: str, **more: Any) -> Partition:
     """The whole node on one device: an ordinary partition with one piece, along the operator's first split axis."""
-    axes = () if is_fallback(op_for(node)) else op_for(node).split_axes(node)
+    axes = () if is_fallback(op_for(node)) else axes_of(node)
     if not axes:
         return Partition(node.name, node.op_type, None, (), (device,), **more)
     return Partition(node.name, node.op_type, axes[0].name, (0, axes[0].extent), (device,), **more)

@@ -16,7 +16,7 @@ from ...cost.corrections import Corrections
 from ...errors import UsageError, suggest
 from ...graph.ir import Graph, Node
 from ...ops import op_for
-from ...ops.base import SplitAxis
+from ...ops.base import SplitAxis, axes_of
 from ...ops.fallback import is_fallback
 from ...profiles import DeviceProfile
 from ..chains import access, chains
@@ -272,7 +272,7 @@ def _limited(node: Node, partition: Partition, most: float) -> Partition:
     """The partition with no more than that share on the GPU, unless it was forced there."""
     if partition.ratio.get("gpu", 0.0) <= most or partition.note == FORCED_NOTE or partition.axis is None:
         return partition if partition.ratio.get("gpu", 0.0) <= most or partition.note == FORCED_NOTE else replace(partition, devices=("cpu",))
-    axis = next((a for a in op_for(node).split_axes(node) if a.name == partition.axis), None)
+    axis = next((a for a in axes_of(node) if a.name == partition.axis), None)
     at = 0 if axis is None else int(most * axis.extent / axis.multiple) * axis.multiple
     return cut(node, axis, (0, at, axis.extent), ("gpu", "cpu")) if at else on_one_device(node, "cpu")
 
@@ -286,7 +286,7 @@ def share(node: Node, axis: SplitAxis, ratio: float) -> Partition:
 
 def preferred_axis(node: Node, *names: str) -> SplitAxis | None:
     """The first split axis of one of those names that can really be cut, else the first such of any name, else None."""
-    axes = [a for a in op_for(node).split_axes(node) if a.extent > a.multiple]
+    axes = [a for a in axes_of(node) if a.extent > a.multiple]
     return next((a for n in names for a in axes if a.name == n), axes[0] if axes else None)
 
 

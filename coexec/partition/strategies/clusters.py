@@ -10,7 +10,7 @@ from ...cost.corrections import Corrections
 from ...errors import UsageError
 from ...graph.ir import Graph, Node
 from ...ops import op_for
-from ...ops.base import SplitAxis
+from ...ops.base import SplitAxis, axes_of
 from ...ops.fallback import is_fallback
 from ...profiles import DeviceProfile, Latency, UnitProfile
 from ...regions import Region
@@ -151,5 +151,5 @@ def _with_little(node: Node, partition: Partition, cost: CostModel) -> Partition
 
 def _axes(node: Node, partition: Partition) -> list[SplitAxis]:
     """Those that the host's piece may be cut along: the partition's own, or any where the node is whole."""
-    axes = [a for a in op_for(node).split_axes(node) if a.extent > a.multiple]
+    axes = [a for a in axes_of(node) if a.extent > a.multiple]
     return axes if len(partition.devices) == 1 else [a for a in axes if a.name == partition.axis]

@@ -20,6 +20,9 @@ EFFORT, SMALL, EFFORT_OF_SMALL = 60_000, 12, 6_000_000
 #: A plan with a wait less is preferred where it is predicted to take no longer than by this share of an average operator: both sides are a
 #: little uneven from run to run, and at each wait the later one counts. What so much costs, and how many waits it saves: docs/planner.md.
 FEWER_WAITS = 0.15
+#: By what share a plan on both units must be predicted to be faster than the better one alone: predictions of whole runs are off by about as
+#: much, and of many plans the one that is taken is mostly one of which too much is expected. What it saved: docs/planner.md.
+LEAST_GAIN = 0.05
 #: Prices of memory that are tried, and beginnings followed in each of those searches.
 PRICES, LEAN = 12, 32
 
@@ -28,10 +31,11 @@ PRICES, LEAN = 12, 32
 @dataclass(frozen=True)
 class Coexec(Partitioner):
     """For every node the CPU whole, the GPU whole, or a cut of an axis, whatever makes the whole run end first, launches, waits and what
-    both read of one another included (`frontier`). Where the CPU or the GPU alone is predicted to be faster, that is the plan.
+    both read of one another included (`frontier`). Where the CPU or the GPU alone is predicted to be faster, or hardly slower, that is the plan.
 
     width: beginnings of plans followed at once; 0: as many as planning may take time for. steps: cut at n/steps of an axis only.
-    fewer_waits: a wait less may cost this share of an average operator, as the better single device takes it.
+    fewer_waits: a wait less may cost this share of an average operator, as the better single device takes it. least_gain: both units are used
+    where that is predicted to be faster by this share than the better one alone; counts where latency is the objective, without a limit.
     The others leave something out, to see what it is good for: axis: cut this one only, where a node has it; chains=false: every operator
     by itself, no cuts that suit their neighbours', nothing computed twice; branches=false: as if no branch ran beside another;
     contention=false: as if no unit slowed the other down.
@@ -42,6 +46,7 @@ class Coexec(Partitioner):
     width: int = 0
     steps: int = 0
     fewer_waits: float = FEWER_WAITS
+    least_gain: float = LEAST_GAIN
     axis: str = ""
     chains: bool = True
     branches: bool = True
@@ -54,6 +59,8 @@ class Coexec(Partitioner):
             raise UsageError("option 'steps' of strategy 'coexec' is wrong", found=self.steps, expected="0, or a whole number from 2 to 1000")
         if not 0 <= self.fewer_waits <= 1:
             raise UsageError("option 'fewer_waits' of strategy 'coexec' is wrong", found=self.fewer_waits, expected="a share of an operator's time, from 0 to 1")
+        if not 0 <= self.least_gain < 1:
+            raise UsageError("option 'least_gain' of strategy 'coexec' is wrong", found=self.least_gain, expected="a share of a run's time, from 0 to 1")
         check_axis(self.axis, self.name)
 
     def arrange(self, situation: Situation) -> list[Partition]:
@@ -64,35 +71,36 @@ class Coexec(Partitioner):
         made, wishes = super().judged(situation, made), situation.wishes
         if situation.judge is None or wishes.objective != "latency" or wishes.memory_bytes is not None:
             return made
-        us = None
+        us, weight = None, 1 - self.least_gain if len(made.devices) > 1 else 1.0
         for alone in _single(situation, situation.all_settled):
             if same(alone, made.partitions):
                 continue
             us = situation.judge(made) if us is None else us
-            if situation.least_us(alone) < us:
+            if weight * situation.least_us(alone) < us:
                 other = super().judged(situation, finish(situation, alone, self.spec))
-                if situation.judge(other) < us:
-                    made, us = other, situation.judge(other)
+                if weight * situation.judge(other) < us:
+                    made, us, weight = other, situation.judge(other), 1.0
         return made
 
     def bounded(self, situation: Situation) -> tuple[list[Partition], float | None]:
         graph, wishes = situation.graph, situation.wishes
         settled = situation.all_settled
         plans = _single(situation, settled)
-        bound: float | None = None
+        counts = wishes.objective == "latency" and wishes.memory_bytes is None
+        weight, mine, bound = 1 - self.least_gain if counts else 1.0, None, None  # type: ignore[var-annotated]
         if not all(settled):
             least_us = [situation.least_us(p) for p in plans]
             wait_us = self.fewer_waits * min(least_us) / max(1, len(graph.nodes))
             found = self.search(situation, settled, wait_us)
             mine = [w.partition for w in found.ways]
             bound = max(0.0, found.bound - wait_us * len(graph.nodes))  # no plan has more waits than nodes
-            if wishes.objective == "latency" and wishes.memory_bytes is None:  # else each counts, however long it takes
+            if counts:  # else each does, however long it takes
                 mine_us = situation.total_us(mine)
-                plans = [p for p, us in zip(plans, least_us) if us < mine_us]
+                plans = [p for p, us in zip(plans, least_us) if weight * us < mine_us]
             plans.append(mine)
         if wishes.memory_bytes is not None:
             plans = _that_fit(situation, plans)
-        best = min(plans, key=situation.value)
+        best = min(plans, key=lambda plan: situation.value(plan) * (1.0 if plan is mine else weight))
         # Copies between two memories are kept track of more exactly than the search does, and without contention it counts something else.
         provable = bound is not None and situation.cost.shared and self.contention and self.branches and wishes.memory_bytes is None
         return best, min(bound, situation.value(best)) if provable else None

@@ -103,7 +103,7 @@ class Search:
         self.stages = self._stages(graph, ways)
         self.last_use = self._last_uses()
         self.rest, self.rest_own = self._rest()
-        self._tables: dict[tuple, tuple] = {}
+        self._tables: dict[tuple[int, ...], tuple] = {}
 
     # What the graph is like
 
@@ -229,7 +229,6 @@ class Search:
         columns: dict[Value, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}  # choice, which stage's GPU piece wrote it, when that ends
         writes: dict[Value, tuple[Boxes, Boxes]] = {}
         steps: list[tuple[np.ndarray, np.ndarray]] = []
-        self._tables = {}
         lost, looked, goal = np.inf, 0, self.objective
         limit = min(known - goal.end * self.around_us, NEVER / 8)
         for position, stage in enumerate(self.stages):
@@ -287,12 +286,13 @@ class Search:
         done = np.full(shape, -np.inf)
         crossed_gpu, crossed_cpu = np.zeros(shape), np.zeros(shape)
         impossible = np.zeros(shape, bool)
-        for number, read in enumerate(stage.reads):
+        for read in stage.reads:
             choice, start, ended = columns[read.value]
-            key = (position, number)
+            boxes = *writes[read.value], read.gpu, read.cpu
+            key = tuple(map(id, boxes))  # nodes that are alike share them
             if key not in self._tables:
-                self._tables[key] = _meeting(*writes[read.value], read.gpu, read.cpu)
-            needs, to_gpu, to_cpu, cannot = self._tables[key]
+                self._tables[key] = boxes, _meeting(*boxes)  # what is told apart by identity must live as long
+            needs, to_gpu, to_cpu, cannot = self._tables[key][1]
             pending = needs[choice] & (start > waited)[:, None]
             need = np.where(pending, np.maximum(need, start[:, None]), need)
             done = np.where(pending, np.maximum(done, ended[:, None]), done)

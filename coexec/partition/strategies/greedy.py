@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ...cost.compose import CostModel
 from ...errors import UsageError
 from ...graph.ir import Graph, Node
-from ...ops.base import SplitAxis
+from ...ops.base import SplitAxis, axes_of
 from ..plan import Partition, on_one_device, pieces
 from .base import Partitioner, Situation, register, share
 
@@ -125,7 +125,7 @@ class Greedy(Partitioner):
 
 def axes(node: Node, cost: CostModel) -> list[SplitAxis]:
     """The dimensions that may be cut, CoDL's first."""
-    found = [a for a in cost.op(node).split_axes(node) if a.extent > a.multiple and a.name in DIMENSIONS]
+    found = [a for a in axes_of(node) if a.extent > a.multiple and a.name in DIMENSIONS]
     return sorted(found, key=lambda a: DIMENSIONS.index(a.name))[:2]
 
 

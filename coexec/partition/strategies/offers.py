@@ -11,7 +11,7 @@ import numpy as np
 
 from ...cost.compose import HOST, CostModel
 from ...graph.ir import Graph, Node, Value
-from ...ops.base import SplitAxis
+from ...ops.base import SplitAxis, axes_of
 from ...regions import Region
 from ..plan import Partition, on_one_device, pieces
 
@@ -163,7 +163,7 @@ class Offers:
                     self.cost.keep(node, unit, region, *side[:, index].tolist())
 
     def _axes(self, node: Node) -> list[SplitAxis]:
-        axes = [a for a in self.cost.op(node).split_axes(node) if a.extent > a.multiple]
+        axes = [a for a in axes_of(node) if a.extent > a.multiple]
         wanted = [a for a in axes if a.name == self.limits.axis]
         return wanted or axes[:AXES] if not self.limits.axis else wanted or axes[:1]
 
@@ -249,10 +249,10 @@ def _halos(graph: Graph, cost: CostModel, settled: Sequence[Partition | None]) -
         behind = readers.get(node.output, [])
         if not behind or not all(free[r] for r in behind):
             continue
-        for axis in cost.op(node).split_axes(node)[:AXES]:
+        for axis in axes_of(node)[:AXES]:
             levels: list[list[tuple[int, int]]] = []
             for reader in behind:
-                match = next((a for a in cost.op(reader).split_axes(reader)[:AXES] if a.name == axis.name and a.extent > 1), None)
+                match = next((a for a in axes_of(reader)[:AXES] if a.name == axis.name and a.extent > 1), None)
                 if match is None:
                     break
                 kind = cost.like(reader), reader.inputs.index(node.output), axis, match
