@@ -22,7 +22,7 @@ from tests.partition.boards import Net, board
 from tests.partition.exhaustive import Tables, best, tables
 from tests.runtime.random_graphs import random_model
 
-TENTHS = "coexec:steps=10,chains=false,fewer_waits=0,least_gain=0"
+TENTHS = "coexec:steps=10,chains=false,fewer_waits=0"
 
 
 def random_board(rng: np.random.Generator, speed: float = 1.0, **more: object) -> DeviceProfile:

@@ -15,6 +15,7 @@ from coexec.partition.chains import chains
 from coexec.partition.plan import on_one_device, pieces
 from coexec.partition.strategies import parse_strategy, strategies
 from coexec.partition.strategies.base import FALLBACK_NOTE, VIEW_NOTE
+from coexec.partition.strategies.coexec import LEAST_GAIN
 from coexec.profiles import DeviceProfile
 from tests.partition.boards import KERNELS, Net, board, classifier, tangle
 
@@ -212,3 +213,22 @@ def test_a_plan_for_one_cpu_thread_does_not_count_on_two():
     assert made.predicted_ms == api.plan_prepared(graph, profile=replace(both, cpu_alone=None)).predicted_ms
     wide = api.plan_prepared(graph, profile=replace(both, cpu=two, cpu_alone=None))
     assert api.plan_prepared(graph, profile=both, threads=2).predicted_ms == wide.predicted_ms
+
+
+def test_an_emulated_gpu_is_used_where_it_gains_more_than_predictions_are_off():
+    """Seventy boards, from one whose GPU hardly helps: what its default gives up is never more than its share of the time."""
+    lost = []
+    for share in range(1, 71):
+        known = board(100.0, 100.0 * share / 70, launch_us=2, sync_us=5)
+        emulated = replace(known, gpu=replace(known.gpu, emulated=True))
+        graph = classifier()
+        both, usual, real = (parse_strategy(spec).plan(graph, profile) for spec, profile in
+                             (("coexec:least_gain=0", emulated), ("coexec", emulated), ("coexec", known)))
+        alone = min(parse_strategy(s).plan(graph, emulated).predicted_ms for s in ("cpu", "gpu"))
+        assert both.partitions == real.partitions, "a GPU of its own is used wherever that pays"
+        assert usual.predicted_ms in (both.predicted_ms, alone)
+        assert (usual.predicted_ms == both.predicted_ms) == (both.predicted_ms < (1 - LEAST_GAIN) * alone or both.predicted_ms == alone)
+        lost.append(usual.predicted_ms > both.predicted_ms)
+    assert 0 < sum(lost) < len(lost)
+    with pytest.raises(UsageError, match="least_gain"):
+        parse_strategy("coexec:least_gain=1")

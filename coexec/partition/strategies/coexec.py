@@ -20,8 +20,9 @@ EFFORT, SMALL, EFFORT_OF_SMALL = 60_000, 12, 6_000_000
 #: A plan with a wait less is preferred where it is predicted to take no longer than by this share of an average operator: both sides are a
 #: little uneven from run to run, and at each wait the later one counts. What so much costs, and how many waits it saves: docs/planner.md.
 FEWER_WAITS = 0.15
-#: By what share a plan on both units must be predicted to be faster than the better one alone: predictions of whole runs are off by about as
-#: much, and of many plans the one that is taken is mostly one of which too much is expected. What it saved: docs/planner.md.
+#: By what share a plan on the CPU and a GPU emulated on its cores must be predicted to be faster than one of them alone: predictions of whole
+#: runs are off by about as much where both are one processor, and of many plans the one that is taken is mostly one of which too much is
+#: expected. What it saved: docs/planner.md.
 LEAST_GAIN = 0.05
 #: Prices of memory that are tried, and beginnings followed in each of those searches.
 PRICES, LEAN = 12, 32
@@ -31,11 +32,12 @@ PRICES, LEAN = 12, 32
 @dataclass(frozen=True)
 class Coexec(Partitioner):
     """For every node the CPU whole, the GPU whole, or a cut of an axis, whatever makes the whole run end first, launches, waits and what
-    both read of one another included (`frontier`). Where the CPU or the GPU alone is predicted to be faster, or hardly slower, that is the plan.
+    both read of one another included (`frontier`). Where the CPU or the GPU alone is predicted to be faster, that is the plan.
 
     width: beginnings of plans followed at once; 0: as many as planning may take time for. steps: cut at n/steps of an axis only.
-    fewer_waits: a wait less may cost this share of an average operator, as the better single device takes it. least_gain: both units are used
-    where that is predicted to be faster by this share than the better one alone; counts where latency is the objective, without a limit.
+    fewer_waits: a wait less may cost this share of an average operator, as the better single device takes it. least_gain: an emulated GPU
+    is used beside the CPU where that is predicted to be faster by this share than the better one alone; counts where latency is the objective,
+    without a limit.
     The others leave something out, to see what it is good for: axis: cut this one only, where a node has it; chains=false: every operator
     by itself, no cuts that suit their neighbours', nothing computed twice; branches=false: as if no branch ran beside another;
     contention=false: as if no unit slowed the other down.
@@ -71,7 +73,7 @@ class Coexec(Partitioner):
         made, wishes = super().judged(situation, made), situation.wishes
         if situation.judge is None or wishes.objective != "latency" or wishes.memory_bytes is not None:
             return made
-        us, weight = None, 1 - self.least_gain if len(made.devices) > 1 else 1.0
+        us, weight = None, self._weight(situation) if len(made.devices) > 1 else 1.0
         for alone in _single(situation, situation.all_settled):
             if same(alone, made.partitions):
                 continue
@@ -82,12 +84,17 @@ class Coexec(Partitioner):
                     made, us, weight = other, situation.judge(other), 1.0
         return made
 
+    def _weight(self, situation: Situation) -> float:
+        """By what a single device's time is multiplied before it is compared with that of both."""
+        gpu = situation.profile.gpu if situation.profile is not None else None
+        return 1 - self.least_gain if gpu is not None and gpu.emulated else 1.0
+
     def bounded(self, situation: Situation) -> tuple[list[Partition], float | None]:
         graph, wishes = situation.graph, situation.wishes
         settled = situation.all_settled
         plans = _single(situation, settled)
         counts = wishes.objective == "latency" and wishes.memory_bytes is None
-        weight, mine, bound = 1 - self.least_gain if counts else 1.0, None, None  # type: ignore[var-annotated]
+        weight, mine, bound = self._weight(situation) if counts else 1.0, None, None  # type: ignore[var-annotated]
         if not all(settled):
             least_us = [situation.least_us(p) for p in plans]
             wait_us = self.fewer_waits * min(least_us) / max(1, len(graph.nodes))
