@@ -85,6 +85,7 @@ def _kernel_names(rows: Sequence[Measurement], table: Table) -> np.ndarray:
     return names
 
 
+@held_to_one()
 def steadied(rows: Sequence[Measurement], facts: Mapping[str, float] | None = None, table: Table | None = None) -> Steadied:
     """Rows of one processor as they would have been in its usual moments. table: their `kernels_of`, where that is known."""
     told = readings(rows)
@@ -115,6 +116,7 @@ class KernelFits:
     Rows of the same shape are joined first (their median): what repeats must not look as if it were predicted.
     """
 
+    @held_to_one()  # thousands of small systems: a BLAS that wakes threads for each takes longer, beside other work many times as long
     def __init__(self, rows: Sequence[Measurement], facts: Facts, correct: bool = True, table: Table | None = None):
         """table: `kernels_of(rows, facts)`, where that is known."""
         self.facts = facts
@@ -156,6 +158,7 @@ class ShapeFits(KernelFits):
     Of kernels that may run the same shape the fastest counts: a driver would take that one. After making one, `facts` has the blocks.
     """
 
+    @held_to_one()
     def __init__(self, rows: Sequence[Measurement], facts: Facts, correct: bool = True, table: Table | None = None):
         blocks: dict[str, Any] = dict.fromkeys(shapes.FORMS, shapes.USUAL)
         found: dict[str, KernelModel] = {}
@@ -300,11 +303,6 @@ def one_device(rows: Sequence[Measurement]) -> list[Measurement]:
 
 def section_from_rows(unit: str, rows: Sequence[Measurement], facts: Mapping[str, float] | None = None) -> UnitProfile:
     """One unit's section: peaks and fits from the rows, costs of starting and waiting assumed."""
-    with held_to_one():  # thousands of small systems: a BLAS that wakes threads for each takes longer, beside other work many times as long
-        return _section(unit, rows, facts)
-
-
-def _section(unit: str, rows: Sequence[Measurement], facts: Mapping[str, float] | None) -> UnitProfile:
     # Those beside a busy unit last: what is said of the others is their beginning.
     rows = sorted(rows, key=lambda r: bool(r.busy_other))
     quiet = len(rows) - sum(bool(r.busy_other) for r in rows)
