@@ -36,9 +36,9 @@ from coexec.simulate.judge import judging  # noqa: E402
 
 PARTS = ("regret", "milp", "time", "waits", "ablation", "measured", "oracle")
 #: What is left out, by the strategy's own options.
-ABLATIONS = {"coexec": "coexec", "axis height only": "coexec:axis=height", "axis channel only": "coexec:axis=channel",
-             "no chains": "coexec:chains=false",
-             "no branches": "coexec:branches=false", "no contention": "coexec:contention=false", "greedy": "greedy", "flops": "flops"}
+ABLATIONS = {"coexec": "coexec:least_gain=0", "axis height only": "coexec:least_gain=0,axis=height",
+             "axis channel only": "coexec:least_gain=0,axis=channel", "no chains": "coexec:least_gain=0,chains=false",
+             "no branches": "coexec:least_gain=0,branches=false", "no contention": "coexec:least_gain=0,contention=false", "greedy": "greedy", "flops": "flops"}
 
 
 def models(wanted: list[str]) -> Iterator[tuple[str, Graph]]:
@@ -149,7 +149,7 @@ def measured(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, A
     from coexec.api import random_feeds
     from coexec.report.timing import interleave
 
-    specs = {"coexec": "coexec", **({k: ABLATIONS[k] for k in options.strategies} if options.strategies else ABLATIONS), "cpu": "cpu", "gpu": "gpu",
+    specs = {"coexec": "coexec", **{k: ABLATIONS[k] for k in options.strategies or ABLATIONS if k != "coexec"}, "cpu": "cpu", "gpu": "gpu",
              "cpu 1T": "cpu"}
     rows = []
     for name, graph in models(options.models):

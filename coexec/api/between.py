@@ -48,8 +48,8 @@ MOST_COMPANY = 2.0
 class RunCosts:
     """What runs on these devices lose between and around their pieces, as several looks show it, each at another moment.
 
-    A moment says little: on a shared machine starting a piece took from 5 to 28 us, and the other unit's company from nothing to as long again,
-    as long as a profile looked but once (two-core x86-64, 2026-11). So a profile looks again and again while it measures kernels.
+    A moment says little where a machine is shared: starting a piece takes several times as long in one as in another. So a profile looks again and
+    again while it measures kernels.
     """
 
     def __init__(self, devices: Mapping[str, Device], threads: int):
@@ -95,7 +95,7 @@ class RunCosts:
         while self.looks < LEAST_LOOKS:
             self.look()
         made = [self._by(profile, traces) for traces, _ in self._seen]
-        sections = {unit: replace(section, **{k: _middle([getattr(one, unit).__dict__[k] for one in made]) for k in (*OF_RUNS, "busy")})
+        sections = {unit: replace(section, **{k: _middle([getattr(getattr(one, unit), k) for one in made]) for k in (*OF_RUNS, "busy")})
                     for unit in ("cpu", "gpu", "cpu_alone") if (section := getattr(profile, unit)) is not None}
         counted = [one for _, one in self._seen if one is not None]
         if profile.in_step and 2 * len(counted) > self.looks:
@@ -126,11 +126,11 @@ class RunCosts:
 
 
 def _middle(values: Sequence[Any]) -> Any:
-    """The median of numbers, or of each number of dictionaries that have the same keys; what is None in one is in all."""
+    """The median of numbers, or of each number of dictionaries that have the same keys; None, where nothing was seen, does not count."""
     if isinstance(values[0], dict):
         return {k: _middle([v[k] for v in values]) for k in values[0]}
     known = [v for v in values if v is not None]
-    return float(f"{np.median(known):.4g}") if known else None
+    return rounded({"": float(np.median(known))})[""] if known else None
 
 
 def company(together: Mapping[tuple[str, str], float], by_itself: Mapping[tuple[str, str], float], unit: str) -> float:

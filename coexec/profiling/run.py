@@ -57,13 +57,11 @@ CANDIDATES, FIRST = 4, 2
 #: Where more than this share of the time went into compiling, kernels that were compiled before are timed at more sizes instead of new ones.
 COMPILING_SHARE = 0.4
 #: Compiling the telling shapes' kernels may take the first share of the budget; beyond it, up to the second share is granted on top.
-MOST_COMPILING, GRANTED = 0.5, 0.35
+MOST_COMPILING, GRANTED = 0.5, 0.25
 #: What is kept of the budget for kernels beside a busy other unit: a share of it, and seconds at most, enough for every pair.
 BESIDE_SHARE, BESIDE_S = 0.07, 7.0
 #: What else is measured aside comes about every so many seconds, but at least and at most so many times within the budget.
 ASIDE_S, LEAST_ASIDES, MOST_ASIDES = 30.0, 4, 24
-#: So much of the first time, as a share of the budget, is granted on top.
-ASIDE_GRANTED = 0.25
 #: What the fit and whole runs take after a quick round's measuring, in seconds: on x86-64, 2026-11. For the remaining time alone.
 AFTER_S = 6.0
 #: Fewer rows are no profile after an interruption.
@@ -78,7 +76,7 @@ def profile_devices(cpu_device: Device, gpu_device: Device | None = None, *, tim
 
     Where an emulated GPU takes cores from the CPU, the CPU is also measured with all its cores, for plans that leave the GPU alone.
     `time_budget_s` (seconds) is for everything but the fit at the end. On a machine's first profile compiling kernels takes much of it: then
-    those that are compiled are timed at more sizes, instead of others; what takes more than half of it is not counted, up to a third. Every row
+    those that are compiled are timed at more sizes, instead of others; what takes more than half of it is not counted, up to a quarter. Every row
     is appended to the CSV file `table` as it is measured; with `resume` its rows are kept and added to. An interruption (Ctrl-C) ends the measuring, and what is there is fitted. With `isolated`, the
     GPU's kernels are timed there: those that hang or crash a driver are left out, listed beside the table, and the round goes on; an operator
     with several such has no kernel in the profile. Without `adaptive`, shapes are drawn at random, whatever is known already; `seed`: which
@@ -126,7 +124,7 @@ class Campaign:
         self.nodes: list[tuple[Sample, Measurement, Measurement]] = []
         self.file: Any = None
         self.quarantine = None if gpu is None or isolated is None else Quarantine(gpu, isolated, threads, self.fixed["gpu"]["wait_us"])
-        self.compiling_s = 0.0
+        self.compiling_s = self.granted = 0.0
         self.climate = Climate()
         self.choosing = Choosing({})
 
@@ -178,7 +176,7 @@ class Campaign:
         ends, telling = self.budget - min(BESIDE_SHARE * self.budget, BESIDE_S), bool(drawn)
         while not self.rows or self.spent < ends:
             if not drawn and telling:
-                self.grant()
+                self.grant(self.compiling_s - MOST_COMPILING * self.budget)
                 telling = False
             if not drawn:  # a network's neighbours are of much the same size, and what a kernel finds in the caches depends on it
                 if self.adaptive and not self.choosing.facts:
@@ -192,7 +190,7 @@ class Campaign:
                 self.tell("whole runs", self.left)
                 self.aside()
                 if asides == 1:  # most of it went into compiling
-                    self.begun += min(self.spent - before, ASIDE_GRANTED * self.budget)
+                    self.grant(self.spent - before)
             if looks and self.spent > looks[0]:
                 looks.pop(0)
                 self.look(sampler)
@@ -203,9 +201,11 @@ class Campaign:
                      self.compiling_s, self.spent)
         self.tell("fitting", AFTER_S)
 
-    def grant(self) -> None:
-        """Does not count what compiling took beyond its share of the budget: a slow machine needs time to measure, too."""
-        self.begun += min(max(0.0, self.compiling_s - MOST_COMPILING * self.budget), GRANTED * self.budget)
+    def grant(self, compiling_s: float) -> None:
+        """Does not count what compiling took, up to a share of the budget in all: a slow machine needs time to measure, too."""
+        more = min(max(0.0, compiling_s), GRANTED * self.budget - self.granted)
+        self.granted += more
+        self.begun += more
 
     def together(self, samples: Sequence[Sample]) -> None:
         """Times samples in a round on every unit: all compile at once, each in its process, and then they are timed one after the other."""

@@ -149,7 +149,7 @@ def samples_of(name: str, graph: Graph, profile: Any, first: Passes, again: Pass
     """What two `timed` of a graph say of a profile; pieces that a pass could not time are left out."""
     costs, wanted, found = CostModel(profile), _wanted(graph, pieces), []
     for unit in first:
-        for (node, cut, region), *each in zip(wanted, *first[unit], *again[unit]):
+        for (node, cut, region), *each in zip(wanted, *first[unit], *again[unit], strict=True):
             took = [one for one in each if one is not None]
             if len(took) == len(each):
                 predicted, kernel = costs.kernel(node, region, unit), costs.kernel_name(node, region, unit)

@@ -178,9 +178,12 @@ def test_both_processors_compile_before_either_is_timed(monkeypatch):
 def test_a_slow_machines_compiling_leaves_time_to_measure():
     campaign = Campaign(NullDevice("cpu", 1e-5, asynchronous=False), None, 10.0, 1)
     for took, granted in ((MOST_COMPILING * 10, 0.0), (MOST_COMPILING * 10 + 2, 2.0), (1000.0, GRANTED * 10)):
-        before, campaign.compiling_s = campaign.begun, took
-        campaign.grant()
+        before, campaign.compiling_s, campaign.granted = campaign.begun, took, 0.0
+        campaign.grant(campaign.compiling_s - MOST_COMPILING * campaign.budget)
         assert campaign.begun - before == pytest.approx(granted)
+    before = campaign.begun
+    campaign.grant(5.0)
+    assert campaign.begun == before, "all that is granted is granted once"
 
 
 @pytest.mark.parametrize("compiling_s, new", [(0.0, True), (1e6, False)])

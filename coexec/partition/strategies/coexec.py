@@ -22,7 +22,7 @@ EFFORT, SMALL, EFFORT_OF_SMALL = 60_000, 12, 6_000_000
 FEWER_WAITS = 0.15
 #: By what share a plan on the CPU and a GPU emulated on its cores must be predicted to be faster than one of them alone: predictions of whole
 #: runs are off by about as much where both are one processor, and of many plans the one that is taken is mostly one of which too much is
-#: expected. What it saved: docs/planner.md.
+#: expected.
 LEAST_GAIN = 0.05
 #: Prices of memory that are tried, and beginnings followed in each of those searches.
 PRICES, LEAN = 12, 32
