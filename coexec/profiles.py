@@ -400,8 +400,8 @@ class _Reader:
             if _TERM.fullmatch(name):
                 terms[name] = self.number(at, value)
             elif name in ("samples", "error_pct", "held_out_pct", "drift", "provenance", "correction"):
-                read = {"samples": self.whole, "error_pct": self.number, "held_out_pct": self.number, "drift": self.number, "provenance": self.provenance,
-                        "correction": self.correction}
+                read = {"samples": self.whole, "error_pct": self.number, "held_out_pct": self.number, "drift": self.number,
+                        "provenance": self.provenance, "correction": self.correction}
                 more[name] = read[name](at, value)
             else:
                 self.wrong(at, value, "fixed_us, us_per_<feature>, samples, error_pct, held_out_pct, drift, provenance or correction",

@@ -113,29 +113,31 @@ define("key_file", None, Path, "Where the key lies by which compiled kernels in 
        "Default: $XDG_STATE_HOME/coexec/key or ~/.local/state/coexec/key.")
 define("threads", 0, _count, "CPU threads of a session. 0: every core this process may use, less those an emulated GPU needs.")
 define("opencl", "", str, "Which OpenCL device is the GPU: PLATFORM:DEVICE, each an index or a part of the name; `none` for no GPU.")
-define("emulated_gpu_threads", 1, _count, "Cores given to an OpenCL device that runs on the CPU's own cores (PoCL); set before the first OpenCL call.")
+define("emulated_gpu_threads", 1, _count, "Cores given to an OpenCL device that runs on the CPU's own cores (PoCL); set before the first OpenCL "
+       "call.")
 define("little_cores", None, _cores, "Cores of a second cluster, as 0-3 or 0,1,4, that work beside the CPU as a device of their own, `little`; "
        "plans of strategy `clusters` use them. Default: none.")
-define("sharing", "", _one_of("svm", "coarse-svm", "alloc-host", "use-host", "copy"), "How the CPU and the GPU share activations: svm (fine-grain shared "
-       "virtual memory), coarse-svm, alloc-host or use-host (one allocation that is mapped and unmapped), or copy. Default: the fastest that the "
-       "profile measured; without one svm, or copy where the device has none.")
+define("sharing", "", _one_of("svm", "coarse-svm", "alloc-host", "use-host", "copy"), "How the CPU and the GPU share activations: svm "
+       "(fine-grain shared virtual memory), coarse-svm, alloc-host or use-host (one allocation that is mapped and unmapped), or copy. Default: "
+       "the fastest that the profile measured; without one svm, or copy where the device has none.")
 define("storage", "", _one_of("buffer", "image"), "Where the GPU's side of a chain keeps what only it reads: buffer, or image (image2d, wherever "
        "it has kernels for images). Default: as the plan says, which takes images where the profile measured that they are faster.")
-define("wait", "", _one_of("event", "finish", "poll", "flag"), "How the CPU waits for the GPU: event (looks at it for COEXEC_POLL_US, then sleeps in the driver), finish (until its queue is "
-       "empty), poll (sleeps for as long as that wait took before, less a little, then looks), or flag (as COEXEC_HANDSHAKE=1). Default: what the profile "
-       "measured as the cheapest; without one event.")
-define("handshake", False, _flag, "1 keeps the CPU and the GPU of every plan in step by words in shared memory, where the device can, not by the driver's events: "
-       "quicker where each has a core to itself, slower on a machine that is busy with something else.")
-define("poll_us", 1000, _count, "Microseconds that a wait for the GPU looks at its event before the thread goes to sleep, from which it would be woken late. "
-       "0 sleeps at once, as is done where an emulated GPU has no core of its own.")
-define("timeout", 10.0, _seconds, "Seconds after which a run that the GPU takes part in is called hung, unless its predicted time is long; the CPU then goes on "
-       "alone. 0 waits for ever and saves the hand-over to the thread that is watched, some 70 us a run (opt-mnist, two cores).")
-define("loop_timeout", 8.0, _seconds, "Seconds that a run of one Loop, Scan, If or function may take where ONNX's reference computes it; a loop that is "
-       "still at work then ends the run with exit code 6. 0: no limit.")
+define("wait", "", _one_of("event", "finish", "poll", "flag"), "How the CPU waits for the GPU: event (looks at it for COEXEC_POLL_US, then "
+       "sleeps in the driver), finish (until its queue is empty), poll (sleeps for as long as that wait took before, less a little, then looks), "
+       "or flag (as COEXEC_HANDSHAKE=1). Default: what the profile measured as the cheapest; without one event.")
+define("handshake", False, _flag, "1 keeps the CPU and the GPU of every plan in step by words in shared memory, where the device can, not by "
+       "the driver's events: quicker where each has a core to itself, slower on a machine that is busy with something else.")
+define("poll_us", 1000, _count, "Microseconds that a wait for the GPU looks at its event before the thread goes to sleep, from which it would "
+       "be woken late. 0 sleeps at once, as is done where an emulated GPU has no core of its own.")
+define("timeout", 10.0, _seconds, "Seconds after which a run that the GPU takes part in is called hung, unless its predicted time is long; the "
+       "CPU then goes on alone. 0 waits for ever and saves the hand-over to the thread that is watched, some 70 us a run (opt-mnist, two cores).")
+define("loop_timeout", 8.0, _seconds, "Seconds that a run of one Loop, Scan, If or function may take where ONNX's reference computes it; a loop "
+       "that is still at work then ends the run with exit code 6. 0: no limit.")
 define("winograd", "", _one_of("2", "4", "6"), "The CPU's 3x3 convolutions of enough channels by F(2x2), F(4x4) or F(6x6). Default: F(2x2) or "
        "F(4x4) where that takes less arithmetic than multiplying directly.")
 define("self_test", True, _flag, "0 leaves out the small convolution that every GPU is tried on before a process uses it.")
-define("memory_limit", 0, _bytes, "Activation memory that a session may take, in bytes, or as 512K, 300M, 2G; one that needs more is refused before it runs. 0: no limit.")
+define("memory_limit", 0, _bytes, "Activation memory that a session may take, in bytes, or as 512K, 300M, 2G; one that needs more is refused "
+       "before it runs. 0: no limit.")
 define("test_devices", "", str, "Comma-separated OpenCL devices (PLATFORM:DEVICE) that the tests run on. Default: the one a session would take.")
 
 

@@ -34,7 +34,8 @@ def place(tmp_path_factory):
     (folder / "text.onnx").write_text("this is no model\n")
     onnx.save(graph_of([helper.make_node("Fly", ["x"], ["a"], name="one", domain="acme"), helper.make_node("Reluu", ["a"], ["y"], name="two")]),
               folder / "unknown.onnx")
-    onnx.save(graph_of([helper.make_node("Add", ["x", "b"], ["a"], name="p"), helper.make_node("Abs", ["a"], ["b"], name="q")], ["b"]), folder / "cycle.onnx")
+    onnx.save(graph_of([helper.make_node("Add", ["x", "b"], ["a"], name="p"), helper.make_node("Abs", ["a"], ["b"], name="q")], ["b"]),
+              folder / "cycle.onnx")
     heavy = helper.make_model(helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"], name="p")], "g", [info("x", [64])], [info("y", [64])],
                                                 [numpy_helper.from_array(np.ones(64, np.float32), "w")]))
     onnx.save_model(heavy, folder / "weightless.onnx", save_as_external_data=True, location="gone.bin", size_threshold=0)

@@ -63,8 +63,8 @@ def test_what_tracing_costs(tmp_path):
     from .test_smoke import tiny_model
 
     onnx.save(tiny_model(), tmp_path / "tiny.onnx")
-    done = subprocess.run([sys.executable, "-m", "tools.bench_trace", str(tmp_path / "tiny.onnx"), "--strategy", "fixed:gpu=0.5", "--rounds", "3", "--json",
-                           str(tmp_path / "r.json")], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "tools.bench_trace", str(tmp_path / "tiny.onnx"), "--strategy", "fixed:gpu=0.5", "--rounds", "3",
+                           "--json", str(tmp_path / "r.json")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     row = json.loads((tmp_path / "r.json").read_text())["models"]["tiny"]
     assert row["plain_ms"] > 0 and row["traced_ms"] > 0 and row["waits"] >= 1 and row["planned_bytes"] > 0 and row["copied_bytes_per_run"] == 0

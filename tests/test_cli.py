@@ -865,7 +865,8 @@ def test_core_lists():
 def test_evaluate_compares_operators_and_models(call, profiled):
     code, out, _ = call("evaluate", "tiny.onnx", "--profile", "p.yaml", "--strategy", "cpu", "--iters", "2", "--json")
     found = json.loads(out)
-    assert code == 0 and set(found["models"]["tiny"]) == {"predicted_ms", "measured_ms", "error", "clocked_ms", "slowness"} and found["predict_us_per_query"] > 0
+    assert (code == 0 and set(found["models"]["tiny"]) == {"predicted_ms", "measured_ms", "error", "clocked_ms", "slowness"}
+            and found["predict_us_per_query"] > 0)
     keys = {"count", "within_5pct", "within_10pct", "within_15pct", "mape", "noise_floor_within_10pct"}
     assert (
         set(found["devices"]) == {"cpu"}

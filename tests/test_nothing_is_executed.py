@@ -43,7 +43,8 @@ def findings(path: Path, text: str) -> list[str]:
                 found.append(f"{line}: yaml.{called}")
             if called == "load" and owner in ("np", "numpy") and not any(k.arg == "allow_pickle" and _is(k.value, False) for k in node.keywords):
                 found.append(f"{line}: numpy.load without allow_pickle=False")
-            if owner in ("os", "subprocess") and any(k.arg == "shell" and not _is(k.value, False) for k in node.keywords) or (owner, called) == ("os", "system"):
+            if (owner in ("os", "subprocess") and any(k.arg == "shell" and not _is(k.value, False) for k in node.keywords)
+                    or (owner, called) == ("os", "system")):
                 found.append(f"{line}: a shell")
     allowed = ALLOWED.get(path.as_posix(), set())
     return [f for f in found if f.split(": ")[1] not in allowed]
@@ -62,9 +63,9 @@ def test_no_module_runs_what_it_reads(path):
     assert not findings(path.relative_to(HOME), path.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("text", ["eval(x)", "exec(open(p).read())", "import pickle", "from pickle import loads", "yaml.load(t)", "yaml.load(t, Loader)",
-                                  "yaml.load(t, Loader=yaml.UnsafeLoader)", "np.load(p)", "np.load(p, allow_pickle=True)", "os.system(x)",
-                                  "subprocess.run(x, shell=True)", "__import__(x)", "compile(x, '', 'exec')", "import marshal"])
+@pytest.mark.parametrize("text", ["eval(x)", "exec(open(p).read())", "import pickle", "from pickle import loads", "yaml.load(t)",
+                                  "yaml.load(t, Loader)", "yaml.load(t, Loader=yaml.UnsafeLoader)", "np.load(p)", "np.load(p, allow_pickle=True)",
+                                  "os.system(x)", "subprocess.run(x, shell=True)", "__import__(x)", "compile(x, '', 'exec')", "import marshal"])
 def test_each_of_these_is_seen(text):
     assert findings(Path("any.py"), text)
 

@@ -61,12 +61,12 @@ class Phases:
 @contextmanager
 def watched() -> Iterator[Phases]:
     """Times the parts of every session made meanwhile: parse, passes, plan, pack, compile."""
-    from coexec.api import session
+    from coexec.api import choice, session
     from coexec.devices.cpu.build import Packs
     from coexec.devices.opencl import host
 
     phases = Phases()
-    places = [(session, "load", "parse"), (session, "bind", "passes"), (session.InferenceSession, "_planned", "plan"), (Packs, "finish", "pack"),
+    places = [(session, "load", "parse"), (session, "bind", "passes"), (choice.PlanChoice, "_planned", "plan"), (Packs, "finish", "pack"),
               (host, "_filled", "pack"), (host, "once", "pack"), (session, "PreparedRun", "compile")]
     before = [getattr(owner, name) for owner, name, _ in places]
     for (owner, name, phase), function in zip(places, before):

@@ -127,7 +127,8 @@ ENGINES: dict[str, Callable[[str, dict], Run]] = {
 
 def error_of(found: list[np.ndarray], reference: list[np.ndarray]) -> float:
     """Largest absolute error over the reference's largest magnitude, worst output."""
-    return max(float(np.abs(np.asarray(a, np.float64).reshape(b.shape) - b).max() / (np.abs(b).max() or 1.0)) for a, b in zip(found, reference, strict=True))
+    return max(float(np.abs(np.asarray(a, np.float64).reshape(b.shape) - b).max() / (np.abs(b).max() or 1.0))
+               for a, b in zip(found, reference, strict=True))
 
 
 def bench(path: str, engines: list[str], rounds: int, budget_s: float) -> dict[str, dict]:
@@ -177,7 +178,8 @@ def compare(models: dict[str, dict[str, dict]]) -> dict[str, dict]:
             if ours in engines and best:
                 ratios[model] = engines[ours]["p50_ms"] / min(best)
         if ratios:
-            result[title] = {"ours": ours, "others": others, "ratios": ratios, "geomean": geometric_mean(list(ratios.values())), "worst": max(ratios.values())}
+            result[title] = {"ours": ours, "others": others, "ratios": ratios, "geomean": geometric_mean(list(ratios.values())),
+                             "worst": max(ratios.values())}
     return result
 
 
@@ -189,7 +191,8 @@ def markdown(result: dict) -> str:
              f"OpenCL: {result['machine']['gpu']}.", "",
              ", ".join(f"{k} {v}" for k, v in result["versions"].items()) + ".", "",
              "Median latency in ms, batch 1, float32; engines run in turn within each round. `1T`, `2T`: threads. "
-             "`coexec 2`: the default strategy, its plan checked by measurement (`--verify`), one core for NumPy and numba, one for the OpenCL driver.", "",
+             "`coexec 2`: the default strategy, its plan checked by measurement (`--verify`), one core for NumPy and numba, one for the OpenCL "
+             "driver.", "",
              "| Model | " + " | ".join(engines) + " |", "|---" * (len(engines) + 1) + "|"]
     for model, found in result["models"].items():
         lines.append(f"| {model} | " + " | ".join(f"{found[e]['p50_ms']:.2f}" if e in found else "-" for e in engines) + " |")

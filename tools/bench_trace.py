@@ -3,8 +3,9 @@
     python -m tools.bench_trace models/mobilenet_v2.onnx models/bert_mini.onnx
 
 A session without and one with a trace take turns, three such pairs one after the other; the median run of each, milliseconds, and how much longer
-the traced one takes (percent; the median of the ratios of neighbours in time). Writing spans down happens between runs and is told apart (`between`, milliseconds a run). Bytes of
-activations: copied between the two memories in a run, planned at most, and measured by then. Prints a table; --json also writes everything.
+the traced one takes (percent; the median of the ratios of neighbours in time). Writing spans down happens between runs and is told apart
+(`between`, milliseconds a run). Bytes of activations: copied between the two memories in a run, planned at most, and measured by then. Prints a
+table; --json also writes everything.
 """
 
 from __future__ import annotations
@@ -66,11 +67,13 @@ def _pair(path: Path, strategy: str, profile: str | None, rounds: int) -> tuple[
 def main() -> int:
     options = parser(__doc__, 40, "runs with and without a trace").parse_args()
     report: dict[str, Any] = {"versions": versions(), "machine": machine(), "strategy": options.strategy, "models": {}}
-    print(f"{'model':20} {'plain ms':>9} {'traced ms':>9} {'cost %':>7} {'between ms':>10} {'waits':>5} {'copied':>7} {'planned MB':>10} {'measured MB':>11}")
+    print(f"{'model':20} {'plain ms':>9} {'traced ms':>9} {'cost %':>7} {'between ms':>10} {'waits':>5} {'copied':>7} "
+          f"{'planned MB':>10} {'measured MB':>11}")
     for path in options.models:
         row = report["models"][path.stem] = measure(path, options.strategy, options.profile, options.rounds)
-        print(f"{path.stem:20} {row['plain_ms']:9.2f} {row['traced_ms']:9.2f} {row['cost_percent']:7.1f} {row['between_ms']:10.2f} {row['waits']:5.0f} "
-              f"{row['copied_bytes_per_run']:7.0f} {row['planned_bytes'] / 1e6:10.2f} {(row['measured_bytes'] or float('nan')) / 1e6:11.2f}", flush=True)
+        print(f"{path.stem:20} {row['plain_ms']:9.2f} {row['traced_ms']:9.2f} {row['cost_percent']:7.1f} {row['between_ms']:10.2f} "
+              f"{row['waits']:5.0f} {row['copied_bytes_per_run']:7.0f} {row['planned_bytes'] / 1e6:10.2f} "
+              f"{(row['measured_bytes'] or float('nan')) / 1e6:11.2f}", flush=True)
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
     return 0

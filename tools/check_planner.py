@@ -38,7 +38,8 @@ PARTS = ("regret", "milp", "time", "waits", "ablation", "measured", "oracle")
 #: What is left out, by the strategy's own options.
 ABLATIONS = {"coexec": "coexec:least_gain=0", "axis height only": "coexec:least_gain=0,axis=height",
              "axis channel only": "coexec:least_gain=0,axis=channel", "no chains": "coexec:least_gain=0,chains=false",
-             "no branches": "coexec:least_gain=0,branches=false", "no contention": "coexec:least_gain=0,contention=false", "greedy": "greedy", "flops": "flops"}
+             "no branches": "coexec:least_gain=0,branches=false", "no contention": "coexec:least_gain=0,contention=false",
+             "greedy": "greedy", "flops": "flops"}
 
 
 def models(wanted: list[str]) -> Iterator[tuple[str, Graph]]:
@@ -136,7 +137,8 @@ def ablation(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, A
     """Predicted times, as the whole cost model tells them, over those of coexec."""
     rows = []
     for name, graph in models(options.models):
-        times = {label: parse_strategy(spec).plan(graph, profile, judging=judging).predicted_ms for label, spec in {**ABLATIONS, "cpu": "cpu", "gpu": "gpu"}.items()}
+        times = {label: parse_strategy(spec).plan(graph, profile, judging=judging).predicted_ms
+                 for label, spec in {**ABLATIONS, "cpu": "cpu", "gpu": "gpu"}.items()}
         rows.append({"model": name, **times})
     return {"rows": rows}
 
@@ -166,14 +168,17 @@ def measured(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, A
 
 
 def oracle(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any]:
-    """Operators that can be cut and take more than five times the wait: the plan's cut beside the best of those measured."""
-    from coexec.devices.registry import find_devices, session_threads
+    """Operators that can be cut and take more than five times the wait: the plan's cut beside the best of those measured. The CPU has as many
+    cores without the GPU as beside it: with all, it would leave nothing to gain from a GPU that is emulated on one of them.
+    """
+    from coexec.devices.registry import find_devices
     from coexec.report.oracle import oracle as measure_all
 
-    devices, rows = find_devices(), []
-    threads = {unit: session_threads(devices, 1 if unit == "cpu" else 0) for unit in ("cpu", "gpu")}
+    devices, rows, threads = find_devices(), [], profile.cpu.threads or 1
+    profile = profile.with_threads(threads)
     for name, graph in models(options.models):
-        found = measure_all(graph, parse_strategy("coexec").plan(graph, profile, judging=judging), devices, threads, 0.01)["ops"]
+        found = measure_all(graph, parse_strategy("coexec").plan(graph, profile, judging=judging), devices,
+                            {"cpu": threads, "gpu": threads}, 0.01)["ops"]
         large = [r for r in found if min(r["cpu_us"], r["gpu_us"]) > 5 * profile.gpu.sync_us]
         single = [min(r["cpu_us"], r["gpu_us"]) for r in large]
         rows.append({"model": name, "operators": len(found), "large": len(large),
@@ -219,8 +224,8 @@ def tables(found: dict[str, Any]) -> Iterator[str]:
     if "oracle" in found:
         rows = found["oracle"]["rows"]
         yield from _table(("model", "operators", "large", "best gain", "chosen gain", "of the best", "balance"),
-                          [(r["model"], r["operators"], r["large"], f"{r['best']:.3f}", f"{r['chosen']:.3f}", f"{100 * r['chosen'] / r['best']:.1f} %",
-                            f"{r['balance']:.3f}") for r in rows]
+                          [(r["model"], r["operators"], r["large"], f"{r['best']:.3f}", f"{r['chosen']:.3f}",
+                            f"{100 * r['chosen'] / r['best']:.1f} %", f"{r['balance']:.3f}") for r in rows]
                           + [("geometric mean", "", "", f"{geomean([r['best'] for r in rows]):.3f}", f"{geomean([r['chosen'] for r in rows]):.3f}",
                               f"{100 * geomean([r['chosen'] / r['best'] for r in rows]):.1f} %", f"{geomean([r['balance'] for r in rows]):.3f}")])
 
@@ -260,7 +265,8 @@ def main() -> int:
         if "rows" in made:
             now = {r["model"] for r in made["rows"]}
             before = known.get(part, {}).get("rows", [])
-            made["rows"] = sorted([r for r in before if r["model"] not in now] + made["rows"], key=lambda r: (r["nodes"] if "nodes" in r else 0, r["model"]))
+            made["rows"] = sorted([r for r in before if r["model"] not in now] + made["rows"],
+                                  key=lambda r: (r["nodes"] if "nodes" in r else 0, r["model"]))
         known[part] = made
         print("\n".join(tables({part: made})), flush=True)
     if file is not None:

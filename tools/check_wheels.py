@@ -20,7 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 #: Which glibc a wheel may want: those of Ubuntu 22.04 (2.35) and Debian 12 (2.36) can take all of these.
-GLIBC = ("manylinux2014", "manylinux_2_17", "manylinux_2_24", "manylinux_2_26", "manylinux_2_27", "manylinux_2_28", "manylinux_2_31", "manylinux_2_34")
+GLIBC = ("manylinux2014", "manylinux_2_17", "manylinux_2_24", "manylinux_2_26", "manylinux_2_27", "manylinux_2_28", "manylinux_2_31",
+         "manylinux_2_34")
 
 
 def requirements() -> list[str]:
@@ -33,8 +34,8 @@ def requirements() -> list[str]:
 def resolve(wanted: Sequence[str], python: str, platform: str) -> tuple[dict[str, str], str]:
     """The wheels (package -> file) that pip would take, and what it said where there are none."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--disable-pip-version-check", "--ignore-installed", "--report", "-",
-                   "--target", folder, "--only-binary=:all:", "--implementation", "cp", "--python-version", python,
+        command = [sys.executable, "-m", "pip", "install", "--dry-run", "--quiet", "--disable-pip-version-check", "--ignore-installed",
+                   "--report", "-", "--target", folder, "--only-binary=:all:", "--implementation", "cp", "--python-version", python,
                    *(f"--platform={glibc}_{platform}" for glibc in GLIBC), *wanted]  # fmt: skip
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:

@@ -4,9 +4,9 @@
 
 Operators are timed twice, minutes apart: first one network after the other, and after all whole runs once more. Prints, per unit, how many
 predictions lie within 5, 10 and 15 %, the mean error, and the noise floor (how often both timings of a kernel lie within 10 % of their mean);
-and how well the first timing predicts the second; of what was measured as it would have been in the profile's usual moments, and of what the clock said; what
-others predict by (FLOPs-linear, CoDL's linear form, a forest per kernel, extra-trees), fitted to the measurements beside the profile, on the
-same operators (those whose very shape was sampled are left out); how long fitting takes; the worst kernels and operators; and whole models,
+and how well the first timing predicts the second; of what was measured as it would have been in the profile's usual moments, and of what the clock
+said; what others predict by (FLOPs-linear, CoDL's linear form, a forest per kernel, extra-trees), fitted to the measurements beside the profile,
+on the same operators (those whose very shape was sampled are left out); how long fitting takes; the worst kernels and operators; and whole models,
 predicted and measured, under the plans of strategies cpu, gpu and coexec. The models are those of tools/make_models.py.
 """
 

@@ -176,7 +176,8 @@ def fitting(field: object, rng: random.Random, old: object = None) -> object:
         return changed_bytes(bytes(old or b""), rng)  # type: ignore[call-overload]
     if kind in (field.TYPE_FLOAT, field.TYPE_DOUBLE):  # type: ignore[attr-defined]
         return rng.choice((0.0, -1.0, float("nan"), float("inf"), 1e30, 1e-30))
-    return rng.choice(INTEGERS if kind in (field.TYPE_INT64, field.TYPE_UINT64) else [i for i in INTEGERS if abs(i) < 2**31])  # type: ignore[attr-defined]
+    return rng.choice(INTEGERS if kind in (field.TYPE_INT64, field.TYPE_UINT64)  # type: ignore[attr-defined]
+                      else [i for i in INTEGERS if abs(i) < 2**31])
 
 
 def readers(folder: Path) -> dict[str, Callable[[bytes, int], None]]:
@@ -325,7 +326,8 @@ def drive(count: int, first: int, seconds: float, found: Path | None) -> dict:
         found.mkdir(parents=True, exist_ok=True)
         for numbers in findings.values():
             (found / f"{numbers[0]}{SUFFIXES[kind_of(numbers[0])]}").write_bytes(mutant(numbers[0]))
-    return {"cases": number - first, "seconds": round(time.monotonic() - started, 1), "slowest_s": round(slowest, 2), "outcomes": dict(sorted(outcomes.items())),
+    return {"cases": number - first, "seconds": round(time.monotonic() - started, 1), "slowest_s": round(slowest, 2),
+            "outcomes": dict(sorted(outcomes.items())),
             "findings": {what: {"count": len(numbers), "first": numbers[:5]} for what, numbers in sorted(findings.items())}}
 
 

@@ -146,7 +146,8 @@ def main() -> int:
     report = {
         "runs": runs, "seconds": round(seconds, 1), "wrong": len(wrong), "errors": errors[:5], "error_count": len(errors), "armed": injected,
         "fired": fired, "faults_seen": seen, "shares": [round(share, 4) for share in shares],
-        "calls_ms": [{"median": round(float(np.median(c)), 2), "p99": round(float(np.percentile(c, 99)), 2), "max": round(max(c), 2)} for c in calls_ms if c],
+        "calls_ms": [{"median": round(float(np.median(c)), 2), "p99": round(float(np.percentile(c, 99)), 2), "max": round(max(c), 2)}
+                     for c in calls_ms if c],
         "resident_start_bytes": samples[0][1] if samples else 0,
         "resident_end_bytes": resident_bytes(), "slope_bytes_per_run": round(slope, 1), "threads": [threads_before, threads_after],
         "descriptors": [fds_before, fds_after],

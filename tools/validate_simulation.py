@@ -139,7 +139,8 @@ def table(rows: Sequence[Row]) -> str:
     head = ("Model", "Plan", "Measured ms", "+-", "Predicted, simulated", "Error", "Clocked ms", "Replayed, simulated", "Error", "Own error")
     lines = [f"| {' | '.join(head)} |", "|---|---|" + "---:|" * 8]
     lines += [f"| {r['model']} | `{r['strategy']}` | {r['measured_ms']:.2f} | {r['spread']:.0%} | {r['predicted_ms']:.2f} | "
-              f"{error(r, 'predicted_ms'):+.1%} | {r['clocked_ms']:.2f} | {r['replayed_ms']:.2f} | {error(r, 'replayed_ms'):+.1%} | {r['own_error']:+.1%} |" for r in rows]
+              f"{error(r, 'predicted_ms'):+.1%} | {r['clocked_ms']:.2f} | {r['replayed_ms']:.2f} | {error(r, 'replayed_ms'):+.1%} | "
+              f"{r['own_error']:+.1%} |" for r in rows]
     told = summary(rows)
     lines += ["", "| | within 5 % | 10 % | 15 % | median error | worst | pairs of strategies in the measured order |", "|---|" + "---:|" * 6]
     for name, text in (("predicted", "fed with predictions, beside plain runs"), ("replayed", "replays, beside plain runs"),

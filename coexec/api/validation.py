@@ -15,7 +15,8 @@ from ..partition.plan import Plan
 from ..profiles import DeviceProfile
 from ..runtime.check import NodeError, difference
 from .models import Shapes, load, random_feeds
-from .session import InferenceSession, SessionOptions
+from .options import SessionOptions
+from .session import InferenceSession
 
 #: The passes of a reference: types and constants, no fusion.
 UNFUSED = (infer_and_fold, drop_dead_code)

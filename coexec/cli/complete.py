@@ -48,7 +48,8 @@ _FISH_VERB = "complete -c coexec -f -n __fish_use_subcommand -a {verb} -d {help}
 _FISH_OPTION = "complete -c coexec -n '__fish_seen_subcommand_from {verb}'{names}{takes} -d {help}"
 _FISH_CHOICES = "complete -c coexec -f -n '__fish_seen_subcommand_from {verb}' -a {choices}"
 #: zsh loads the file at the first TAB, as the function that is to complete, and so has to be given an answer then, too.
-_ZSH = "#compdef coexec\nautoload -U +X bashcompinit && bashcompinit\n{bash}if (( ${{+compstate}} )); then _bash_complete -o filenames -F _coexec; fi\n"
+_ZSH = ("#compdef coexec\nautoload -U +X bashcompinit && bashcompinit\n"
+        "{bash}if (( ${{+compstate}} )); then _bash_complete -o filenames -F _coexec; fi\n")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

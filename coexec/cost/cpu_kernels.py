@@ -232,8 +232,8 @@ def _lanes(g: Windowed, f: Facts, woken: Array) -> Case:
     nbytes = g.n * g.oc * (g.ih * g.iw + g.pixels) * 4
     rows = np.minimum(g.oh * g.kh, g.ih * up(g.kh, g.sh))  # of the kernel, those that lie inside
     terms = {
-        "fixed": np.ones(len(groups)), "woken": woken * 1.0, "groups_k": groups * K, "turn_k": groups * turned * K, "place_m": groups * g.ih * g.iw * M,
-        "fma_mvec": groups * rows * g.kw * LANES_WIDTH * M, "rows_k": groups * g.oh * K, "mb": nbytes * M,
+        "fixed": np.ones(len(groups)), "woken": woken * 1.0, "groups_k": groups * K, "turn_k": groups * turned * K,
+        "place_m": groups * g.ih * g.iw * M, "fma_mvec": groups * rows * g.kw * LANES_WIDTH * M, "rows_k": groups * g.oh * K, "mb": nbytes * M,
         "mb_l3": nbytes * (nbytes > 0.7 * f.l2_bytes) * M, "mb_beyond": beyond(nbytes, f),
     }
     sizes = {"images": g.n * g.oc, "oh": g.oh, "ow": g.ow, "taps": np.full(len(groups), g.taps), "stride": np.full(len(groups), g.sw)}

@@ -83,7 +83,8 @@ def _kind(node: Node, facts: Facts) -> tuple[Any, ...]:
 
 def _cases_of(name: str, asked: Sequence[tuple[Node, Parts]], unit: str, facts: Facts) -> Iterator[Case]:
     """`cases` of nodes of one kind."""
-    node, joined = asked[0][0], [(n, *(np.concatenate([p[i] for p in parts]) if len(parts) > 1 else parts[0][i] for i in (0, 1))) for n, parts in asked]
+    node, joined = asked[0][0], [(n, *(np.concatenate([p[i] for p in parts]) if len(parts) > 1 else parts[0][i] for i in (0, 1)))
+                                 for n, parts in asked]
     if name == "shape":
         told = shapes.Sizes.joined(shapes.sizes_of(*one) for one in joined)
         yield Case(shapes.form_of(node) or "", np.arange(len(told.form)), shapes.terms(told, dict(facts.blocks)), shapes.sizes(told))

@@ -31,7 +31,8 @@ def plain(p: Plain, f: Facts, node: Node, unit: str) -> Iterator[Case]:
     if node.op_type == "Concat":
         terms["parts"] = p.parts * 1.0
     if node.op_type == "Transpose" and node.output.dtype == np.float32:
-        yield from _transposes(p, f, unit, Case("", np.arange(len(elements)), terms, {"elements": elements, "read": read, "runs": runs, "inner": p.inner}))
+        yield from _transposes(p, f, unit, Case("", np.arange(len(elements)), terms,
+                                                {"elements": elements, "read": read, "runs": runs, "inner": p.inner}))
         return
     sizes = {"elements": elements, "inner": p.inner, "read": read, "run": elements / np.maximum(1, runs), "chunks": chunks}
     yield Case(plain_name(node), np.arange(len(elements)), terms, sizes)

@@ -130,8 +130,8 @@ def _check_header(model: onnx.ModelProto, where: str) -> None:
         raise InvalidModel("the graph has no outputs, so there is nothing to compute", where=where, hint="export it again")
     odd = next((o for o in model.opset_import if not 0 < o.version < 1 << 31), None)
     if odd is not None:
-        raise InvalidModel("unsupported operator set", where=where, found=f"version {odd.version} of '{odd.domain}'", expected="a small positive number",
-                           hint="export it again")
+        raise InvalidModel("unsupported operator set", where=where, found=f"version {odd.version} of '{odd.domain}'",
+                           expected="a small positive number", hint="export it again")
     if _main_opset(model) > LATEST:
         raise InvalidModel("unsupported operator set", where=where, found=f"opset {_main_opset(model)}", expected=f"{OLDEST} to {LATEST}",
                            hint="install a newer `onnx`, or export the model for an older operator set")

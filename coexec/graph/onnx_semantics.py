@@ -144,7 +144,8 @@ def has_reference(domain: str, op_type: str, version: int) -> bool:
         return False
     try:
         loaders[domain](domain, op_type, version)
-    except (RuntimeContextError, RuntimeImplementationError, RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError):  # asserts where only a function body exists
+    except (RuntimeContextError, RuntimeImplementationError, RuntimeError, ValueError, TypeError, NotImplementedError,
+            AssertionError):  # asserts where only a function body exists
         return _context_dependent(domain, op_type, version)
     return True
 

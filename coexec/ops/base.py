@@ -129,7 +129,8 @@ class Op:
     def work(self, node: Node, out_region: Region) -> Work:
         """Work of a piece, fused tail included."""
         read = sum(r.size * v.dtype.itemsize for v, r in zip(node.inputs, self.regions_read(node, out_region)) if r is not None and v is not None)
-        written = sum(r.size * v.dtype.itemsize for v, r in zip(node.outputs, self.output_regions(node, out_region)) if r is not None and v is not None)
+        written = sum(r.size * v.dtype.itemsize for v, r in zip(node.outputs, self.output_regions(node, out_region))
+                      if r is not None and v is not None)
         tail = out_region.size * (node.residual + (node.activation is not None))
         return Work(self.flops(node, out_region) + tail, float(read), float(written))
 

@@ -219,7 +219,8 @@ class Plan:
         """The nodes whose placement differs, this plan's first; a node that one of them lacks is None there."""
         names = dict.fromkeys([p.name for p in (*self.partitions, *other.partitions)])
         pairs = [(n, self._by_name.get(n), other._by_name.get(n)) for n in names]
-        return [Change(n, a, b) for n, a, b in pairs if (a and (a.axis, a.bounds, a.devices, a.halo)) != (b and (b.axis, b.bounds, b.devices, b.halo))]
+        return [Change(n, a, b) for n, a, b in pairs
+                if (a and (a.axis, a.bounds, a.devices, a.halo)) != (b and (b.axis, b.bounds, b.devices, b.halo))]
 
     def check(self, graph: Graph) -> None:
         """Raises PlanMismatch or IllegalCut unless every node of the graph has a legal partition here."""
@@ -294,7 +295,8 @@ def _pieces(node: Node, partition: Partition) -> list[tuple[str, Region]]:
         whole = Region.whole(node.output.shape) if node.output is not None and node.output.type.is_static else Region()
         return [(partition.devices[0], whole)]
     if len(partition.devices) != len(partition.bounds) - 1:
-        raise IllegalCut("a partition has one device per piece", where=where, found=f"{len(partition.devices)} devices, bounds {list(partition.bounds)}")
+        raise IllegalCut("a partition has one device per piece", where=where,
+                         found=f"{len(partition.devices)} devices, bounds {list(partition.bounds)}")
     op = op_for(node)
     if len(partition.devices) == 1:
         axis = whole_axis(node, partition.axis)

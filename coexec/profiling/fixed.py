@@ -113,8 +113,8 @@ def pieces_step(device: Device, threads: int) -> bool:
     """True where a convolution keeps itself in step, as most of a network's pieces then do: no gate of its own has to be started."""
     kind = TensorType(np.dtype(np.float32), (1, 16, 8, 8))
     weights = Value("w", TensorType(np.dtype(np.float32), (16, 16, 1, 1)))
-    node = Node("Conv", (Value("x", kind), weights), (Value("y", kind),), {"kernel_shape": [1, 1], "pads": [0] * 4, "strides": [1, 1], "dilations": [1, 1],
-                                                                           "group": 1}, name="conv")
+    node = Node("Conv", (Value("x", kind), weights), (Value("y", kind),),
+                {"kernel_shape": [1, 1], "pads": [0] * 4, "strides": [1, 1], "dilations": [1, 1], "group": 1}, name="conv")
     if device.declines(node) is not None:
         return False
     with Bench(device, with_constants(node, np.random.default_rng(0)), Region.whole(kind.shape), threads) as bench:

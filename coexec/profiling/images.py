@@ -21,7 +21,9 @@ HOPELESS = 8.0
 
 
 class ImageCosts(NamedTuple):
-    """shares: by kind of kernel that was tried, its time on images by its time on buffers. us and gbs: a transform between the two, fixed and by bytes."""
+    """shares: by kind of kernel that was tried, its time on images by its time on buffers. us and gbs: a transform between the two, fixed
+    and by bytes.
+    """
 
     shares: dict[str, float]
     us: float

@@ -77,11 +77,11 @@ def profile_devices(cpu_device: Device, gpu_device: Device | None = None, *, tim
     Where an emulated GPU takes cores from the CPU, the CPU is also measured with all its cores, for plans that leave the GPU alone.
     `time_budget_s` (seconds) is for everything but the fit at the end. On a machine's first profile compiling kernels takes much of it: then
     those that are compiled are timed at more sizes, instead of others; what takes more than half of it is not counted, up to a quarter. Every row
-    is appended to the CSV file `table` as it is measured; with `resume` its rows are kept and added to. An interruption (Ctrl-C) ends the measuring, and what is there is fitted. With `isolated`, the
-    GPU's kernels are timed there: those that hang or crash a driver are left out, listed beside the table, and the round goes on; an operator
-    with several such has no kernel in the profile. Without `adaptive`, shapes are drawn at random, whatever is known already; `seed`: which
-    ones. `aside` is called several times meanwhile, for what else is to be measured in many moments. Returns the profile and every measurement.
-    Raises DeviceError where a device fails, UsageError where the table is of another board.
+    is appended to the CSV file `table` as it is measured; with `resume` its rows are kept and added to. An interruption (Ctrl-C) ends the measuring,
+    and what is there is fitted. With `isolated`, the GPU's kernels are timed there: those that hang or crash a driver are left out, listed beside the
+    table, and the round goes on; an operator with several such has no kernel in the profile. Without `adaptive`, shapes are drawn at random, whatever
+    is known already; `seed`: which ones. `aside` is called several times meanwhile, for what else is to be measured in many moments. Returns the
+    profile and every measurement. Raises DeviceError where a device fails, UsageError where the table is of another board.
     """
     campaign = Campaign(cpu_device, gpu_device, time_budget_s, threads, progress, isolated if gpu_device is not None else None, adaptive, seed, aside)
     if table is not None:

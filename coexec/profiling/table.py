@@ -385,7 +385,8 @@ def _reshaping(row: Measurement, x: Value, y: Value) -> Node:
         return Value(name, TensorType(np.dtype(np.int64), (len(values),)), np.array(values, np.int64))
 
     if row.op_type == "Resize":
-        how = {"mode": mode or "nearest", **({} if mode in ("linear", "cubic") else {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"})}
+        how = {"mode": mode or "nearest",
+               **({} if mode in ("linear", "cubic") else {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"})}
         return Node("Resize", (x, None, None, integers("sizes", *y.shape)), (y,), how)
     if row.op_type == "Pad":
         more = [b - a for a, b in zip(x.shape, y.shape)]
@@ -405,7 +406,8 @@ def _gather(row: Measurement, dtype: np.dtype) -> Node:
         return Node("Gather", (data, constant("index", np.zeros((), np.int64))), (Value("y", TensorType(dtype, (1, row.in_width))),), {"axis": 1})
     words, length = row.out_channels or 1, row.out_width or 1
     table = TensorType(dtype, (max(row.batch or 1, LEAST_ENTRIES), length))
-    return Node("Gather", (Value("w", table, np.broadcast_to(dtype.type(0), table.shape)), Value("index", TensorType(np.dtype(np.int64), (1, words)))),
+    return Node("Gather", (Value("w", table, np.broadcast_to(dtype.type(0), table.shape)),
+                           Value("index", TensorType(np.dtype(np.int64), (1, words)))),
                 (Value("y", TensorType(dtype, (1, words, length))),), {"axis": 0})
 
 

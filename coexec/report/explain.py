@@ -143,6 +143,6 @@ def _why(ways: list[WayCost], chosen: Partition, plan: Plan, profile: DeviceProf
         return f"{told}for the sake of {plan.wishes.objective}: {best.label} ({best.partition}) would make the run {-gap_us:.1f} us shorter"
     shorter = f"{told}{best.label} ({best.partition}) would make the run {-gap_us:.1f} us shorter"
     if plan.strategy.partition(":")[0] == "coexec":  # what it gives for a wait less, its option says
-        return (f"{shorter}: strategy '{plan.strategy}' did not look at it, or prefers fewer waits, or one unit alone where an emulated GPU gains little "
-                "(coexec:fewer_waits=0,least_gain=0 does not)")
+        return (f"{shorter}: strategy '{plan.strategy}' did not look at it, or prefers fewer waits, or one unit alone where an emulated GPU gains "
+                "little (coexec:fewer_waits=0,least_gain=0 does not)")
     return f"{shorter}: strategy '{plan.strategy}' did not look at it or weighs otherwise"

@@ -58,7 +58,8 @@ class Moments:
             ms = (time.perf_counter() - begun) * 1e3
             after = self._read(units)
             beside = {unit: named([(a + b) / 2 for a, b in zip(ns, after[unit])]) for unit, ns in before.items()}
-            longer = sum(us * slowness(self.sections[unit], kernel, beside.get(unit, {})) for (unit, kernel), us in work.items())  # type: ignore[arg-type]
+            longer = sum(us * slowness(self.sections[unit], kernel, beside.get(unit, {}))  # type: ignore[arg-type]
+                         for (unit, kernel), us in work.items())
             return Run(ms, longer / sum(work.values()) if work else 1.0)
 
         return timed

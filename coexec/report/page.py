@@ -55,7 +55,8 @@ rect.wait{fill:var(--wait)}rect.copy{fill:var(--copy)}rect.enqueue{fill:var(--so
 .measure{display:flex;align-items:center;gap:8px;margin:2px 0}.measure i{height:14px;border-radius:3px;min-width:2px;flex:none}
 .measure span{font-size:.82rem;color:var(--soft);white-space:nowrap;font-variant-numeric:tabular-nums}.chosen em{color:var(--best)}
 i.cpu,b.cpu{background:var(--cpu)}i.gpu,b.gpu{background:var(--gpu)}i.both,b.both{background:var(--both)}i.other,b.other{background:var(--other)}
-i.plain{background:var(--soft);opacity:.6}i.wait,b.wait{background:var(--wait)}b.enqueue{background:var(--soft)}i.copy,b.copy{background:var(--copy)}i.idle,b.idle{background:var(--idle)}
+i.plain{background:var(--soft);opacity:.6}i.wait,b.wait{background:var(--wait)}b.enqueue{background:var(--soft)}\
+i.copy,b.copy{background:var(--copy)}i.idle,b.idle{background:var(--idle)}
 b.idle{border:1px solid var(--line)}i.ghost{background:transparent;border:1.5px dashed var(--soft)}
 .legend{display:flex;flex-wrap:wrap;gap:4px 14px;margin:0 0 6px;font-size:.82rem;color:var(--soft);max-width:none}
 .key{display:inline-block;width:11px;height:11px;border-radius:2px;margin-right:5px;vertical-align:-1px}

@@ -53,7 +53,8 @@ def run_checked(prepared: PreparedRun, feeds: Mapping[str, Any], rtol: float = 1
             report(error)
         if stop and not error.ok:
             raise NumericMismatch("differs from the unsplit reference", where=f"{node.op_type} '{node.name}' ({error.cut})",
-                                  found=f"{error.value:g} at index {list(error.index)}", expected=f"{error.reference:g} within {atol:g} + {rtol:g} of the peak",
+                                  found=f"{error.value:g} at index {list(error.index)}",
+                                  expected=f"{error.reference:g} within {atol:g} + {rtol:g} of the peak",
                                   hint="a wrong kernel or driver; force the node to the CPU, and report it")
     return prepared._results()
 
@@ -102,7 +103,8 @@ def difference(found: np.ndarray, reference: np.ndarray, rtol: float, atol: floa
     if not found.size:
         return 0.0, 0.0, True, (), 0.0, 0.0
     if found.dtype.kind not in "fc" and found.dtype.kind in "biuOSU":
-        gap = (found != reference).astype(np.float64) if found.dtype.kind in "bOSU" else np.abs(found.astype(np.float64) - reference.astype(np.float64))
+        gap = ((found != reference).astype(np.float64) if found.dtype.kind in "bOSU"
+               else np.abs(found.astype(np.float64) - reference.astype(np.float64)))
         peak = 1.0
     else:
         a, b = found.astype(np.float64), reference.astype(np.float64)

@@ -67,7 +67,8 @@ def _one(value: Value, feed: Any, sizes: dict[str, int]) -> Any:
     if declared.dtype == object:
         array = array.astype(object)
     elif array.dtype != declared.dtype:
-        raise InputError("wrong element type", where=where, found=array.dtype, expected=declared.dtype, hint=f"convert it with .astype('{declared.dtype}')")
+        raise InputError("wrong element type", where=where, found=array.dtype, expected=declared.dtype,
+                         hint=f"convert it with .astype('{declared.dtype}')")
     if declared.shape is None:
         return array
     fits = array.ndim == len(declared.shape) and all(not isinstance(d, int) or d == n for d, n in zip(declared.shape, array.shape))

@@ -60,7 +60,8 @@ def plan_memory(graph: Graph, steps: Sequence[Step], early: bool = True) -> Memo
     offsets: dict[Value, int] = {}
     total = 0
     for life in sorted(lives, key=lambda g: (-g.nbytes, g.first)):
-        busy = sorted((at, at + other.nbytes) for at, other in placed if other.first <= life.until(other, early) and life.first <= other.until(life, early))
+        busy = sorted((at, at + other.nbytes) for at, other in placed
+                      if other.first <= life.until(other, early) and life.first <= other.until(life, early))
         offset = 0
         for start, stop in busy:
             if offset + life.nbytes <= start:

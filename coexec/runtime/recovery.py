@@ -132,7 +132,8 @@ def fault_of(error: BaseException, devices: Mapping[str, Device], plan: Plan, gr
     node = next((n for n in graph.nodes if where and f"{n.op_type} '{n.name}'" in where), None)
     kernel = ""
     if prepared is not None:
-        kernel = next((k.implementation for s, k in prepared.kernels.items() if node is not None and s.node.name == node.name and s.device == device), "")
+        kernel = next((k.implementation for s, k in prepared.kernels.items()
+                       if node is not None and s.node.name == node.name and s.device == device), "")
         if node is None:
             node, kernel = unfinished(prepared, device)
     what = error.what if isinstance(error, CoexecError) else type(error).__name__

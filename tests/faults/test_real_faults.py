@@ -130,7 +130,8 @@ def test_the_cache_is_spoilt_while_a_session_runs(tmp_path, monkeypatch, expecte
         with split() as session:
             session.run(None, {"x": X})
             node = session.graph.nodes[0]
-            tuning._store(session.devices["gpu"].facts, tuning.shape_key(node, coexec.regions.Region.whole(node.output.shape)), {"tiles": {}, "us": 1.0})
+            tuning._store(session.devices["gpu"].facts, tuning.shape_key(node, coexec.regions.Region.whole(node.output.shape)),
+                          {"tiles": {}, "us": 1.0})
             assert spoil(tmp_path, how) >= 2
             np.testing.assert_allclose(session.run(None, {"x": X})[0], expected, rtol=1e-4, atol=1e-5)
             program.forget()
@@ -236,7 +237,8 @@ FORKED = """
             first = session.run(None, {"x": x})[0]
             second = session.run(None, {"x": x})[0]
             other = coexec.InferenceSession("m.onnx", strategy="cpu").run(None, {"x": x})[0]
-            code = 0 if np.allclose(first, before, atol=1e-5) and np.allclose(second, before, atol=1e-5) and np.allclose(other, before, atol=1e-5) else 9
+            code = (0 if np.allclose(first, before, atol=1e-5) and np.allclose(second, before, atol=1e-5)
+                    and np.allclose(other, before, atol=1e-5) else 9)
         except coexec.errors.CoexecError as error:
             print(error, file=sys.stderr)
             code = error.exit_code
@@ -370,7 +372,8 @@ def test_a_kernel_that_never_ends(tmp_path, strict, code):
 def test_ctrl_c_in_the_middle_of_the_command(tmp_path, strategy):
     """The command ends at once with 130, one line, no file half-written."""
     onnx.save(tiny_model(), tmp_path / "m.onnx")
-    done = subprocess.Popen([sys.executable, "-m", "coexec", "run", "m.onnx", "--random", "--repeat", "100000000", "--strategy", strategy, "-o", "out.npz"],
+    done = subprocess.Popen([sys.executable, "-m", "coexec", "run", "m.onnx", "--random", "--repeat", "100000000", "--strategy", strategy,
+                             "-o", "out.npz"],
                             cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.getcwd(), "COEXEC_THREADS": "2"}, stderr=subprocess.PIPE, text=True)
     kill = threading.Timer(60, done.kill)
     kill.start()

@@ -193,7 +193,7 @@ def test_a_device_that_neither_answers_nor_ends(expected, strict, monkeypatch, c
     monkeypatch.setattr("coexec.runtime.recovery.PATIENCE", 1)
     with flagged(strict=strict) as session:
         session.run(None, {"x": X})
-        session._limit_s = 0.5  # from now on: making a session may take longer where much else runs
+        session._guard.limit_s = 0.5  # from now on: making a session may take longer where much else runs
         prepared, over = session._ready, threading.Event()
         handshake = prepared.handshake
         handshake.heard = np.zeros(1, np.int32).data
@@ -265,9 +265,10 @@ TWICE = INTERRUPTED.replace("os.kill(os.getpid(), signal.SIGINT)", "os.kill(os.g
 def test_ctrl_c_twice_in_a_row(tmp_path, strategy):
     """The second one comes while the first is being dealt with; some land in the test's own lines, which go on."""
     assert TWICE != INTERRUPTED
-    code = TWICE.replace("        except KeyboardInterrupt:\n            caught += 1\n", "        except KeyboardInterrupt:\n            inside[0] = False\n"
-                         "            caught += 1\n").replace("    while time.time() < end:", "    while True:\n        try:\n            again()\n            break\n"
-                                                            "        except KeyboardInterrupt:\n            caught += 1\n    while False:")
+    code = TWICE.replace("        except KeyboardInterrupt:\n            caught += 1\n", "        except KeyboardInterrupt:\n"
+                         "            inside[0] = False\n            caught += 1\n").replace(
+        "    while time.time() < end:", "    while True:\n        try:\n            again()\n            break\n"
+        "        except KeyboardInterrupt:\n            caught += 1\n    while False:")
     code = code.replace("    end = time.time() + 4\n", textwrap.indent(textwrap.dedent("""
         end = time.time() + 4
         def again():
@@ -297,7 +298,8 @@ def test_a_disk_that_fills_up_leaves_no_half_written_file(tmp_path, arguments, f
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (64, 64))
 
-    done = subprocess.run([sys.executable, "-m", "coexec", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120, preexec_fn=little_room,
+    done = subprocess.run([sys.executable, "-m", "coexec", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+                          preexec_fn=little_room,
                           env={**os.environ, "PYTHONPATH": os.getcwd(), "COEXEC_OPENCL": "none", "COEXEC_CACHE_DIR": str(tmp_path / "cache"),
                                "PYTHONDONTWRITEBYTECODE": "1"})
     assert done.returncode == 1 and "Traceback" not in done.stderr and done.stderr.count("\n") <= 3, done.stderr

@@ -7,8 +7,8 @@ import pytest
 from coexec.errors import CoexecError
 from tools import fuzz
 
-#: One case each of what was once a traceback: DequantizeLinear of opset 17, text that is no UTF-8, missing inputs, huge numbers and shapes, a sparse tensor
-#: without a type.
+#: One case each of what was once a traceback: DequantizeLinear of opset 17, text that is no UTF-8, missing inputs, huge numbers and shapes, a
+#: sparse tensor without a type.
 FOUND = (1525, 2629, 12203, 36225, 60700, 98500, 308422)
 
 

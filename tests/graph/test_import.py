@@ -90,7 +90,8 @@ def test_an_opset_too_new_is_refused():
 
 
 def test_shapes_that_do_not_fit_name_the_node():
-    bad = model([helper.make_node("MatMul", ["x", "w"], ["y"], name="mm")], [info("x", [2, 3])], [info("y", [2, 2])], [("w", np.ones((4, 2), np.float32))])
+    bad = model([helper.make_node("MatMul", ["x", "w"], ["y"], name="mm")], [info("x", [2, 3])], [info("y", [2, 2])],
+                [("w", np.ones((4, 2), np.float32))])
     with pytest.raises(InvalidModel, match="MatMul 'mm'"):
         prepare(load_model(bad))
 

@@ -63,7 +63,8 @@ def vec(n=4, positive=False):
 BN = [("g", vec()), ("b", vec()), ("m", vec()), ("v", vec(positive=True))]
 CASES = {
     "batch norm": conv_graph([helper.make_node("BatchNormalization", ["c", "g", "b", "m", "v"], ["y"], epsilon=1e-3)], BN),
-    "batch norm and relu": conv_graph([helper.make_node("BatchNormalization", ["c", "g", "b", "m", "v"], ["n"]), helper.make_node("Relu", ["n"], ["y"])], BN),
+    "batch norm and relu": conv_graph([helper.make_node("BatchNormalization", ["c", "g", "b", "m", "v"], ["n"]),
+                                       helper.make_node("Relu", ["n"], ["y"])], BN),
     "bias": conv_graph([helper.make_node("Add", ["c", "k"], ["y"])], [("k", vec().reshape(1, 4, 1, 1))]),
     "scale then shift": conv_graph([helper.make_node("Mul", ["s", "c"], ["n"]), helper.make_node("Sub", ["n", "k"], ["y"])],
                                    [("s", vec().reshape(4, 1, 1)), ("k", np.float32(3))]),
@@ -103,7 +104,8 @@ def test_affine_tails_of_matrix_products(transposed):
     assert [n.op_type for n in fused.nodes] == ["Gemm"]
     same(infer_and_fold(graph), fused, {"x": RNG.standard_normal((2, 3)).astype(np.float32)})
     nodes = [helper.make_node("MatMul", ["x", "w"], ["a"]), helper.make_node("Add", ["k", "a"], ["y"])]
-    graph = load_model(model(nodes, [info("x", [4, 2, 3])], [info("y", None)], [("w", RNG.standard_normal((3, 5)).astype(np.float32)), ("k", vec(5))]))
+    graph = load_model(model(nodes, [info("x", [4, 2, 3])], [info("y", None)],
+                             [("w", RNG.standard_normal((3, 5)).astype(np.float32)), ("k", vec(5))]))
     fused = prepare(graph)
     assert [n.op_type for n in fused.nodes] == ["MatMul"] and len(fused.nodes[0].inputs) == 3
     same(infer_and_fold(graph), fused, {"x": RNG.standard_normal((4, 2, 3)).astype(np.float32)})

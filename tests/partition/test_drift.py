@@ -22,8 +22,8 @@ TRUE = {"compute": (0.2, 0.1, 0.7), "memory": (0.3, 0.5, 0.1)}
 
 
 def drifting(count: int, follows: float = 1.0) -> tuple[list[Measurement], list[Measurement]]:
-    """Rows of a CPU as in usual moments, and the same in moments up to 1.4 times as slow or as fast, beside what the references took. follows: the power with
-    which convolutions of 1x1 follow what is true of their kind.
+    """Rows of a CPU as in usual moments, and the same in moments up to 1.4 times as slow or as fast, beside what the references took. follows: the
+    power with which convolutions of 1x1 follow what is true of their kind.
     """
     rng = np.random.default_rng(1)
     good = [r for r in timed(count) if r.unit == "cpu"]

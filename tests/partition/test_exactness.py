@@ -60,7 +60,8 @@ def searched(graph: Graph, profile: DeviceProfile, spec: str):
     strategy = parse_strategy(spec)
     situation = Situation(graph, profile)
     settled = [situation.settled(n) for n in graph.nodes]
-    ways = [[w.partition for w in mine] for mine in Offers(situation.cost, graph, settled, Limits(strategy.steps, strategy.axis, strategy.chains)).ways]
+    ways = [[w.partition for w in mine]
+            for mine in Offers(situation.cost, graph, settled, Limits(strategy.steps, strategy.axis, strategy.chains)).ways]
     return strategy.search(situation, settled), ways, situation.cost
 
 
@@ -87,7 +88,8 @@ def test_no_plan_is_better_where_there_are_views_joins_and_halos():
     tried = twice = 0
     while tried < 60:
         graph = prepare(load_model(random_model(rng, int(rng.integers(2, 6))))) if tried % 2 else random_dag(rng, int(rng.integers(2, 4)), high=26)
-        profile = random_board(rng, 1.0 if tried % 2 else 0.03, operators=("Conv", "Sigmoid", "Tanh", "Relu", "Abs", "Add", "Mul", "Max", "MaxPool", "Softmax", "Transpose", "Concat"))
+        profile = random_board(rng, 1.0 if tried % 2 else 0.03,
+                               operators=("Conv", "Sigmoid", "Tanh", "Relu", "Abs", "Add", "Mul", "Max", "MaxPool", "Softmax", "Transpose", "Concat"))
         if not graph.nodes or not all(n.is_static for n in graph.nodes):
             continue
         situation = Situation(graph, profile)

@@ -39,7 +39,8 @@ NAMES = {
     "product/strips": "strips", "product/packed": "packed",
     "conv/panel": "conv_panel", "conv/panel_pointwise": "conv_panel", "conv/winograd": "conv_winograd",
     "conv/winograd_staged": "conv_winograd",
-    "conv/conv_depthwise_rows": "conv_depthwise_rows", "conv/conv_depthwise": "conv_depthwise_strip", "conv/conv_depthwise_any": "conv_depthwise_strip", "conv/conv_direct": "conv_direct",
+    "conv/conv_depthwise_rows": "conv_depthwise_rows", "conv/conv_depthwise": "conv_depthwise_strip",
+    "conv/conv_depthwise_any": "conv_depthwise_strip", "conv/conv_direct": "conv_direct",
     "conv/conv_tiled": "conv_tiled", "conv/conv_items": "conv_depthwise_items", "pool/maxpool_strip": "maxpool_strip",
     "pool/averagepool_strip": "averagepool_strip", "product/panel": "panel", "product/panel_copied": "panel", "product/tiled": "",
 }
@@ -88,9 +89,10 @@ def test_transposes_are_told_apart_as_the_cpu_does():
     def value(*shape: int) -> Value:
         return Value("v", TensorType(np.dtype(np.float32), shape))
 
-    for shape, perm in (((1, 128, 4, 64), (0, 2, 1, 3)), ((1, 64, 28, 28), (0, 2, 3, 1)), ((1, 4, 20, 20), (0, 2, 3, 1)), ((1, 3, 320, 320), (0, 2, 3, 1)),
-                        ((1, 28, 28, 64), (0, 3, 1, 2)), ((5, 7, 3), (2, 0, 1)), ((1, 12, 16, 5), (0, 2, 1, 3)), ((4, 6), (1, 0)), ((2, 3, 4, 5, 6), (0, 4, 1, 3, 2)),
-                        ((1, 16, 5, 64), (0, 1, 3, 2)), ((1, 1, 40, 50), (0, 1, 3, 2)), ((1, 20, 13, 13), (0, 2, 3, 1))):
+    for shape, perm in (((1, 128, 4, 64), (0, 2, 1, 3)), ((1, 64, 28, 28), (0, 2, 3, 1)), ((1, 4, 20, 20), (0, 2, 3, 1)),
+                        ((1, 3, 320, 320), (0, 2, 3, 1)), ((1, 28, 28, 64), (0, 3, 1, 2)), ((5, 7, 3), (2, 0, 1)), ((1, 12, 16, 5), (0, 2, 1, 3)),
+                        ((4, 6), (1, 0)), ((2, 3, 4, 5, 6), (0, 4, 1, 3, 2)), ((1, 16, 5, 64), (0, 1, 3, 2)), ((1, 1, 40, 50), (0, 1, 3, 2)),
+                        ((1, 20, 13, 13), (0, 2, 3, 1))):
         node = Node("Transpose", (value(*shape),), (value(*(shape[p] for p in perm)),), {"perm": list(perm)})
         axes = [a for a in op_for(node).split_axes(node) if a.extent > 1][:2]
         for region in (Region.whole(node.output.shape), *(Region.whole(node.output.shape).replace(a.dim, (0, max(1, a.extent // 2))) for a in axes)):
@@ -98,7 +100,8 @@ def test_transposes_are_told_apart_as_the_cpu_does():
                 built = bench.kernel.implementation
             named = kernel_of(node, region, "cpu", facts)
             told.add(named)
-            assert named == f"plain/transpose_{re.search('rows|squares|narrow|numpy', built)[0].replace('numpy', 'moved')}", (built, shape, perm, region)
+            assert named == f"plain/transpose_{re.search('rows|squares|narrow|numpy', built)[0].replace('numpy', 'moved')}", (
+                built, shape, perm, region)
     assert len(told) == 4
 
 
@@ -215,7 +218,8 @@ def test_the_middle_of_the_samples_is_predicted():
     rng = np.random.default_rng(1)
     work = rng.uniform(10, 1000, 300)
     y = 3 * work * (1 + 0.3 * np.sin(2 * np.log(work))) * np.where(rng.random(300) < 0.33, rng.uniform(1, 1.5, 300), 1.0)
-    fitted = KernelModel().fit({"fixed": np.ones(300), "work": work}, {"work": work}, y).predict({"fixed": np.ones(300), "work": work}, {"work": work})
+    fitted = KernelModel().fit({"fixed": np.ones(300), "work": work}, {"work": work}, y).predict({"fixed": np.ones(300), "work": work},
+                                                                                                 {"work": work})
     assert np.median(y / fitted) == pytest.approx(1.0, abs=2e-3) and np.mean(y / fitted) > 1.03
 
 

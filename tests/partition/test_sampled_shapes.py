@@ -30,8 +30,9 @@ def test_a_row_says_enough_to_make_its_piece_again(family):
         assert plain_name(node) == plain_name(drawn.node) and [v and v.dtype for v in node.inputs] == [v and v.dtype for v in drawn.node.inputs]
 
 
-@pytest.mark.parametrize("second, name", [((1, 8, 4, 6), "plain/add"), ((), "plain/add_scalar"), ((1, 1), "plain/add_scalar"), ((6,), "plain/add_row"),
-                                          ((1, 1, 1, 6), "plain/add_row"), ((8, 1, 1), "plain/add_broadcast"), ((4, 6), "plain/add_broadcast")])
+@pytest.mark.parametrize("second, name", [((1, 8, 4, 6), "plain/add"), ((), "plain/add_scalar"), ((1, 1), "plain/add_scalar"),
+                                          ((6,), "plain/add_row"), ((1, 1, 1, 6), "plain/add_row"), ((8, 1, 1), "plain/add_broadcast"),
+                                          ((4, 6), "plain/add_broadcast")])
 def test_how_an_operand_is_repeated_is_told(second, name):
     node = Node("Add", (Value("x", TensorType(FLOATS, (1, 8, 4, 6))), Value("b", TensorType(FLOATS, second))),
                 (Value("y", TensorType(FLOATS, (1, 8, 4, 6))),))

@@ -111,8 +111,8 @@ def test_flops_divides_channels_by_peak_rates():
     ("coexce", "did you mean coexec"), ("", "unknown strategy"), ("fixed:gpo=0.5", "did you mean gpu"), ("fixed:gpu=half", "a number"),
     ("fixed:gpu=2", "from 0 to 1"), ("fixed:gpu=nan", "from 0 to 1"), ("fixed:gpu=", "no value"), ("fixed:", "after the colon"),
     ("fixed:gpu=0.5,gpu=0.5", "twice"), ("fixed:axis=hight", "did you mean height"), ("cpu:gpu=1", "no options"),
-    ("coexec:width=-1", "from 0 to"), ("coexec:width=1.5", "whole number"), ("coexec:steps=1", "from 2 to"), ("coexec:axis=hight", "did you mean height"),
-    ("coexec:chains=maybe", "true or false"),
+    ("coexec:width=-1", "from 0 to"), ("coexec:width=1.5", "whole number"), ("coexec:steps=1", "from 2 to"),
+    ("coexec:axis=hight", "did you mean height"), ("coexec:chains=maybe", "true or false"),
 ])
 def test_parse_strategy_refuses(text, words):
     with pytest.raises(UsageError, match=words):

@@ -40,7 +40,7 @@ def model():
 def devices(where, monkeypatch):
     made = {name: PacedDevice(name, where) for name in ("cpu", "gpu")}
     monkeypatch.setattr(sessions, "find_devices", lambda *a: dict(made))
-    monkeypatch.setattr(sessions, "_tried", lambda gpu: None)
+    monkeypatch.setattr("coexec.api.guard._tried", lambda gpu: None)
     with settings.override(timeout=0):
         yield made
 
@@ -65,7 +65,7 @@ class Runs:
         for number in range(1, at_most + 1):
             (found,) = self.session.run(None, self.feed)
             self.count += 1
-            for follower in self.session._followers.values():
+            for follower in self.session._followers:
                 follower.settle()
             np.testing.assert_allclose(found, self.expected, rtol=1e-5, atol=1e-6)
             if true():
@@ -109,7 +109,7 @@ def test_both_slowed_alike_change_nothing(where, model, devices):
         runs, before = Runs(session, model), session.plan
         devices["gpu"].slow = devices["cpu"].slow = 2.0
         runs.until(lambda: runs.count == FOLLOWS, FOLLOWS)
-        (follower,) = session._followers.values()
+        (follower,) = session._followers
         assert 1.5 < follower.corrections.usual["cpu"] < 2.6, "it looked"
         assert abs(gpu_share(session.plan) - gpu_share(before)) < 0.15
 
@@ -127,7 +127,7 @@ def test_a_session_that_does_not_adapt_stays(where, model, devices, monkeypatch)
 def test_a_plan_that_cannot_be_made_leaves_the_old_one(where, model, devices, monkeypatch, caplog):
     with coexec.InferenceSession(model, coexec.SessionOptions(adapt=True), device_profile=where) as session:
         runs, before = Runs(session, model), session.plan
-        monkeypatch.setattr(sessions, "plan_prepared", lambda *a, **k: 1 / 0)
+        monkeypatch.setattr("coexec.api.choice.plan_prepared", lambda *a, **k: 1 / 0)
         devices["gpu"].slow = 4.0
         runs.until(lambda: "the plan stays as it is: ZeroDivisionError" in caplog.text, FOLLOWS)
         assert session.plan is before

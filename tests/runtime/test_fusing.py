@@ -230,4 +230,5 @@ def test_a_session_on_the_cpu_is_one_call_and_right():
     first = session.run(None, {"x": x})[0].copy()
     assert len(session._ready.hot) < len(session._ready.first)
     np.testing.assert_array_equal(session.run(None, {"x": x})[0], first)
-    np.testing.assert_array_equal(session.run(None, {"x": 2 * x})[0], coexec.InferenceSession(tiny_model(), strategy="cpu").run(None, {"x": 2 * x})[0])
+    np.testing.assert_array_equal(session.run(None, {"x": 2 * x})[0],
+                                  coexec.InferenceSession(tiny_model(), strategy="cpu").run(None, {"x": 2 * x})[0])

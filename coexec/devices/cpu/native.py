@@ -125,7 +125,8 @@ def _stamp(typingctx, function, where):
 def _pause(typingctx):
     """Tells the core that it waits: it saves power, and leaves its other thread more."""
     def codegen(context, builder, signature, args):
-        name, given = ("llvm.x86.sse2.pause", []) if platform.machine().lower() in ("x86_64", "amd64") else ("llvm.aarch64.hint", [ir.Constant(_I32, 1)])
+        name, given = (("llvm.x86.sse2.pause", []) if platform.machine().lower() in ("x86_64", "amd64")
+                       else ("llvm.aarch64.hint", [ir.Constant(_I32, 1)]))
         builder.call(builder.module.declare_intrinsic(name, (), ir.FunctionType(ir.VoidType(), [g.type for g in given])), given)
         return context.get_dummy_value()
     return types.none(), codegen

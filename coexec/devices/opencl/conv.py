@@ -369,4 +369,5 @@ def build_vector(c: Compile, s: Shape, tiles: Tiles) -> None:
                              constant_b=True, transposed_b=True))
 
 
-_METHODS = {"direct": build_direct, "panel": build_panel, "vector": build_vector, "tiled": build_tiled, "depthwise": build_depthwise, "winograd": build_winograd}
+_METHODS = {"direct": build_direct, "panel": build_panel, "vector": build_vector, "tiled": build_tiled, "depthwise": build_depthwise,
+            "winograd": build_winograd}

@@ -57,7 +57,8 @@ def _strip(c: Compile, largest: bool) -> bool:
         counts[1] = np.concatenate([counts[1], np.ones(tiles.width, np.float32)])  # vectors run over the end
         divisors = [c.constant(n, ("divisors", n.tobytes())) for n in counts]
     c.implementation = f"f32_{c.node.op_type.lower()}_strip"
-    c.launch(["vectors.clh", "strip.clh", "pool_strip.cl"], "pool_strip", {**type_defines(c), **strip.defines(), **({"LARGEST": 1} if largest else {})},
+    c.launch(["vectors.clh", "strip.clh", "pool_strip.cl"], "pool_strip",
+             {**type_defines(c), **strip.defines(), **({"LARGEST": 1} if largest else {})},
              strip.groups, (1, 1, 1), x, strides(x), y, strides(y), *args, *strip.args(), *divisors,
              *([r, strides(r)] if r is not None else []), in_step=True)
     return True

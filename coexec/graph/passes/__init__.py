@@ -34,5 +34,5 @@ def prepare(graph: Graph, shapes: Mapping[str, tuple[int, ...]] | None = None, p
     return graph
 
 
-__all__ = ["PASSES", "Pass", "bind_shapes", "bind_values", "deciding_inputs", "drop_dead_code", "drop_noops", "fuse_activations", "fuse_affine", "fuse_patterns",
-           "fuse_residuals", "infer_and_fold", "prepare"]
+__all__ = ["PASSES", "Pass", "bind_shapes", "bind_values", "deciding_inputs", "drop_dead_code", "drop_noops", "fuse_activations", "fuse_affine",
+           "fuse_patterns", "fuse_residuals", "infer_and_fold", "prepare"]

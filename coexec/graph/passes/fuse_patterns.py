@@ -79,7 +79,8 @@ def _relu6_gate(graph: Graph, node: Node) -> Match | None:
     if not _is(node, "Div", "Mul"):
         return None
     outer = _by_scalar(node)
-    if outer is not None and _near(outer[1], 6 if node.op_type == "Div" else 1 / 6) and (node.op_type == "Mul" or _scalar(node.inputs[1]) is not None):
+    if (outer is not None and _near(outer[1], 6 if node.op_type == "Div" else 1 / 6)
+            and (node.op_type == "Mul" or _scalar(node.inputs[1]) is not None)):
         product = _made_by(graph, outer[0], node, "Mul")
         found = None if product is None else _shifted_clip(graph, product, product.inputs)
         return None if found is None else (_activation(node, "HardSwish", found[0]), [product, *found[1]])

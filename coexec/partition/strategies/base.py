@@ -264,7 +264,8 @@ def finish(situation: Situation, partitions: Sequence[Partition], spec: str, bou
             us, estimated = (0.0, False) if node in situation.joined else situation.cost.node(node, partition, alone)
             priced.append(replace(partition, predicted_us=round(us, 3), estimated=estimated))
         partitions = priced
-    return Plan(graph.name, graph.digest, spec, tuple(partitions), profile.name if profile else "", chains(graph, partitions, situation.cost.access if profile is not None else access),
+    return Plan(graph.name, graph.digest, spec, tuple(partitions), profile.name if profile else "",
+                chains(graph, partitions, situation.cost.access if profile is not None else access),
                 {v.name: v.shape for v in graph.inputs if v.type.is_static}, wishes=wishes, **known)
 
 

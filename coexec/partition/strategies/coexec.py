@@ -60,9 +60,11 @@ class Coexec(Partitioner):
         if not (self.steps == 0 or 2 <= self.steps <= 1000):
             raise UsageError("option 'steps' of strategy 'coexec' is wrong", found=self.steps, expected="0, or a whole number from 2 to 1000")
         if not 0 <= self.fewer_waits <= 1:
-            raise UsageError("option 'fewer_waits' of strategy 'coexec' is wrong", found=self.fewer_waits, expected="a share of an operator's time, from 0 to 1")
+            raise UsageError("option 'fewer_waits' of strategy 'coexec' is wrong", found=self.fewer_waits,
+                             expected="a share of an operator's time, from 0 to 1")
         if not 0 <= self.least_gain < 1:
-            raise UsageError("option 'least_gain' of strategy 'coexec' is wrong", found=self.least_gain, expected="a share of a run's time, from 0 to 1")
+            raise UsageError("option 'least_gain' of strategy 'coexec' is wrong", found=self.least_gain,
+                             expected="a share of a run's time, from 0 to 1")
         check_axis(self.axis, self.name)
 
     def arrange(self, situation: Situation) -> list[Partition]:
