@@ -6,7 +6,7 @@ The bottom of the house: operators describe what they need in these terms, and e
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Interval(NamedTuple):
@@ -64,12 +64,9 @@ class Region(tuple):
         return count
 
     @property
-    def slices(self) -> tuple[slice, ...]:
-        return tuple(slice(i.start, i.stop) for i in self)
-
-    def within(self, outer: Region) -> tuple[slice, ...]:
-        """Slices of this region in an array that holds `outer`."""
-        return tuple(slice(i.start - o.start, i.stop - o.start) for i, o in zip(self, outer))
+    def slices(self) -> tuple[Any, ...]:
+        """The index of this region in an array of everything. It ends in `...`, with which NumPy shows a number, too, in place."""
+        return (*(slice(i.start, i.stop) for i in self), ...)
 
     def replace(self, dim: int, interval: Interval | tuple[int, int]) -> Region:
         return tuple.__new__(Region, (*self[:dim], Interval(*interval), *self[dim + 1:]))

@@ -129,8 +129,8 @@ class CostModel:
             for region in regions:
                 if (like, unit, region) not in self._kept:
                     asked.setdefault((like, unit), (node, {}))[1][region] = None
-        asks = [(node, unit, [bounds(list(regions), len(node.output.shape) if node.is_static and node.output is not None else 0)])
-                for (_, unit), (node, regions) in asked.items()]
+        # A node's output may be of a known shape where an input's is not: the regions tell how many axes there are.
+        asks = [(node, unit, [bounds(list(regions), len(next(iter(regions))))]) for (_, unit), (node, regions) in asked.items()]
         for ((like, unit), (_, regions)), (us, slow, rough) in zip(asked.items(), self.price(asks)):
             for i, region in enumerate(regions):
                 self._kept[like, unit, region] = Estimate(float(us[i]), bool(rough[i]))
@@ -205,7 +205,7 @@ class CostModel:
         """`features_of`, a row a column; the last answer is kept for each kind of node: both units ask for much the same pieces."""
         key = start.tobytes() + stop.tobytes()
         like = self.like(node)
-        if self._columns.get(like, (b"",))[0] != key:
+        if self._columns.get(like, (None,))[0] != key:  # of a number the key is empty
             self._columns[like] = key, features_of(node, start, stop).T
         return self._columns[like][1]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,27 @@ def _modern(model: onnx.ModelProto, where: str) -> onnx.ModelProto:
                            hint="export the model again, for a newer operator set") from None
 
 
+def branch(node: Node, name: str) -> tuple[list[Node], list[Value]]:
+    """What a node's subgraph computes, as nodes on the outer values that it reads, in any order; and its results. Raises InvalidModel.
+
+    name: of the attribute. The names of what is inside begin with the node's.
+    """
+    origin: OnnxNode = node.origin
+    proto = next(a.g for a in origin.proto.attribute if a.name == name)
+    model = onnx.ModelProto(opset_import=[onnx.helper.make_opsetid(d, v) for d, v in origin.opsets.items()])
+    importer = _Importer(model, node.name, {})
+    outer = {n: v for n, v in zip(origin.input_names, node.inputs) if n and v is not None}
+    made, results = importer.subgraph(proto, outer)
+    named: dict[Value, Value] = {value: value for value in outer.values()}
+
+    def now(value: Value | None) -> Value | None:
+        if value is not None and value not in named:
+            named[value] = Value(f"{node.name}/{value.name}", value.type, value.data)
+        return None if value is None else named[value]
+
+    return [replace(n.with_values(map(now, n.inputs), map(now, n.outputs)), name=f"{node.name}/{n.name}") for n in made], [now(v) for v in results]
+
+
 class _Importer:
     def __init__(self, model: onnx.ModelProto, where: str, weights: Weights):
         self.model, self.weights = model, weights
@@ -169,13 +191,22 @@ class _Importer:
         self.values: dict[str, Value] = {}
         self.upgrader = Upgrader()
 
+    def subgraph(self, proto: onnx.GraphProto, outer: Mapping[str, Value]) -> tuple[list[Node], list[Value]]:
+        """The nodes and outputs of a graph inside one, which reads those values from outside."""
+        self.values.update(outer)
+        self._initializers(proto, {})
+        return self._nodes(proto), [self._value(o.name, "the graph's output list") for o in proto.output]
+
+    def _initializers(self, proto: onnx.GraphProto, weights: Weights) -> None:
+        for number, tensor in enumerate(proto.initializer):
+            self.values[tensor.name] = constant(tensor.name, self._array(tensor, weights.get(number)))
+        for sparse in proto.sparse_initializer:
+            self.values[sparse.values.name] = constant(sparse.values.name, self._dense(sparse))
+
     def graph(self) -> Graph:
         proto = self.model.graph
         self._refuse_unsupported(proto.node)
-        for number, tensor in enumerate(proto.initializer):
-            self.values[tensor.name] = constant(tensor.name, self._array(tensor, self.weights.get(number)))
-        for sparse in proto.sparse_initializer:
-            self.values[sparse.values.name] = constant(sparse.values.name, self._dense(sparse))
+        self._initializers(proto, self.weights)
         inputs = []
         for info in proto.input:
             if info.name not in self.values:

@@ -16,7 +16,7 @@ from onnx import numpy_helper
 
 from .. import settings
 from ..errors import CoexecError, InvalidModel
-from .ir import UNKNOWN, TensorType, Value
+from .ir import UNKNOWN, Node, TensorType, Value
 from .onnx_types import type_from_onnx, type_to_onnx
 from .time_limit import check_time, time_limit
 
@@ -124,6 +124,12 @@ class OnnxNode:
             [onnx.helper.make_value_info(n, types.get(n, anything)) for n in names],
             [onnx.helper.make_value_info(o, anything) for o in self.proto.output if o])
         return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(d, v) for d, v in self.opsets.items()])
+
+
+def identity(value: Value, output: Value, name: str, opsets: Mapping[str, int]) -> Node:
+    """A node that gives a value another name."""
+    proto = onnx.helper.make_node("Identity", [value.name], [output.name], name=name)
+    return Node("Identity", (value,), (output,), {}, name, "", opsets.get("", LATEST), origin=OnnxNode(proto, opsets))
 
 
 def _plain(result: Any) -> Any:

@@ -33,8 +33,14 @@ def type_from_onnx(proto: onnx.TypeProto) -> TensorType:
         return UNKNOWN
     if not tensor.HasField("shape"):
         return TensorType(dtype, None)
-    return TensorType(dtype, tuple(
-        d.dim_value if d.HasField("dim_value") and d.dim_value >= 0 else (d.dim_param or None) for d in tensor.shape.dim))
+    return TensorType(dtype, tuple(_size(d) for d in tensor.shape.dim))
+
+
+def _size(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    """A dimension's size, its name, or None where it is open: negative, or `?` as some exporters write, which is no name that two could share."""
+    if dim.HasField("dim_value"):
+        return dim.dim_value if dim.dim_value >= 0 else None
+    return dim.dim_param if any(letter.isalnum() for letter in dim.dim_param) and dim.dim_param != "-1" else None
 
 
 def type_to_onnx(tensor: TensorType) -> onnx.TypeProto:

@@ -34,18 +34,18 @@ def everything(view: TensorView) -> TensorView:
     return TensorView.contiguous(view.buffer, np.dtype(np.uint8), Region([(0, view.buffer.nbytes)]))
 
 
-def _inputs(device: Device, queue: Queue, node: Node, arrays: Sequence[np.ndarray | None], region: Region, loose: bool) -> list[Operand]:
-    operands: list[Operand] = []
-    for value, read, array in zip(node.inputs, op_for(node).regions_read(node, region), arrays):
-        if value is None or value.data is not None:
-            operands.append(value)
-            continue
-        view = window(device, value, loose, UNREAD)
-        if read is not None:
-            view.sub(read).array[...] = np.asarray(array)[read.slices]
-        queue.upload(everything(view)).wait()
-        operands.append(view)
-    return operands
+def _inputs(device: Device, node: Node, loose: bool) -> list[Operand]:
+    """Operands whose memory does not have their values yet: what a kernel keeps of it when it is compiled is wrong in every run."""
+    return [value if value is None or value.data is not None else window(device, value, loose, UNREAD) for value in node.inputs]
+
+
+def _fill(queue: Queue, node: Node, operands: Sequence[Operand], arrays: Sequence[np.ndarray | None], region: Region) -> None:
+    """What that piece may read of the arrays."""
+    for view, read, array in zip(operands, op_for(node).regions_read(node, region), arrays):
+        if isinstance(view, TensorView):
+            if read is not None:
+                view.sub(read).array[...] = np.asarray(array)[read.slices]
+            queue.upload(everything(view)).wait()
 
 
 def run_pieces(device: Device, node: Node, arrays: Sequence[np.ndarray | None], regions: Sequence[Region],
@@ -60,9 +60,11 @@ def run_pieces(device: Device, node: Node, arrays: Sequence[np.ndarray | None], 
         for view in outputs:
             if view is not None:
                 queue.upload(everything(view)).wait()
-        kernels = [queue.compile(node, r, _inputs(device, queue, node, arrays, r, loose), outputs) for r in regions]
+        inputs = [_inputs(device, node, loose) for _ in regions]
+        kernels = [queue.compile(node, r, mine, outputs) for r, mine in zip(regions, inputs)]
         queue.seal()
-        for kernel, region in zip(kernels, regions):
+        for kernel, region, mine in zip(kernels, regions, inputs):
+            _fill(queue, node, mine, arrays, region)
             before = [None if v is None else v.buffer.host.copy() for v in outputs]
             event = kernel.start()
             queue.flush()

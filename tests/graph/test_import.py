@@ -114,6 +114,23 @@ def test_symbols_are_bound_together():
         bind_shapes(graph, {"x": (5, 9)})
 
 
+def test_sizes_without_a_name_are_two():
+    """Some exporters call every open size `?`; negative ones are open, too."""
+    graph = load_model(model([helper.make_node("Relu", ["x"], ["y"])], [info("x", ["?", 3, "?", -1])], [info("y", None)]))
+    assert graph.inputs[0].type.shape == (None, 3, None, None)
+    assert bind_shapes(graph, {"x": (1, 3, 48, 192)}).inputs[0].shape == (1, 3, 48, 192)
+
+
+def test_numbers_fold_through_views():
+    """A size on its way through Identity, Squeeze and Unsqueeze stays known."""
+    nodes = [helper.make_node("Shape", ["x"], ["s"]), helper.make_node("Gather", ["s", "zero"], ["n"]), helper.make_node("Identity", ["n"], ["m"]),
+             helper.make_node("Unsqueeze", ["m", "axes"], ["m1"]), helper.make_node("Concat", ["m1", "rest"], ["shape"], axis=0),
+             helper.make_node("Reshape", ["x", "shape"], ["y"])]
+    made = model(nodes, [info("x", ["N", 2, 3])], [info("y", None)], [("zero", np.array(0)), ("axes", np.array([0])), ("rest", np.array([-1]))])
+    graph = infer_and_fold(bind_shapes(load_model(made), {"x": (4, 2, 3)}))
+    assert [n.op_type for n in graph.nodes] == ["Reshape"] and graph.outputs[0].type.shape == (4, 6)
+
+
 def test_shape_arithmetic_folds_away():
     """Shape -> Gather -> Concat -> Reshape, as exporters write a flatten."""
     nodes = [

@@ -15,6 +15,7 @@ from coexec.cost.features import COLUMN_OF_TERM, COLUMNS, FAMILIES, family, feat
 from coexec.cost.model import LatencyModel
 from coexec.devices.null.device import NullDevice
 from coexec.errors import DeviceError, ProfileMismatch, UsageError
+from coexec.graph.ir import Node, TensorType, Value
 from coexec.ops import op_for
 from coexec.ops.fallback import is_fallback
 from coexec.partition.plan import cut, on_one_device
@@ -143,6 +144,16 @@ def test_unknown_costs_are_marked_and_never_zero():
 
 
 # The table
+
+
+def test_numbers_and_nodes_of_which_only_the_output_is_known_have_a_price():
+    """As models have them whose shapes depend on values: a Concat of something unknown with an output that inference could tell."""
+    kind, number = TensorType(np.dtype(np.float32), (1, 4)), TensorType(np.dtype(np.float32), ())
+    costs = CostModel(board(1.0, 1.0))
+    add = Node("Add", (Value("a", number), Value("b", number)), (Value("c", number),), name="add")
+    assert costs.kernel(add, Region([]), "cpu").us > 0
+    odd = Node("Concat", (Value("x", kind), Value("z")), (Value("y", kind),), {"axis": 0}, name="odd")
+    assert not odd.is_static and costs.kernel(odd, Region.whole((1, 4)), "cpu").estimated
 
 
 def test_the_columns_are_those_of_the_design():

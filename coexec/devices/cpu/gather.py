@@ -20,7 +20,8 @@ def gather(piece: Piece) -> Program | None:
     name = f"{y.dtype.name}_gather"
     if piece.constant(1) is not None and indices.size == 1:
         at = int(from_front(node, indices, extent).reshape(())) - first
-        row = np.expand_dims(data[(slice(None),) * axis + (at,)], tuple(range(axis, axis + indices.ndim)))
+        row = np.squeeze(data[(slice(None),) * axis + (slice(at, at + 1),)], axis)  # a view: of a vector, an index makes a copy
+        row = np.expand_dims(row, tuple(range(axis, axis + indices.ndim)))
         return Program(f"{name}_copy", lambda scratch: partial(np.copyto, y, row))
     if not (data.flags.c_contiguous and y.flags.c_contiguous) or data.dtype != y.dtype:
         return None

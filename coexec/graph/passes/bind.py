@@ -49,23 +49,28 @@ def bind_values(graph: Graph, values: Mapping[str, np.ndarray]) -> Graph:
 
 
 def deciding_inputs(graph: Graph) -> tuple[str, ...]:
-    """Inputs that decide shapes: small tensors that reach an operand such as axes, pads or a target shape of an operator that needs it constant.
+    """Inputs that decide shapes: small tensors that reach an operand such as axes, pads or a target shape of an operator that needs it constant, or
+    what an If decides by.
 
     The graph has been through type inference.
     """
     found: dict[str, None] = {}
     small = {v for v in graph.inputs if _is_small(v)}
     for node in graph.nodes:
-        if is_native(node) or find_op(node.domain, node.op_type) is None:
+        if node.op_type == "If" and not node.domain:
+            operands = node.inputs[:1]
+        elif is_native(node) or find_op(node.domain, node.op_type) is None:
             continue
-        for operand in node.inputs[1:]:
+        else:
+            operands = node.inputs[1:]
+        for operand in operands:
             found.update((v.name, None) for v in _sources(graph, operand) if v in small)
     return tuple(found)
 
 
 def _is_small(value: Value) -> bool:
     shape = value.type.shape
-    if value.type.dtype is None or value.type.dtype.kind not in "iuf" or shape is None or len(shape) > 1:
+    if value.type.dtype is None or value.type.dtype.kind not in "iufb" or shape is None or len(shape) > 1:
         return False
     return not shape or not isinstance(shape[0], int) or shape[0] <= SMALL
 

@@ -9,6 +9,7 @@ from ...ops import op_for
 from ..ir import UNKNOWN, Graph, Node, Value, constant
 from ..rewrite import rewrite
 from ..time_limit import time_limit
+from .inline_if import inline_ifs
 
 #: Folding never makes a constant larger than this; what would be larger is computed when it is needed.
 LIMIT_BYTES = 1 << 30
@@ -27,12 +28,16 @@ RANDOM = frozenset({"RandomNormal", "RandomNormalLike", "RandomUniform", "Random
 
 
 def infer_and_fold(graph: Graph) -> Graph:
-    """The graph with every type known that can be, and every node computed that depends on constants alone.
+    """The graph with every type known that can be, every node computed that depends on constants alone, and of every If whose condition that
+    tells, the branch.
 
     Raises InvalidModel where a node's inputs do not fit its operator.
     """
     with time_limit(LOOPS_S):
-        return _walk(graph)
+        graph = _walk(graph)
+        while (inlined := inline_ifs(graph)) is not graph:
+            graph = _walk(inlined)
+        return graph
 
 
 def _walk(graph: Graph) -> Graph:
@@ -99,6 +104,3 @@ def _fold(node: Node, inputs: tuple[Value | None, ...]) -> list[np.ndarray] | No
 
 def _plain_number(dtype: np.dtype | None) -> bool:
     return dtype is not None and dtype.kind in "fiub"
-
-
-
