@@ -13,23 +13,17 @@ from .build import Piece, Program, builds
 
 @builds("Gather")
 def gather(piece: Piece) -> Program | None:
-    """One constant index is a copy; others are taken straight into the output, where both lie in one piece."""
+    """Indices taken straight into the output, where it and the data lie in one piece; one that is known is a copy (`copies`)."""
     data, indices, y, node = piece.inputs[0], piece.inputs[1], piece.outputs[0], piece.node
     axis = axes_of(data.ndim, (node.attr("axis", 0),))[0]
     extent, first = node.operands[0].shape[axis], piece.regions[0][axis].start
-    name = f"{y.dtype.name}_gather"
-    if piece.constant(1) is not None and indices.size == 1:
-        at = int(from_front(node, indices, extent).reshape(())) - first
-        row = np.squeeze(data[(slice(None),) * axis + (slice(at, at + 1),)], axis)  # a view: of a vector, an index makes a copy
-        row = np.expand_dims(row, tuple(range(axis, axis + indices.ndim)))
-        return Program(f"{name}_copy", lambda scratch: partial(np.copyto, y, row))
     if not (data.flags.c_contiguous and y.flags.c_contiguous) or data.dtype != y.dtype:
         return None
 
     def run() -> None:
         np.take(data, from_front(node, indices, extent) - first, axis, y, "clip")  # they are in range: "raise" would take into a copy first
 
-    return Program(f"{name}_take", lambda scratch: run)
+    return Program(f"{y.dtype.name}_gather_take", lambda scratch: run)
 
 
 @builds("Cast")
