@@ -19,7 +19,7 @@ from ...ops.base import Op
 from ...regions import Region
 from ..base import DONE, Call, Device, DeviceFacts, Event, Kernel, Operand, Queue, Shared, TensorView
 from ..cores import Within, apart, for_team, usable
-from . import blas
+from . import blas, denormals
 from .build import Options, Packs, Piece, Program, build, cut_evenly, ready, share_out
 from .threads import Task, ThreadTeam
 
@@ -69,7 +69,7 @@ class CpuQueue(Queue):
         self._packs = Packs()
         self._kernels: list[CpuKernel] = []
         self._scratch = [_aligned(0) for _ in range(threads)]
-        self._uses_blas = False
+        self._uses_blas, self._flushes = False, not settings.get("denormals")
         self._holds: list[bool] = []  # of the runs begun and not ended
         self._within = Within(())
         blas.libraries()
@@ -130,12 +130,16 @@ class CpuQueue(Queue):
         """Called before a run of many kernels: holds BLAS to one thread once, not once per kernel, and only where some kernel uses it."""
         if self._uses_blas:
             blas.acquire()
+        if self._flushes:
+            denormals.flush()
         self._within.enter()
         self._holds.append(self._uses_blas)
 
     def end_run(self) -> None:
         """Ends what `begin_run` began."""
         self._within.leave()
+        if self._flushes:
+            denormals.restore()
         if self._holds.pop():
             blas.release()
 

@@ -11,6 +11,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from ... import settings
+from . import denormals
+
 Task = Callable[[], None]
 
 
@@ -31,6 +34,8 @@ class _Worker:
         if self._cores:
             with suppress(OSError):  # a sandbox that allows it to nobody: then wherever the system puts it
                 os.sched_setaffinity(0, self._cores)
+        if not settings.get("denormals"):
+            denormals.flush()  # for good: what it runs are kernels
         while True:
             self.go.acquire()
             task = self.task
