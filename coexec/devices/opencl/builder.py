@@ -65,6 +65,8 @@ CTYPES = {
 }
 _SHORT = {"bfloat16": "bf16", "float16": "f16", "float32": "f32", "float64": "f64", "bool": "b8"}
 _INT_MAX = 2**31 - 1
+#: Operators whose answer is the number that they were given, to its last bit.
+EXACT = frozenset({"Cast", "CastLike"})
 
 
 def ctype(dtype: np.dtype) -> str:
@@ -337,7 +339,7 @@ class Compile:
     def kernel(self, files: Sequence[str], name: str, defines: Mapping[str, Any], options: Sequence[str] = (),
                forms: program.Forms | None = None) -> cl.Kernel:
         """A kernel object of its own of that program. Raises KernelBuildError with the compiler's log."""
-        built = program.build(self.queue.context, program.compose(files, defines, forms), options)
+        built = program.build(self.queue.context, program.compose(files, defines, forms), options, exact=self.node.op_type in EXACT)
         return program.kernel(built, name if forms is None else name + forms.suffix(forms.mine))
 
     def launch(self, files: Sequence[str] | str, name: str, defines: Mapping[str, Any], global_size: Sequence[int],

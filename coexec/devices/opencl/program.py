@@ -88,20 +88,19 @@ def compose(files: Sequence[str], defines: Mapping[str, Any], forms: Forms | Non
     return "\n".join(parts) + "\n"
 
 
-def build(context: cl.Context, text: str, options: Sequence[str] = ()) -> cl.Program:
-    """A built program for the context's one device. Raises KernelBuildError with the compiler's log."""
+def build(context: cl.Context, text: str, options: Sequence[str] = (), exact: bool = False) -> cl.Program:
+    """A built program for the context's one device. exact: it keeps denormal numbers, which else count as zero, as on the CPU beside it
+    (`devices.cpu.denormals`). Raises KernelBuildError with the compiler's log.
+    """
     device = context.devices[0]
-    key = (context.int_ptr, text, (*_flush(), *options))
+    if not exact and not settings.get("denormals"):
+        options = ("-cl-denorms-are-zero", *options)
+    key = (context.int_ptr, text, tuple(options))
     with _lock:
         if key not in _programs:
             with blocks_apart() if _has(device, "keeps_blocks") else nullcontext():
-                _programs[key] = _load_or_build(context, device, text, (*_OPTIONS, *_flush(), *options))
+                _programs[key] = _load_or_build(context, device, text, (*_OPTIONS, *options))
         return _programs[key]
-
-
-def _flush() -> tuple[str, ...]:
-    """Denormal numbers count as zero, as on the CPU beside it (`devices.cpu.denormals`)."""
-    return () if settings.get("denormals") else ("-cl-denorms-are-zero",)
 
 
 def _load_or_build(context: cl.Context, device: cl.Device, text: str, options: tuple[str, ...]) -> cl.Program:
