@@ -256,6 +256,8 @@ class _Importer:
                 continue
             native = not node.domain and ((node.domain, node.op_type) in native_ops() or node.op_type in DEPRECATED)
             if not native:
+                if node.op_type == "STFT" and not node.domain and all(a.name != "onesided" for a in node.attribute):
+                    node.attribute.append(onnx.helper.make_attribute("onesided", 1))  # ONNX's default, which its inference forgets
                 upgraded.append((node, {**self.opsets, node.domain: self._version(node.op_type, node.domain)}))
                 continue
             try:

@@ -17,6 +17,7 @@ from onnx import numpy_helper
 from .. import settings
 from ..errors import CoexecError, InvalidModel
 from .ir import UNKNOWN, Node, TensorType, Value
+from .onnx_mended import mended
 from .onnx_types import type_from_onnx, type_to_onnx
 from .time_limit import check_time, time_limit
 
@@ -113,7 +114,7 @@ class OnnxNode:
     def _build(self, feeds: Mapping[str, Any]) -> Any:
         types = {n: onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(a.dtype), None)
                  for n, a in feeds.items() if isinstance(a, np.ndarray) and a.dtype != object}
-        return _bounded_evaluator()(self._model(types))
+        return _bounded_evaluator()(self._model(types), new_ops=list(mended(self.opsets.get("", LATEST))))
 
     def _model(self, types: Mapping[str, onnx.TypeProto]) -> onnx.ModelProto:
         """This node as a whole model, with the types of its inputs as far as they are given."""
