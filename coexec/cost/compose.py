@@ -132,9 +132,9 @@ class CostModel:
         # A node's output may be of a known shape where an input's is not: the regions tell how many axes there are.
         asks = [(node, unit, [bounds(list(regions), len(next(iter(regions))))]) for (_, unit), (node, regions) in asked.items()]
         for ((like, unit), (_, regions)), (us, slow, rough) in zip(asked.items(), self.price(asks)):
-            for i, region in enumerate(regions):
-                self._kept[like, unit, region] = Estimate(float(us[i]), bool(rough[i]))
-                self._slow[like, unit, region] = float(slow[i])
+            for region, *told in zip(regions, us.tolist(), rough.tolist(), slow.tolist()):
+                key = like, unit, region
+                self._kept[key], self._slow[key] = Estimate(told[0], told[1]), told[2]
 
     def keep(self, node: Node, unit: str, region: Region, us: float, slow: float, rough: float) -> None:
         """Makes what `price` said of a piece known to `kernel` and `busy`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
+from itertools import chain
 from math import prod
 from typing import Any, NamedTuple
 
@@ -84,7 +85,8 @@ def up(n: Any, d: Any) -> Any:
 
 def bounds(regions: Sequence[Region], rank: int) -> tuple[Array, Array]:
     """Starts and stops of regions, int64 (pieces, rank) each."""
-    both = np.array([[(i.start, i.stop) for i in r] for r in regions], np.int64).reshape(len(regions), rank, 2)
+    flat = chain.from_iterable(chain.from_iterable(regions))
+    both = np.fromiter(flat, np.int64, 2 * rank * len(regions)).reshape(len(regions), rank, 2)
     return both[..., 0], both[..., 1]
 
 
