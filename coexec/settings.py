@@ -135,6 +135,8 @@ define("loop_timeout", 8.0, _seconds, "Seconds that a run of one Loop, Scan, If 
        "that is still at work then ends the run with exit code 6. 0: no limit.")
 define("winograd", "", _one_of("2", "4", "6"), "The CPU's 3x3 convolutions of enough channels by F(2x2), F(4x4) or F(6x6). Default: F(2x2) or "
        "F(4x4) where that takes less arithmetic than multiplying directly.")
+define("half", False, _flag, "1 computes models whose weights are in half precision as they are, for a GPU that is quick at it. Default: in single "
+       "precision, for which the CPU has kernels; inputs and outputs stay half.")
 define("denormals", False, _flag, "1 computes with denormal numbers (below 1.2e-38 in float32) as with any. Default: they count as zero while a "
        "run lasts, for x86 cores take a hundred times as long for one, and trained weights are full of them.")
 define("self_test", True, _flag, "0 leaves out the small convolution that every GPU is tried on before a process uses it.")

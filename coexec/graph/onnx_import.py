@@ -17,6 +17,7 @@ import onnx.inliner
 import onnx.version_converter
 from google.protobuf.message import DecodeError
 
+from .. import settings
 from ..errors import InvalidModel, UnsupportedOps
 from ..ops import native_ops
 from .ir import Graph, Node, Value, constant, sort_nodes
@@ -24,6 +25,7 @@ from .onnx_semantics import LATEST, OnnxNode, free_names, has_reference, subgrap
 from .onnx_types import array_from_onnx, attribute_from_onnx, dense_from_sparse, type_from_onnx
 from .onnx_upgrade import DEPRECATED, Upgrader
 from .onnx_weights import arrays, external_arrays, without_weights
+from .onnx_widen import has_half_weights, widened
 
 OLDEST = 7
 #: Files of at least so many bytes are mapped, not read.
@@ -48,6 +50,8 @@ def load_model(source: Source) -> Graph:  # type: ignore[valid-type]
     model = _modern(model, where)
     if model.functions:
         model = onnx.inliner.inline_local_functions(model)
+    if not settings.get("half") and has_half_weights(model):
+        model, weights = widened(model, weights)
     try:
         return _Importer(model, where, weights).graph()
     except UnicodeError as error:

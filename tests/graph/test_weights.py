@@ -5,10 +5,19 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from coexec import settings
 from coexec.errors import InvalidModel
 from coexec.graph import onnx_import
 from coexec.graph.onnx_import import load_model
 from coexec.graph.onnx_weights import ALIGNMENT, LEAST_BYTES, without_weights
+
+
+@pytest.fixture(autouse=True)
+def as_they_are():
+    """Halves stay halves: what is tried here is where weights lie."""
+    with settings.override(half=True):
+        yield
+
 
 RNG = np.random.default_rng(0)
 WEIGHTS = {
