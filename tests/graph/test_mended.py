@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import coexec
 
-KINDS = {"f": TensorProto.FLOAT, "i": TensorProto.INT64, "b": TensorProto.BOOL}
+KINDS = {"f": TensorProto.FLOAT, "i": TensorProto.INT64, "b": TensorProto.BOOL, "u": TensorProto.UINT8}
 RNG = np.random.default_rng(3)
 
 
@@ -19,11 +19,11 @@ def outputs(names, kind=TensorProto.FLOAT):
     return [helper.make_tensor_value_info(n, kind, None) for n in names]
 
 
-def assert_as_onnx_runtime(node, feeds, constants=None, count=1):
+def assert_as_onnx_runtime(node, feeds, constants=None, count=1, kind=TensorProto.FLOAT):
     """A model of that node, run by both."""
     names = list(node.output)[:count]
     stored = [numpy_helper.from_array(np.asarray(a), n) for n, a in (constants or {}).items()]
-    graph = helper.make_graph([node], "g", infos(feeds), outputs(names), stored)
+    graph = helper.make_graph([node], "g", infos(feeds), outputs(names, kind), stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, feeds)
     with coexec.InferenceSession(model, strategy="cpu") as session:
@@ -84,3 +84,13 @@ def test_stft(shape, onesided, windowed):
     given = {"step": np.array(10), **({"w": np.hanning(32).astype(np.float32)} if windowed else {"n": np.array(32)})}
     node = helper.make_node("STFT", ["x", "step", "w"] if windowed else ["x", "step", "", "n"], ["y"], **({} if onesided is None else {"onesided": onesided}))
     assert_as_onnx_runtime(node, {"x": RNG.standard_normal(shape).astype(np.float32)}, given)
+
+
+@pytest.mark.parametrize("zeros", [(), (128,), (128, 7), (3, [1, 2, 3, 4, 5, 6])])
+@pytest.mark.parametrize("shape", [(4, 700), (2, 3, 700)])
+def test_products_of_bytes(zeros, shape):
+    """Sums of many products of the largest bytes."""
+    x, w = np.full(shape, 255, np.uint8), RNG.integers(250, 256, (700, 6)).astype(np.uint8)
+    constants = {"w": w, **{f"z{i}": np.array(z, np.uint8) for i, z in enumerate(zeros)}}
+    assert_as_onnx_runtime(helper.make_node("MatMulInteger", ["x", "w", *(f"z{i}" for i in range(len(zeros)))], ["y"]), {"x": x}, constants,
+                           kind=TensorProto.INT32)
