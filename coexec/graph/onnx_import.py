@@ -34,9 +34,6 @@ LARGE_BYTES = 1 << 20
 #: Operators whose outputs after the first are dropped where nobody reads them: without them they are simpler operators.
 OPTIONAL_OUTPUTS = frozenset({"BatchNormalization", "Dropout", "LayerNormalization", "MaxPool"})
 
-#: The reference computes these only from the second version on; from the first on they mean the same.
-LIFTED = {"DequantizeLinear": (10, 19)}
-
 Source = "str | os.PathLike[str] | bytes | onnx.ModelProto"
 
 
@@ -262,7 +259,7 @@ class _Importer:
             if not native:
                 if node.op_type == "STFT" and not node.domain and all(a.name != "onesided" for a in node.attribute):
                     node.attribute.append(onnx.helper.make_attribute("onesided", 1))  # ONNX's default, which its inference forgets
-                upgraded.append((node, {**self.opsets, node.domain: self._version(node.op_type, node.domain)}))
+                upgraded.append((node, {**self.opsets, node.domain: self.opsets.get(node.domain, LATEST)}))
                 continue
             try:
                 newer, version = self.upgrader.upgrade(node, self.opsets[""])
@@ -284,12 +281,6 @@ class _Importer:
                 if name:
                     self.values[name] = Value(name)
         return [self._node(n, opsets) for n, opsets in upgraded]
-
-    def _version(self, op_type: str, domain: str) -> int:
-        """The version to read an operator by that is computed by the reference."""
-        version = self.opsets.get(domain, LATEST)
-        first, lifted = LIFTED.get(op_type, (0, 0)) if not domain else (0, 0)
-        return lifted if first <= version < lifted else version
 
     def _constant_node(self, node: onnx.NodeProto) -> None:
         if len(node.output) != 1 or len(node.attribute) != 1:
@@ -333,7 +324,7 @@ class _Importer:
                                    hint="export or copy the model again")
             domain = "" if node.domain == "ai.onnx" else node.domain
             known = (domain, node.op_type) in native or (not domain and node.op_type in DEPRECATED | {"Constant"})
-            if not known and not has_reference(domain, node.op_type, self._version(node.op_type, domain)):
+            if not known and not has_reference(domain, node.op_type, self.opsets.get(domain, LATEST)):
                 missing.append((f"{domain}::{node.op_type}" if domain else node.op_type, node.name or (node.output[0] if node.output else "?")))
             for graph in subgraphs(node):
                 for inner in graph.node:

@@ -88,6 +88,9 @@ def cases(rng: np.random.Generator) -> list[tuple[str, list, dict]]:
         ("Resize", [image, None, Const(np.array([1, 1, 1.5, 2], np.float32))], {"mode": "linear"}),
         ("DepthToSpace", [image], {"blocksize": 2}),
         ("Cast", [image], {"to": 7}),
+        ("QuantizeLinear", [image, Const(np.float32(0.05)), Const(np.uint8(120))], {}),
+        ("DequantizeLinear", [rng.integers(-128, 128, (1, 4, 7, 9), np.int8), Const(rng.uniform(0.01, 0.1, 4).astype(np.float32)),
+                              Const(np.arange(4, dtype=np.int8))], {"axis": 1}),
         *((op, [i.astype(np.float16) if isinstance(i, np.ndarray) and i.dtype == np.float32 else i for i in inputs], attributes)
           for op, inputs, attributes in halves(normal)),
         *(("Cast", [40 * image], {"to": to}) for to in NARROW_TYPES),

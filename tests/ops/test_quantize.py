@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from coexec.devices.cpu import CpuDevice
+from coexec.devices.registry import gpu_device
 from coexec.ops import find_op, op_for
 from coexec.ops.fallback import is_fallback
 from tests.device.harness import assert_on_device
@@ -59,3 +60,11 @@ def test_what_is_left_to_the_reference():
     for inputs, attributes in (([x, scale.reshape(())], {}), ([x, Const(np.full((2, 2), scale))], {"block_size": 2}), ([x, Const(scale)], {"output_dtype": 17})):
         node, _ = make_node("QuantizeLinear", inputs, attributes)
         assert is_fallback(op_for(node)), attributes
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16])
+@pytest.mark.parametrize("per_axis", [False, True])
+@pytest.mark.parametrize("with_zero", [False, True])
+def test_on_the_gpu(dtype, per_axis, with_zero):
+    for node, arrays in nodes((2, 5, 9, 67), dtype, 1, per_axis, with_zero, 4):
+        assert_on_device(gpu_device(), node, arrays)
