@@ -12,7 +12,7 @@ import onnx
 
 @cache
 def mended(opset: int) -> tuple[type, ...]:
-    """Classes for onnx's evaluator, in place of its own, for that version of the operators. Its import takes long, so only who evaluates calls this."""
+    """Classes for onnx's evaluator, in place of its own, for that version of the operators. Its import takes long: only who evaluates calls this."""
     from onnx.reference.op_run import OpRun
     from onnx.reference.ops.op_loop import Loop as ReferenceLoop
     from onnx.reference.ops.op_one_hot import OneHot as ReferenceOneHot

@@ -45,7 +45,8 @@ def test_small_ranks(shape):
     tried = [("Relu", [x], {}), ("Sigmoid", [x], {}), ("Exp", [x], {}), ("Add", [x, some("float32")], {}), ("Mul", [some("float32"), x], {}),
              ("Div", [x, Const(np.float32(4))], {}), ("Pow", [x, Const(np.float32(2))], {}), ("Equal", [some("int64", *shape), np.array(3)], {}),
              ("Cast", [some("int64", *shape)], {"to": 1}), ("Cast", [some("bool", *shape)], {"to": 1}), ("Transpose", [x], {}),
-             ("ReduceSum", [x], {"keepdims": 0}), ("ReduceMean", [x], {"keepdims": 1}), ("Clip", [x, Const(np.float32(2)), np.float32(5).reshape(())], {})]
+             ("ReduceSum", [x], {"keepdims": 0}), ("ReduceMean", [x], {"keepdims": 1}),
+             ("Clip", [x, Const(np.float32(2)), np.float32(5).reshape(())], {})]
     if rank:
         tried += [("Concat", [x, x], {"axis": 0}), ("Softmax", [x], {"axis": -1}), ("Pad", [x, Const(np.array([1] * 2 * rank))], {}),
                   ("Slice", [x, Const(np.zeros(1, np.int64)), Const(np.ones(1, np.int64))], {}), ("Expand", [x, Const(np.array([2, *shape]))], {}),

@@ -43,7 +43,8 @@ def test_the_branch_that_is_taken(condition, shape):
     nodes = [choice("c", ["r"], *doubling()), helper.make_node("Add", ["r", "x"], ["y"])]
     graph = known(np.full(shape, condition), nodes)
     after = infer_and_fold(graph)
-    assert {n.op_type for n in after.nodes} == ({"Mul", "Relu", "Add"} if condition else {"Neg", "Relu", "Add"}) and all(n.is_static for n in after.nodes)
+    assert {n.op_type for n in after.nodes} == ({"Mul", "Relu", "Add"} if condition else {"Neg", "Relu", "Add"})
+    assert all(n.is_static for n in after.nodes)
     assert all(n.name.startswith("if/") for n in after.nodes if n.op_type != "Add")
     expected = np.maximum(2 * X if condition else -X, 0) + X
     for each in (graph, after):
@@ -71,7 +72,8 @@ def test_branches_in_branches():
     nodes = [choice("c", ["y"], outer, outer)]
     graph = known(True, nodes)
     after = infer_and_fold(graph)
-    assert [n.op_type for n in after.nodes if n.op_type != "Identity"] == ["Mul", "Relu", "Neg"] and len({n.name for n in after.nodes}) == len(after.nodes)
+    assert [n.op_type for n in after.nodes if n.op_type != "Identity"] == ["Mul", "Relu", "Neg"]
+    assert len({n.name for n in after.nodes}) == len(after.nodes)
     np.testing.assert_array_equal(evaluate(after, {"x": X})["y"], -np.maximum(2 * X, 0))
 
 
@@ -79,7 +81,8 @@ def test_older_operators_in_a_branch_are_read_as_its_model_says():
     """Squeeze had its axes as an attribute; where the shape decides whether there is one to squeeze, PyTorch writes this."""
     squeezed = body("then", [helper.make_node("Squeeze", ["x"], ["t"], axes=[0])], ["t"])
     kept = body("else", [helper.make_node("Identity", ["x"], ["t"])], ["t"])
-    nodes = [helper.make_node("Shape", ["x"], ["s"]), helper.make_node("Gather", ["s", "zero"], ["n"]), helper.make_node("Equal", ["n", "one"], ["c"]),
+    nodes = [helper.make_node("Shape", ["x"], ["s"]), helper.make_node("Gather", ["s", "zero"], ["n"]),
+             helper.make_node("Equal", ["n", "one"], ["c"]),
              choice("c", ["r"], squeezed, kept), helper.make_node("Relu", ["r"], ["y"])]
     made = model(nodes, [info("x", ["N", 3])], [info("y", None)], [("zero", np.array(0)), ("one", np.array(1))], 11)
     for n, shape in ((1, (3,)), (2, (2, 3))):

@@ -35,7 +35,8 @@ def assert_as_onnx_runtime(node, feeds, constants=None, count=1, kind=TensorProt
 
 def body(shape, name="body"):
     """y grows by k in every turn, and is yielded."""
-    nodes = [helper.make_node("Identity", ["go"], ["going"]), helper.make_node("Add", ["y", "k"], ["more"]), helper.make_node("Mul", ["more", "k"], ["seen"])]
+    nodes = [helper.make_node("Identity", ["go"], ["going"]), helper.make_node("Add", ["y", "k"], ["more"]),
+             helper.make_node("Mul", ["more", "k"], ["seen"])]
     given = [helper.make_tensor_value_info("i", TensorProto.INT64, []), helper.make_tensor_value_info("go", TensorProto.BOOL, []),
              helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)]
     made = [helper.make_tensor_value_info("going", TensorProto.BOOL, []), helper.make_tensor_value_info("more", TensorProto.FLOAT, shape),
@@ -82,7 +83,8 @@ def test_stft(shape, onesided, windowed):
     if shape[-1] == 2 and onesided != 0:
         return  # half of a complex signal's spectrum is not all of it
     given = {"step": np.array(10), **({"w": np.hanning(32).astype(np.float32)} if windowed else {"n": np.array(32)})}
-    node = helper.make_node("STFT", ["x", "step", "w"] if windowed else ["x", "step", "", "n"], ["y"], **({} if onesided is None else {"onesided": onesided}))
+    node = helper.make_node("STFT", ["x", "step", "w"] if windowed else ["x", "step", "", "n"], ["y"],
+                            **({} if onesided is None else {"onesided": onesided}))
     assert_as_onnx_runtime(node, {"x": RNG.standard_normal(shape).astype(np.float32)}, given)
 
 

@@ -20,7 +20,8 @@ def half_net(nodes=(), last="c", inputs=(), more=()):
     """A convolution in half precision, and what follows it."""
     made = [helper.make_node("Conv", ["x", "w"], ["c"], "conv", pads=[1] * 4), *nodes]
     graph = helper.make_graph(made, "half", [helper.make_tensor_value_info("x", HALF, X.shape), *inputs],
-                              [helper.make_tensor_value_info(last, HALF, None)], [numpy_helper.from_array(a, n) for n, a in {"w": W, **dict(more)}.items()])
+                              [helper.make_tensor_value_info(last, HALF, None)],
+                              [numpy_helper.from_array(a, n) for n, a in {"w": W, **dict(more)}.items()])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
@@ -31,7 +32,8 @@ def expected():
 
 def single_net():
     node = helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4)
-    graph = helper.make_graph([node], "single", [helper.make_tensor_value_info("x", SINGLE, X.shape)], [helper.make_tensor_value_info("c", SINGLE, None)],
+    graph = helper.make_graph([node], "single", [helper.make_tensor_value_info("x", SINGLE, X.shape)],
+                              [helper.make_tensor_value_info("c", SINGLE, None)],
                               [numpy_helper.from_array(W.astype(np.float32), "w")])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
@@ -65,7 +67,8 @@ def test_models_of_numbers_and_vectors_stay():
 def test_casts_constants_and_branches_follow():
     """A branch reads the convolution and has a half constant of its own; a Cast to half is nothing any more."""
     def branch(value):
-        nodes = [helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(np.float16(value))), helper.make_node("Mul", ["c", "k"], ["r"])]
+        nodes = [helper.make_node("Constant", [], ["k"], value=numpy_helper.from_array(np.float16(value))),
+                 helper.make_node("Mul", ["c", "k"], ["r"])]
         return helper.make_graph(nodes, f"b{value}", [], [helper.make_tensor_value_info("r", HALF, None)])
 
     nodes = [helper.make_node("ReduceMax", ["n"], ["m"], keepdims=0), helper.make_node("Greater", ["m", "limit"], ["big"]),
@@ -84,7 +87,8 @@ def test_casts_constants_and_branches_follow():
 def test_weights_that_stay_in_a_large_file(tmp_path):
     big = RNG.standard_normal((1024, 1024)).astype(np.float16)
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
-    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", HALF, [2, 1024])], [helper.make_tensor_value_info("y", HALF, [2, 1024])],
+    graph = helper.make_graph(nodes, "g", [helper.make_tensor_value_info("x", HALF, [2, 1024])],
+                              [helper.make_tensor_value_info("y", HALF, [2, 1024])],
                               [numpy_helper.from_array(big, "w")])
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "m.onnx")
     x = RNG.standard_normal((2, 1024)).astype(np.float16)
