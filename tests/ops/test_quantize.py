@@ -31,15 +31,16 @@ def nodes(shape, dtype, axis, per_axis, with_zero, seed):
     scale, zero = scales(count, seed), zeros(count, dtype, seed)
     if not per_axis:
         scale, zero = scale[0], zero[0]
-    x = (rng.integers(-400, 400, shape) / 2).astype(np.float32) * (scale.reshape([-1 if d == axis else 1 for d in range(len(shape))]) if per_axis else scale)
+    spread = scale.reshape([-1 if d == axis else 1 for d in range(len(shape))]) if per_axis else scale
+    x = (rng.integers(-400, 400, shape) / 2).astype(np.float32) * spread
     more = [Const(np.asarray(scale)), *([Const(np.asarray(zero))] if with_zero else [])]
-    yield make_node("QuantizeLinear", [x, *more], {"axis": axis, **({} if with_zero else {"output_dtype": {"uint8": 2, "int8": 3, "uint16": 4, "int16": 5}[
-        np.dtype(dtype).name]})})
+    kind = {"uint8": 2, "int8": 3, "uint16": 4, "int16": 5}[np.dtype(dtype).name]
+    yield make_node("QuantizeLinear", [x, *more], {"axis": axis, **({} if with_zero else {"output_dtype": kind})})
     yield make_node("DequantizeLinear", [zeros(shape, dtype, seed), *more], {"axis": axis})
 
 
-@given(st.lists(st.integers(1, 7), min_size=1, max_size=4), st.sampled_from([np.uint8, np.int8, np.uint16, np.int16]), st.integers(0, 3), st.booleans(),
-       st.booleans(), st.integers(0, 2**16))
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=4), st.sampled_from([np.uint8, np.int8, np.uint16, np.int16]), st.integers(0, 3),
+       st.booleans(), st.booleans(), st.integers(0, 2**16))
 @LAW
 def test_pieces_are_the_whole(shape, dtype, axis, per_axis, with_zero, seed):
     for node, arrays in nodes(shape, dtype, axis % len(shape), per_axis, with_zero, seed):
@@ -57,7 +58,8 @@ def test_on_the_cpu(dtype, per_axis):
 
 def test_what_is_left_to_the_reference():
     x, scale = np.ones((2, 4), np.float32), np.float32(0.1)
-    for inputs, attributes in (([x, scale.reshape(())], {}), ([x, Const(np.full((2, 2), scale))], {"block_size": 2}), ([x, Const(scale)], {"output_dtype": 17})):
+    for inputs, attributes in (([x, scale.reshape(())], {}), ([x, Const(np.full((2, 2), scale))], {"block_size": 2}),
+                               ([x, Const(scale)], {"output_dtype": 17})):
         node, _ = make_node("QuantizeLinear", inputs, attributes)
         assert is_fallback(op_for(node)), attributes
 
