@@ -138,7 +138,7 @@ define("winograd", "", _one_of("2", "4", "6"), "The CPU's 3x3 convolutions of en
 define("half", False, _flag, "1 computes models whose weights are in half precision as they are, for a GPU that is quick at it. Default: in single "
        "precision, for which the CPU has kernels; inputs and outputs stay half.")
 define("denormals", False, _flag, "1 computes with denormal numbers (below 1.2e-38 in float32) as with any. Default: they count as zero while a "
-       "run lasts, for x86 cores take a hundred times as long for one, and trained weights are full of them.")
+       "run lasts, for x86 cores take many times as long for one, and trained weights are full of them.")
 define("self_test", True, _flag, "0 leaves out the small convolution that every GPU is tried on before a process uses it.")
 define("memory_limit", 0, _bytes, "Activation memory that a session may take, in bytes, or as 512K, 300M, 2G; one that needs more is refused "
        "before it runs. 0: no limit.")

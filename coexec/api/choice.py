@@ -13,6 +13,7 @@ from ..errors import DeviceError, DeviceHang, FallbackForbidden, InputError
 from ..graph.ir import Graph
 from ..partition.plan import Plan
 from ..partition.strategies.base import Partitioner, parse_strategy
+from ..partition.wishes import Wishes
 from ..profiles import DeviceProfile
 from ..runtime.recovery import Fault, Health
 from ..runtime.trace import Trace, phase
@@ -31,12 +32,12 @@ class PlanChoice:
     tried, with what was measured; empty without it.
     """
 
-    def __init__(self, options: SessionOptions, strategy: str, given: Plan | None, profile: DeviceProfile | None, devices: dict[str, Device],
-                 health: Health):
+    def __init__(self, options: SessionOptions, wishes: Wishes, strategy: str, given: Plan | None, profile: DeviceProfile | None,
+                 devices: dict[str, Device], health: Health):
         self.options, self.strategy, self.given, self.profile = options, strategy, given, profile
         self.devices, self.health = devices, health
         self.candidates: list[Candidate] = []
-        self._wishes = options.wishes
+        self._wishes = wishes
 
     def made(self, graph: Graph, feeds: Mapping[str, Any] | None, trace: Trace | None) -> Plan:
         """The plan for a graph, its kernels tuned where that was asked for; `feeds` are inputs to measure with. What is done is told to the trace.

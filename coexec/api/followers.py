@@ -47,7 +47,7 @@ class Followers:
         if looking is not None and not self._guard.health.quarantined:
             follower.looked(feeds)
         elif looking is None and not self._guard.health.quarantined and follower.ran(taken_ms, feeds):
-            self._guard.probe(partial(follower.probe, feeds), prepared)
+            self._guard.probe(partial(follower.probe, feeds), prepared, follower.stop)
         if self._guard.health.quarantined:
             follower.stop()
         return results

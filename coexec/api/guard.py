@@ -94,11 +94,14 @@ class Guard:
             return self._judge_nan(prepared, feeds, results)
         return results
 
-    def probe(self, work: Callable[[], None], prepared: PreparedRun) -> None:
-        """Something else than a run that asks the same devices. One that fails meanwhile is as bad as one that fails in a run."""
+    def probe(self, work: Callable[[], None], prepared: PreparedRun, failed: Callable[[], None]) -> None:
+        """Something else than a run that asks the same devices. One that fails meanwhile, which `failed` hears of, is as bad as one that fails in
+        a run.
+        """
         try:
             self._watch.call(work, self.limit_s, prepared.places) if self.limit_s else work()
         except (TimedOut, *failures(self.devices.values())) as error:
+            failed()
             if isinstance(error, TimedOut):
                 error = DeviceHang("the device did not answer in time", found=f"no answer to a probe after {self.limit_s:g} s")
             self.health.report(fault_of(error, self.devices, prepared.plan, prepared.graph))

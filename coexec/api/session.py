@@ -87,7 +87,7 @@ class InferenceSession:
                  strategy: str = "coexec", plan: Plan | str | None = None):
         _tell_of_unwritable_cache()
         self.options = sess_options or SessionOptions()
-        self.strategy, _ = strategy, self.options.wishes  # which raises what is wrong with them, before anything is done
+        self.strategy, wishes = strategy, self.options.wishes
         self._trace = self._begin_trace()
         with phase(self._trace, "import"):
             self._model = load(source)
@@ -108,7 +108,7 @@ class InferenceSession:
             self._guard.self_test()
         if given is not None:
             given.check_board({name: device.facts.name for name, device in self.devices.items()})
-        self._choice = PlanChoice(self.options, strategy, given, profile, self.devices, health)
+        self._choice = PlanChoice(self.options, wishes, strategy, given, profile, self.devices, health)
         #: What follows the times of runs; None in a session that does not adapt.
         self._followers = Followers(self._guard, self._choice, self.options.intra_op_num_threads) if adapts else None
         _sessions.add(self)

@@ -65,7 +65,7 @@ def mended(opset: int) -> tuple[type, ...]:
             return self._check_and_fix_outputs((*states, *outputs))
 
     class MatMulInteger(OpRun):
-        """NumPy multiplies real numbers a hundred times as fast as whole ones, and they hold every sum of products of bytes exactly."""
+        """NumPy has no fast product of whole numbers; real ones hold every sum of products of bytes exactly."""
 
         def _run(self, A: Any, B: Any, a_zero_point: Any = None, b_zero_point: Any = None) -> Any:
             a, b = (m.astype(np.float64) for m in (A, B))
@@ -76,7 +76,7 @@ def mended(opset: int) -> tuple[type, ...]:
             return ((a @ b).astype(np.int32),)
 
     class STFT(OpRun):
-        """Signals that are real may have two axes, and need as many frames as fit, not one more than one."""
+        """Real signals may have two axes, and a frame begins wherever a whole one fits."""
 
         def _run(self, signal: Any, frame_step: Any, window: Any = None, frame_length: Any = None, onesided: Any = None) -> Any:
             x = signal[..., 0] + 1j * signal[..., 1] if signal.ndim == 3 and signal.shape[-1] == 2 else signal.reshape(signal.shape[:2])

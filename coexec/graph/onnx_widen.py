@@ -1,4 +1,4 @@
-"""A model whose weights are in half precision, computed in single precision: CPUs have no kernels for halves, and NumPy takes twenty times as long.
+"""A model whose weights are in half precision, computed in single precision: CPUs have no kernels for halves, and NumPy is slow at them.
 
 Inputs and outputs stay what the model says they are: a Cast stands behind each input and before each output that is half. What lies between
 is rounded less often than in half precision, and does not overflow at 65504.

@@ -6,7 +6,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import coexec
 from coexec.graph.onnx_import import load_model
-from coexec.graph.passes import bind_shapes, infer_and_fold, prepare
+from coexec.graph.passes import bind_shapes, deciding_inputs, infer_and_fold, prepare
 from coexec.ops.evaluate import evaluate
 
 from .test_import import info, model
@@ -102,3 +102,11 @@ def test_a_session_takes_the_branch_that_an_input_decides():
                 expected = np.maximum(2 * X if rate == 16000 else -X, 0)
                 np.testing.assert_array_equal(session.run(None, {"x": X, "rate": np.array(rate)})[0], expected)
                 assert "If" not in {n.op_type for n in session.graph.nodes}
+
+
+def test_an_input_that_decides_only_with_others_decides_nothing():
+    """A threshold for what a large input holds: its value would make every run prepare anew, and tell no branch."""
+    nodes = [helper.make_node("ReduceMax", ["n"], ["m"], keepdims=0), helper.make_node("Greater", ["m", "limit"], ["c"]),
+             choice("c", ["y"], *doubling())]
+    made = model(nodes, [info("x", [2, 3]), info("n", [30, 40]), info("limit", [])], [info("y", None)])
+    assert deciding_inputs(infer_and_fold(bind_shapes(load_model(made), {}))) == ()

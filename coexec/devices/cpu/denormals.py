@@ -1,6 +1,6 @@
 """Numbers nearer to zero than the smallest that has all its digits (1.2e-38 as float32) count as zero while a run lasts.
 
-An x86 core takes a hundred times as long for a sum or product that meets one, and trained models are full of them: what training let fade
+An x86 core takes many times as long for a sum or product that meets one, and trained models are full of them: what training let fade
 away never quite reaches zero. Of the answers nobody sees a digit of it. GPUs of phones do not know such numbers at all, and other cores
 compute with them as quickly as with any. COEXEC_DENORMALS=1 keeps them.
 """

@@ -58,12 +58,12 @@ def deciding_inputs(graph: Graph) -> tuple[str, ...]:
     small = {v for v in graph.inputs if _is_small(v)}
     for node in graph.nodes:
         if node.op_type == "If" and not node.domain:
-            operands = node.inputs[:1]
-        elif is_native(node) or find_op(node.domain, node.op_type) is None:
+            sources = _sources(graph, node.inputs[0])
+            found.update((v.name, None) for v in sources if sources <= small)  # else knowing them would decide nothing
             continue
-        else:
-            operands = node.inputs[1:]
-        for operand in operands:
+        if is_native(node) or find_op(node.domain, node.op_type) is None:
+            continue
+        for operand in node.inputs[1:]:
             found.update((v.name, None) for v in _sources(graph, operand) if v in small)
     return tuple(found)
 
