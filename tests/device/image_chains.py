@@ -19,6 +19,7 @@ from coexec.ops.evaluate import evaluate
 from coexec.partition import images
 from coexec.partition.plan import on_one_device
 from coexec.runtime.executor import PreparedRun
+from tests.gpus import gpu_that_shares
 from tests.runtime.random_graphs import random_plan
 
 _KINDS = ("conv", "conv", "pointwise", "depthwise", "pool", "average", "unary", "clip", "binary")
@@ -81,7 +82,7 @@ def assert_right(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndar
 
 def holds_on_random_chains(sharing: str, counters: bool, seeds: range = range(40)) -> tuple[set[str], set[str]]:
     """Asserts the law; returns the kinds of kernels that worked on images, and at which ends there were transforms (`in`, `out`)."""
-    with settings.override(sharing=sharing):
+    with settings.override(sharing=sharing, opencl=gpu_that_shares(sharing)):
         devices = find_devices(need_gpu=True)
     kinds, ends = set(), set()
     for seed in seeds:

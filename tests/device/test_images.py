@@ -75,6 +75,7 @@ def test_a_check_sees_what_lies_in_images(graph, monkeypatch):
             session.run_checked(random_feeds(graph))
 
 
+@pytest.mark.usefixtures("pocl")
 def test_memory_counts_images_as_planned_and_as_measured_and_refuses_before_the_run(graph):
     with settings.override(storage="image"), coexec.InferenceSession(graph, strategy="gpu") as session:
         planned = session._ready.image_plan.nbytes

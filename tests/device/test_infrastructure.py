@@ -277,6 +277,49 @@ def test_regular_views_are_one_transfer() -> None:
         assert len(list(memory.rects(TensorView(buffer, np.dtype(np.float32), Region.whole(shape), 0, strides)))) == count, name
 
 
+def test_boxes_that_go_on_behind_a_row_or_a_slice_are_parted_for_a_driver_that_refuses_them(monkeypatch) -> None:
+    """As NVIDIA's, which has rows and slices of the pitches, and a box must lie in them."""
+    allowed, refusals = cl.enqueue_copy, []
+
+    def refusing(queue, *ends, **more):
+        if "region" in more:
+            (x, y, _), (width, rows, _), (pitch, step) = more["buffer_origin"], more["region"], more["buffer_pitches"]
+            if x + width > pitch or (step and y + rows > step // pitch):
+                refusals.append((x, y))
+                raise cl.LogicError("clEnqueueWriteBufferRect failed: INVALID_VALUE")
+        return allowed(queue, *ends, **more)
+
+    monkeypatch.setattr(cl, "enqueue_copy", refusing)
+    device = OpenCLDevice(open_device("").device, "copy")
+    for offset in range(24):
+        for shape, strides in (((4, 5), (7, 1)), ((2, 3, 5), (35, 7, 1)), ((3, 4, 7), (35, 7, 1)), ((3, 4, 2), (12, 3, 1))):
+            buffer, queue = device.allocate(200), device.queue()
+            view = TensorView(buffer, np.dtype(np.uint8), Region.whole(shape), offset, strides)
+            view.array[...] = np.arange(1, view.region.size + 1).reshape(shape)
+            expected = buffer.host.copy()
+            queue.upload(view).wait()
+            buffer.host[:] = 0
+            queue.download(everything(buffer_view(buffer))).wait()
+            np.testing.assert_array_equal(buffer.host, expected)
+            buffer.host[:] = 0
+            queue.download(view).wait()
+            np.testing.assert_array_equal(buffer.host, expected)
+            queue.close()
+    assert len(refusals) > 20
+
+
+def test_a_transfer_that_is_refused_for_another_reason_is_an_error(monkeypatch) -> None:
+    def refusing(*_, **__):
+        raise cl.LogicError("clEnqueueWriteBufferRect failed: INVALID_VALUE")
+
+    device = OpenCLDevice(open_device("").device, "copy")
+    for shape, strides in (((4, 5), (7, 1)), ((20,), (1,))):
+        queue, view = device.queue(), TensorView(device.allocate(200), np.dtype(np.uint8), Region.whole(shape), 0, strides)
+        with monkeypatch.context() as patch, pytest.raises(DeviceError, match="INVALID_VALUE"):
+            patch.setattr(cl, "enqueue_copy", refusing)
+            queue.upload(view)
+
+
 # Queues and kernels
 
 

@@ -149,4 +149,4 @@ def test_both_sides_of_a_cut_along_height_read_one_copy(side: int, pads: int, si
         held = [owner for (owner, _), _ in gpu._constants.values() if isinstance(owner, Packed)]
         assert bool(held) == ("svm" in session.devices["gpu"].facts.sharing), "one copy where the GPU can read the CPU's memory"
         assert all(any(p is mine for mine in cpu._packs.held) for p in held)
-        np.testing.assert_allclose(session.run(None, {"x": x})[0], alone.run(None, {"x": x})[0], rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(session.run(None, {"x": x})[0], alone.run(None, {"x": x})[0], rtol=1e-4, atol=3e-3)

@@ -14,6 +14,7 @@ from coexec.graph.passes import drop_dead_code, infer_and_fold, prepare
 from coexec.ops.evaluate import evaluate
 from coexec.runtime.check import run_checked
 from coexec.runtime.executor import PreparedRun
+from tests.gpus import gpu_that_shares
 from tests.runtime.random_graphs import random_model, random_plan
 
 
@@ -24,7 +25,7 @@ def test_random_plans_equal_the_reference(sharing, counters):
 
 def holds_on_random_plans(sharing: str, counters: bool, examples: int = 40) -> None:
     """Random graphs under random plans on the device, memory shared that way, equal the reference; some must have used counters where asked."""
-    with settings.override(sharing=sharing):
+    with settings.override(sharing=sharing, opencl=gpu_that_shares(sharing)):
         devices = find_devices(need_gpu=True)
     counted = 0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from coexec.devices.base import Kernel
+from coexec.devices.base import Kernel, TensorView
 from coexec.devices.null.device import NullDevice
 from coexec.devices.registry import find_devices
 from coexec.devices.timed import Stretch, Timer
@@ -41,11 +41,14 @@ def test_inputs_are_written_before_each_turn():
     for device in find_devices().values():
         pieces = samples("elementwise", "conv_3x3", "matmul", "movement")
         with Round(device, pieces) as company:
+            all_bytes = TensorView.contiguous(company.arena, np.dtype(np.uint8), Region([(0, company.arena.nbytes)]))
             for turn, (node, region) in zip(company.turns, pieces):
                 company.arena.host[:] = 0xFF  # every float is no number
+                company.queue.upload(all_bytes).wait()
                 for touch in turn.touches:
                     touch.start().wait() if isinstance(touch, Kernel) else touch()
                 turn.kernel.start().wait()
+                company.queue.download(all_bytes).wait()
                 read = sum(v.type.nbytes for v in node.inputs if not v.is_constant)
                 assert 4 * np.isfinite(company.arena.host.view(np.float32)).sum() >= read + 4 * region.size, f"{node} on {device.name}"
 

@@ -25,12 +25,13 @@ from .test_other_drivers import need_rusticl
 from .test_random_plans import holds_on_random_plans
 from .test_waits import profiled
 
+pytestmark = pytest.mark.usefixtures("pocl")
 MAPPED = ("coarse-svm", "alloc-host", "use-host")
 X = np.random.default_rng(1).standard_normal((1, 3, 12, 12)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
-def opencl() -> cl.Device:
+def opencl(pocl) -> cl.Device:
     return open_device(settings.get("opencl")).device
 
 

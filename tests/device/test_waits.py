@@ -159,6 +159,7 @@ def profiled(name: str, **more) -> DeviceProfile:
     return DeviceProfile("p", UnitProfile("c", 1.0, 1.0, latency=fit), gpu)
 
 
+@pytest.mark.usefixtures("pocl")
 def test_a_session_uses_the_device_as_it_was_profiled():
     gpu = gpu_device()
     known = profiled(gpu.facts.name, sharing="use-host", waiting="poll", sharing_us={"use-host": 1.0}, waiting_us={"poll": 1.0})

@@ -89,6 +89,7 @@ def test_more_memory_than_the_device_has(monkeypatch, expected, caplog):
     assert "cannot allocate memory" in said
 
 
+@pytest.mark.usefixtures("pocl")
 def test_an_event_that_ends_with_an_error(monkeypatch, expected, caplog):
     """A wait on a user event that was set to an error, as a lost device sets its own."""
     with split() as session:

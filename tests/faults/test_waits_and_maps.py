@@ -36,6 +36,7 @@ from .faulty_device import fails, foreign
 from .test_faults import X, expected, no_patience, rig  # noqa: F401 - fixtures
 from .test_real_faults import INTERRUPTED, ends_well, python
 
+pytestmark = pytest.mark.usefixtures("pocl")
 MAPPED = ("coarse-svm", "alloc-host", "use-host")
 
 

@@ -105,6 +105,7 @@ def test_transposes_are_told_apart_as_the_cpu_does():
     assert len(told) == 4
 
 
+@pytest.mark.usefixtures("pocl")
 def test_a_gpu_s_piece_cut_along_height_has_the_tile_and_the_layout_of_the_cpu_s_weights(monkeypatch):
     """Exactly: another tile, or weights as strips of channels, makes a piece take up to 1.5 times as long. And so do rows of a table tell it."""
     gpu, asked = find_devices(need_gpu=True)["gpu"], []

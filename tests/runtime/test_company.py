@@ -27,6 +27,7 @@ def test_threads_that_share_a_core_are_not_two():
         assert os.sched_getaffinity(0) == before
 
 
+@pytest.mark.usefixtures("pocl")
 def test_only_an_emulated_gpu_needs_a_core():
     devices = find_devices(need_gpu=True)
     assert devices["gpu"].facts.emulated

@@ -17,6 +17,7 @@ from coexec.partition.strategies import parse_strategy
 from coexec.runtime.check import run_checked
 from coexec.runtime.executor import PreparedRun
 from coexec.runtime.schedule import Wait, schedule
+from tests.gpus import gpu_that_shares
 from tests.partition.boards import Net, board
 
 from .test_schedule import chain, plan_of, told
@@ -57,7 +58,7 @@ def test_a_halo_needs_both_sides_and_readers_that_are_cut():
 
 @pytest.mark.parametrize(("sharing", "counters"), [("svm", False), ("svm", True), ("copy", False)])
 def test_rows_computed_twice_give_the_same_result(sharing, counters):
-    with settings.override(sharing=sharing):
+    with settings.override(sharing=sharing, opencl=gpu_that_shares(sharing)):
         devices = find_devices(need_gpu=True)
     net = Net(1, 4, 40, 24)
     a = net.conv("x", 4, 8)

@@ -444,7 +444,7 @@ def test_an_opencl_run(tmp_path, sharing):
 
 
 @pytest.fixture
-def in_step():
+def in_step(pocl):
     """A run cut in two that is kept in step by counters, and its trace."""
     needs_flags()
     trace = Trace()

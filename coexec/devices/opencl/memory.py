@@ -213,18 +213,47 @@ def _boxes(offset: int, dims: list[tuple[int, int]]) -> Iterator[Rect]:
 def transfer(queue: cl.CommandQueue, view: TensorView, to_host: bool) -> cl.Event | None:
     """Enqueues the copy of a CopyBuffer's window between its two sides; the last event, None for an empty window."""
     event = None
-    buffer = view.buffer
     for rect in rects(view):
-        if len(rect.shape) == 1:
-            part = buffer.host[rect.offset:rect.offset + rect.shape[0]]
-            ends, where = ((part, buffer.handle), "src_offset") if to_host else ((buffer.handle, part), "dst_offset")
-            event = cl.enqueue_copy(queue, *ends, is_blocking=False, **{where: rect.offset})
-            continue
-        pitch, step = rect.pitches[-1], rect.pitches[0] if len(rect.pitches) == 2 else 0
-        plane, rest = divmod(rect.offset, step) if step else (0, rect.offset)
-        origin = (rest % pitch, rest // pitch, plane)
-        ends = (buffer.host, buffer.handle) if to_host else (buffer.handle, buffer.host)
-        box = (*reversed(rect.shape), *(1,) * (3 - len(rect.shape)))
-        event = cl.enqueue_copy(queue, *ends, buffer_origin=origin, host_origin=origin, region=box, buffer_pitches=(pitch, step),
-                                host_pitches=(pitch, step), is_blocking=False)
+        try:
+            event = _copy(queue, view.buffer, rect, to_host)
+        except cl.LogicError:
+            if len(rect.shape) == 1 or not (parts := list(unwrapped(rect))):
+                raise
+            for part in parts:
+                event = _copy(queue, view.buffer, part, to_host)
     return event
+
+
+def _place(rect: Rect) -> tuple[int, int, int]:
+    """Where a box begins in a buffer of its pitches: bytes, rows, slices."""
+    step = rect.pitches[0] if len(rect.pitches) == 2 else 0
+    plane, rest = divmod(rect.offset, step) if step else (0, rect.offset)
+    return rest % rect.pitches[-1], rest // rect.pitches[-1], plane
+
+
+def _copy(queue: cl.CommandQueue, buffer: CopyBuffer, rect: Rect, to_host: bool) -> cl.Event:
+    if len(rect.shape) == 1:
+        part = buffer.host[rect.offset:rect.offset + rect.shape[0]]
+        ends, where = ((part, buffer.handle), "src_offset") if to_host else ((buffer.handle, part), "dst_offset")
+        return cl.enqueue_copy(queue, *ends, is_blocking=False, **{where: rect.offset})
+    pitches = rect.pitches[-1], rect.pitches[0] if len(rect.pitches) == 2 else 0
+    ends, origin = (buffer.host, buffer.handle) if to_host else (buffer.handle, buffer.host), _place(rect)
+    box = (*reversed(rect.shape), *(1,) * (3 - len(rect.shape)))
+    return cl.enqueue_copy(queue, *ends, buffer_origin=origin, host_origin=origin, region=box, buffer_pitches=pitches, host_pitches=pitches,
+                           is_blocking=False)
+
+
+def unwrapped(rect: Rect) -> Iterator[Rect]:
+    """The parts of a box none of which goes on behind the end of a row, or of a slice, of its pitches: legal, but NVIDIA's driver refuses it.
+
+    None at all where the box has no such place.
+    """
+    byte, row, _ = _place(rect)
+    pitch = rect.pitches[-1]
+    if (left := pitch - byte) < rect.shape[-1]:
+        for skipped, width in ((0, left), (left, rect.shape[-1] - left)):
+            part = Rect(rect.offset + skipped, (*rect.shape[:-1], width), rect.pitches)
+            yield from list(unwrapped(part)) or [part]
+    elif len(rect.shape) == 3 and (above := rect.pitches[0] // pitch - row) < rect.shape[1]:
+        for skipped, rows in ((0, above), (above, rect.shape[1] - above)):
+            yield Rect(rect.offset + skipped * pitch, (rect.shape[0], rows, rect.shape[2]), rect.pitches)

@@ -20,8 +20,8 @@ def build(c: Compile) -> None:
     text = f"(a0{zero}) * a1"
     if node.op_type == "QuantizeLinear":
         limits = np.iinfo(y.dtype)
-        text = f"clamp(rint(a0 / a1){zero}, (T)({limits.min}.0f), (T)({limits.max}.0f))"
-    elementwise(c, text, y, inputs, compute=np.dtype(np.float32))
+        text = f"clamp(rint(QUOTIENT(T, a0, a1)){zero}, (T)({limits.min}.0f), (T)({limits.max}.0f))"
+    elementwise(c, text, y, inputs, compute=np.dtype(np.float32), files=["exact.clh"])
 
 
 def _spread(c: Compile, index: int) -> ClOperand:
