@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from coexec import settings
-from coexec.devices.opencl import find_device
 from coexec.devices.opencl.device import OpenCLDevice
+from coexec.devices.opencl.platform import find_device
 from coexec.errors import UsageError
 
 

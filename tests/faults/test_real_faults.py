@@ -405,6 +405,7 @@ INTERRUPTED = """
     signal.signal(signal.SIGINT, interrupt)
     def pester():
         rng = np.random.default_rng(0)
+        time.sleep(0.3)  # the main thread has come to its runs
         while True:
             time.sleep(rng.uniform(0.0005, 0.004))
             os.kill(os.getpid(), signal.SIGINT)

@@ -32,8 +32,10 @@ def test_made_models_equal_onnx_runtime(tiny, name, strategy):
 
 
 @pytest.mark.parametrize("name", [n for n in check_models.light_names() if n not in ("light_vgg19", "light_bvlc_alexnet", "light_zfnet512")])
-def test_light_models_equal_their_shipped_outputs(name):
+def test_light_models_equal_their_shipped_outputs(name, request):
     """The three with the largest weights run in tools/check_models.py only."""
+    if name == "light_squeezenet":  # all its logits are 9.5e9: where two processors add in another order, a last bit of one is the whole answer
+        request.getfixturevalue("pocl")
     model, feeds, reference = check_models.light_case(name)
     graph = coexec.load(model)
     for strategy in ("cpu", "fixed:gpu=0.5"):

@@ -214,46 +214,36 @@ def transfer(queue: cl.CommandQueue, view: TensorView, to_host: bool) -> cl.Even
     """Enqueues the copy of a CopyBuffer's window between its two sides; the last event, None for an empty window."""
     event = None
     for rect in rects(view):
-        try:
-            event = _copy(queue, view.buffer, rect, to_host)
-        except cl.LogicError:
-            if len(rect.shape) == 1 or not (parts := list(unwrapped(rect))):
-                raise
-            for part in parts:
-                event = _copy(queue, view.buffer, part, to_host)
+        event = _copy(queue, view.buffer, rect, to_host)
     return event
 
 
-def _place(rect: Rect) -> tuple[int, int, int]:
-    """Where a box begins in a buffer of its pitches: bytes, rows, slices."""
-    step = rect.pitches[0] if len(rect.pitches) == 2 else 0
-    plane, rest = divmod(rect.offset, step) if step else (0, rect.offset)
-    return rest % rect.pitches[-1], rest // rect.pitches[-1], plane
-
-
 def _copy(queue: cl.CommandQueue, buffer: CopyBuffer, rect: Rect, to_host: bool) -> cl.Event:
+    """Enqueues the copy of a box; its last event.
+
+    A driver that refuses one gets its halves, down to single rows. NVIDIA's wants the gap behind the last row inside the buffer, too.
+    """
     if len(rect.shape) == 1:
         part = buffer.host[rect.offset:rect.offset + rect.shape[0]]
         ends, where = ((part, buffer.handle), "src_offset") if to_host else ((buffer.handle, part), "dst_offset")
         return cl.enqueue_copy(queue, *ends, is_blocking=False, **{where: rect.offset})
     pitches = rect.pitches[-1], rect.pitches[0] if len(rect.pitches) == 2 else 0
-    ends, origin = (buffer.host, buffer.handle) if to_host else (buffer.handle, buffer.host), _place(rect)
+    ends = (buffer.host, buffer.handle) if to_host else (buffer.handle, buffer.host)
+    plane, rest = divmod(rect.offset, pitches[1]) if pitches[1] else (0, rect.offset)
+    origin = rest % pitches[0], rest // pitches[0], plane
     box = (*reversed(rect.shape), *(1,) * (3 - len(rect.shape)))
-    return cl.enqueue_copy(queue, *ends, buffer_origin=origin, host_origin=origin, region=box, buffer_pitches=pitches, host_pitches=pitches,
-                           is_blocking=False)
+    try:
+        return cl.enqueue_copy(queue, *ends, buffer_origin=origin, host_origin=origin, region=box, buffer_pitches=pitches, host_pitches=pitches,
+                               is_blocking=False)
+    except cl.LogicError:
+        first, second = _halves(rect)
+        _copy(queue, buffer, first, to_host)
+        return _copy(queue, buffer, second, to_host)
 
 
-def unwrapped(rect: Rect) -> Iterator[Rect]:
-    """The parts of a box none of which goes on behind the end of a row, or of a slice, of its pitches: legal, but NVIDIA's driver refuses it.
-
-    None at all where the box has no such place.
-    """
-    byte, row, _ = _place(rect)
-    pitch = rect.pitches[-1]
-    if (left := pitch - byte) < rect.shape[-1]:
-        for skipped, width in ((0, left), (left, rect.shape[-1] - left)):
-            part = Rect(rect.offset + skipped, (*rect.shape[:-1], width), rect.pitches)
-            yield from list(unwrapped(part)) or [part]
-    elif len(rect.shape) == 3 and (above := rect.pitches[0] // pitch - row) < rect.shape[1]:
-        for skipped, rows in ((0, above), (above, rect.shape[1] - above)):
-            yield Rect(rect.offset + skipped * pitch, (rect.shape[0], rows, rect.shape[2]), rect.pitches)
+def _halves(rect: Rect) -> Iterator[Rect]:
+    """A box of two or three dimensions parted along the outermost."""
+    middle = rect.shape[0] // 2
+    for skipped, count in ((0, middle), (middle, rect.shape[0] - middle)):
+        offset = rect.offset + skipped * rect.pitches[0]
+        yield Rect(offset, rect.shape[1:], rect.pitches[1:]) if count == 1 else Rect(offset, (count, *rect.shape[1:]), rect.pitches)
