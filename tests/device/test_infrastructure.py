@@ -21,12 +21,19 @@ from coexec.errors import DeviceError, KernelBuildError, NoDevice, UsageError
 from coexec.regions import Region
 from tests.ops.law import Const, make_node
 
+from .conftest import device_of, name_of, variants
 from .harness import everything, run_on_device
 
 SOURCE = "kernel void twice(global float *x) { x[get_global_id(0)] *= 2; }"
 
 
 # Devices
+
+
+@pytest.fixture(scope="module", params=variants(every=True), ids=name_of)
+def device(request: pytest.FixtureRequest) -> OpenCLDevice:
+    """In every way of sharing memory."""
+    return device_of(request.param)
 
 
 def test_the_best_device_is_listed_first() -> None:
