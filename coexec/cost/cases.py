@@ -10,7 +10,7 @@ import numpy as np
 from .geometry import Array, Facts, up
 
 M, K = 1e-6, 1e-3
-#: A CPU piece of less than both stays on one thread, and every further thread needs as much again.
+#: A CPU piece of less than both stays on one thread.
 SPLIT_FLOPS, SPLIT_BYTES = 1_000_000, 256 << 10
 
 
@@ -48,11 +48,6 @@ def pick(case: Case, keep: Array) -> Case | None:
         return whole if every else {k: v[at] for k, v in whole.items()}
 
     return Case(case.kernel, at, picked(case.terms), picked(case.sizes))
-
-
-def team_of(flops: Array | float, nbytes: Array, threads: int) -> Array:
-    """How many of a CPU's threads pieces of so much work are cut for."""
-    return np.minimum(threads, 1 + np.maximum(np.floor_divide(flops, SPLIT_FLOPS), np.floor_divide(nbytes, SPLIT_BYTES)).astype(np.int64))
 
 
 def strips_of(columns: Array, lanes: int) -> tuple[Array, Array, Array, Array]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .cases import Case, K, M, beyond, lanes_up, last_strip, level_of, pick, row_tiles, strips_of, team_of
+from .cases import SPLIT_BYTES, SPLIT_FLOPS, Case, K, M, beyond, lanes_up, last_strip, level_of, pick, row_tiles, strips_of
 from .geometry import Array, Facts, Products, Windowed, up
 
 #: Depth of a block of the inner dimension, and bytes of partial sums, in the matrix kernels.
@@ -55,18 +55,18 @@ def is_larger(g: Windowed) -> bool:
     return g.kh == g.kw and 5 <= g.kh <= 8 and {g.sh, g.sw, g.dh, g.dw} == {1}
 
 
-def _largest(extent: Array, parts: Array, align: int) -> Array:
+def _largest(extent: Array, parts: int, align: int) -> Array:
     """The largest of near-equal shares at multiples of `align`."""
     return np.minimum(extent, up(up(extent, align), parts) * align)
 
 
 def _conv_share(g: Windowed, f: Facts) -> tuple[Windowed, Array]:
-    """The slowest thread's share of each piece, and how many more threads there are."""
+    """The slowest thread's share of each piece, and where there is more than one."""
     flops = 2.0 * g.n * g.oc * g.pixels * g.icg * g.taps
     nbytes = 4.0 * (g.n * g.groups * g.icg * g.ih * g.iw + g.n * g.oc * g.pixels + g.oc * g.icg * g.taps)
+    split = (flops >= SPLIT_FLOPS) | (nbytes >= SPLIT_BYTES)
     if f.threads == 1:
-        return g, np.zeros(len(g.n))
-    team = team_of(flops, nbytes, f.threads)
+        return g, np.zeros(len(g.n), bool)
     grouped, per = g.grouped, g.ocg if g.grouped else 1
 
     def cost(oc: Array, oh: Array) -> Array:
@@ -81,17 +81,17 @@ def _conv_share(g: Windowed, f: Facts) -> tuple[Windowed, Array]:
             each = np.min(_block_costs(g, f, oc, oh, g.ow), axis=0)
         return pairs * (g.n * each + WEIGHT_COST * g.taps)
 
-    options = [(_largest(g.oc, team, a * per), g.oh) for a in (1, *(() if grouped else (f.tile_rows,)))]
-    options += [(g.oc, _largest(g.oh, team, a)) for a in (1, 2, 4)]
+    options = [(_largest(g.oc, f.threads, a * per), g.oh) for a in (1, *(() if grouped else (f.tile_rows,)))]
+    options += [(g.oc, _largest(g.oh, f.threads, a)) for a in (1, 2, 4)]
     if g.depthwise:  # the first axis that can be cut fairly
         channels_first = g.full_oc // per >= g.h // g.sh
         first, second = ([np.where(channels_first == way, options[0][i], options[1][i]) for i in (0, 1)] for way in (True, False))
-        fair = first[0] * first[1] * team <= 1.15 * g.oc * g.oh
+        fair = first[0] * first[1] * f.threads <= 1.15 * g.oc * g.oh
         oc, oh = (np.where(fair, first[i], second[i]) for i in (0, 1))
     else:
         best = np.argmin([cost(*o) for o in options], axis=0)
         oc, oh = (np.choose(best, [o[i] for o in options]) for i in (0, 1))
-    return g.resized(np.where(team > 1, oc, g.oc), np.where(team > 1, oh, g.oh)), team - 1.0
+    return g.resized(np.where(split, oc, g.oc), np.where(split, oh, g.oh)), split
 
 
 def conv(g: Windowed, f: Facts) -> Iterator[Case]:
@@ -163,7 +163,7 @@ def _small(g: Windowed, f: Facts, woken: Array, rows: Array) -> Case:
     runs = (not straight) and g.sw <= 2
     by_run = runs * (g.ow % rows == 0)
     terms = {
-        "fixed": np.ones(len(tiles)), "woken": woken, "mtile3": steps * s3, "mtile2": steps * s2, "mtile1": steps * s1,
+        "fixed": np.ones(len(tiles)), "woken": woken * 1.0, "mtile3": steps * s3, "mtile2": steps * s2, "mtile1": steps * s1,
         "mb_weights": weights * M, "mb_weights_l3": weights * M * (weights > 0.7 * f.l2_bytes),
         "mb_pixels_l2": up(s3 + s2 + s1, 1) * packed * 4 * M * (f.tile_rows * np.minimum(depth, DEPTH) * 4 * tiles > 0.6 * f.l1_bytes),
         "out_melem": g.n * g.oc * g.pixels * M, "sums_melem": g.n * g.oc * g.pixels * (up(depth, DEPTH) - 1) * M,
@@ -182,7 +182,7 @@ def _few(g: Windowed, f: Facts, woken: Array, wide: int) -> Case:
     depth, tiles = g.icg * g.taps, g.n * g.oh * up(g.ow, wide)
     copied = g.n * g.icg * (g.oh + (g.kh - 1) * g.dh) * (g.ow + (g.kw - 1) * g.dw + f.lanes)
     terms = {
-        "fixed": np.ones(len(tiles)), "woken": woken, "shift_m": tiles * depth * M, "sum_m": tiles * depth * g.oc * M,
+        "fixed": np.ones(len(tiles)), "woken": woken * 1.0, "shift_m": tiles * depth * M, "sum_m": tiles * depth * g.oc * M,
         "row_m": tiles * g.icg * g.kh * M,
         "tiles_k": tiles * K, "out_melem": g.n * g.oc * g.pixels * M, "mb_copied": copied * 4 * M, "rows_k": g.n * g.icg * g.ih * K,
     }
@@ -200,7 +200,7 @@ def _shallow(g: Windowed, f: Facts, woken: Array) -> Case:
     band = np.clip((256 << 10) // (4 * g.icg * g.sw * pitch) // g.sh, 1, np.maximum(1, g.oh))
     rows = g.n * g.icg * (g.oh * g.sh + up(g.oh, band) * ((g.kh - 1) * g.dh + 1))
     terms = {
-        "fixed": np.ones(len(g.n)), "woken": woken, "mtile3": steps * s3, "mtile2": steps * s2, "mtile1": steps * s1,
+        "fixed": np.ones(len(g.n)), "woken": woken * 1.0, "mtile3": steps * s3, "mtile2": steps * s2, "mtile1": steps * s1,
         f"copy{min(g.sw, 3)}_mvec": rows * g.sw * up(g.iw, f.lanes * g.sw) * M, "in_rows_k": rows * g.sw * K,
         "mb_out": g.n * g.oc * g.pixels * 4 * M, "edge_melem": g.n * g.oc * g.oh * rest * M,
     }
@@ -215,7 +215,7 @@ def _rows(g: Windowed, f: Facts, kernel: str, woken: Array) -> Case:
     inner = np.maximum(0, (g.w - g.left) // (g.sw * f.lanes) - 1)
     edges = np.maximum(0, vectors - np.minimum(inner, vectors))
     terms = {
-        "fixed": np.ones(len(images)), "woken": woken, "images_k": images * K, "strips_k": images * vectors * K,
+        "fixed": np.ones(len(images)), "woken": woken * 1.0, "images_k": images * K, "strips_k": images * vectors * K,
         f"in{g.sw}_mvec": images * vectors * g.ih * M, f"edge{g.sw}_mvec": images * edges * g.ih * M,
         "out_mvec": images * vectors * g.oh * M, "partial_m": images * g.oh * (g.ow % f.lanes > 0) * M,
         "narrow_m": images * g.oh * (g.ow < f.lanes) * M, "mb": nbytes * M, "mb_l3": nbytes * (nbytes > 0.7 * f.l2_bytes) * M,
@@ -232,7 +232,7 @@ def _lanes(g: Windowed, f: Facts, woken: Array) -> Case:
     nbytes = g.n * g.oc * (g.ih * g.iw + g.pixels) * 4
     rows = np.minimum(g.oh * g.kh, g.ih * up(g.kh, g.sh))  # of the kernel, those that lie inside
     terms = {
-        "fixed": np.ones(len(groups)), "woken": woken, "groups_k": groups * K, "turn_k": groups * turned * K,
+        "fixed": np.ones(len(groups)), "woken": woken * 1.0, "groups_k": groups * K, "turn_k": groups * turned * K,
         "place_m": groups * g.ih * g.iw * M, "fma_mvec": groups * rows * g.kw * LANES_WIDTH * M, "rows_k": groups * g.oh * K, "mb": nbytes * M,
         "mb_l3": nbytes * (nbytes > 0.7 * f.l2_bytes) * M, "mb_beyond": beyond(nbytes, f),
     }
@@ -262,7 +262,7 @@ def _implicit(g: Windowed, f: Facts, woken: Array) -> Case:
     vectors = (s3 * 3 + s2 * 2 + s1) * outer
     edge = outer * np.where(whole, 0, rest) * rows
     terms = {
-        "fixed": np.ones(len(g.n)), "woken": woken, "mtile3": steps * s3, "mtile2": steps * s2, "mtile1": steps * s1,
+        "fixed": np.ones(len(g.n)), "woken": woken * 1.0, "mtile3": steps * s3, "mtile2": steps * s2, "mtile1": steps * s1,
         "mb_weights_l2": stream * (level == 1), "mb_weights_l3": stream * (level == 2), "mb_cold": weights * g.groups * passes * M,
         "edge_melem": edge * M, "mb_out": g.n * g.oc * g.pixels * 4 * M, "mb_sums": g.n * g.oc * g.pixels * (kblocks - 1) * 4 * M,
         "mb_in": g.n * g.groups * g.icg * g.ih * g.iw * 4 * M,
@@ -301,7 +301,7 @@ def _winograd(g: Windowed, f: Facts, m: int, woken: Array) -> Case:
     traffic = g.n * points * (ic + padded) * done * f.lanes * 4 * M
     weights = points * padded * ic * 4
     terms = {
-        "fixed": np.ones(len(oc)), "woken": woken, "mtile3": steps * s3, "mtile2": steps * s2, "mtile1": steps * s1,
+        "fixed": np.ones(len(oc)), "woken": woken * 1.0, "mtile3": steps * s3, "mtile2": steps * s2, "mtile1": steps * s1,
         "in_mvec": g.n * ic * done * M, "in_rows_mvec": g.n * ic * runs * up(run * m + 2, f.lanes) * (m + 2) * M,
         "out_mvec": g.n * oc * done * M, "out_rows_mvec": g.n * oc * runs * m * up(run * m, f.lanes) * M,
         "runs_m": g.n * (ic + oc) * runs * M, "mb_between": traffic, "mb_between_l3": traffic * (held > 0.8 * f.l2_bytes),
@@ -327,7 +327,7 @@ def _blocks(g: Windowed, f: Facts, woken: Array) -> Case:
     rows = down + bands
     weights = 49 * 4 * padded * ic * 4
     terms = {
-        "fixed": ones, "woken": woken, "mtile3": steps * s3, "mtile2": steps * s2, "mtile1": steps * s1,
+        "fixed": ones, "woken": woken * 1.0, "mtile3": steps * s3, "mtile2": steps * s2, "mtile1": steps * s1,
         "in_mvec": g.n * ic * rows * up(across + 1, f.lanes) * M, "in_rows_mvec": g.n * ic * rows * up(4 * across + 7, f.lanes) * M,
         "gather_mvec": g.n * 49 * 4 * ic * down * up(across, f.lanes) * M, "gather_runs_m": g.n * 49 * 4 * ic * (down + s3 + s2 + s1) * M,
         "out_mvec": g.n * oc * done * M, "out_rows_mvec": g.n * oc * g.oh * up(g.ow, f.lanes) * M,
@@ -347,7 +347,7 @@ def _planes(g: Windowed, f: Facts, name: str, woken: Array) -> Case:
     fma = images * g.oh * vectors * g.taps
     nbytes = images * (g.ih * g.iw + g.pixels) * 4
     terms = {
-        "fixed": np.ones(len(images)), "woken": woken, "images_k": images * K, "in_rows_k": images * g.ih * g.sw * K,
+        "fixed": np.ones(len(images)), "woken": woken * 1.0, "images_k": images * K, "in_rows_k": images * g.ih * g.sw * K,
         f"copy{min(g.sw, 3)}_mvec": images * g.ih * per_row * M, "fma_mvec": fma * M, "out_mvec": images * g.oh * vectors * M,
         "out_rows_k": images * g.oh * K, "partial_m": images * g.oh * (g.ow % f.lanes > 0) * M, "fma_l2_mvec": fma * (plane > 0.8 * f.l1_bytes) * M,
         "mb": nbytes * M, "mb_l3": nbytes * (nbytes > 0.7 * f.l2_bytes) * M, "mb_beyond": beyond(nbytes, f),
@@ -359,25 +359,24 @@ def _planes(g: Windowed, f: Facts, name: str, woken: Array) -> Case:
 
 def pool(g: Windowed, f: Facts, kind: str) -> Iterator[Case]:
     """Poolings: MaxPool or AveragePool, of the slowest thread."""
-    woken = np.zeros(len(g.n))
+    woken = np.zeros(len(g.n), bool)
     if f.threads > 1:
-        team = team_of(0.0, 4.0 * g.n * g.oc * (g.ih * g.iw + g.pixels), f.threads)
-        g, woken = g.resized(up(g.oc, team), g.oh), team - 1.0
+        woken = 4.0 * g.n * g.oc * (g.ih * g.iw + g.pixels) >= SPLIT_BYTES
+        g = g.resized(np.where(woken, up(g.oc, f.threads), g.oc), g.oh)
     direct = kind == "MaxPool" and (g.kh, g.sh) in ((3, 1), (3, 2), (2, 2)) and (g.kw, g.sw, g.dh, g.dw) == (g.kh, g.sh, 1, 1)
     yield _rows(g, f, f"pool/maxpool_{g.kh}", woken) if direct else _planes(g, f, f"pool/{kind.lower()}_planes", woken)
 
 
 def product(p: Products, f: Facts) -> Iterator[Case]:
     """Matrix products, of the slowest thread."""
-    woken = np.zeros(len(p.rows))
+    woken = np.zeros(len(p.rows), bool)
     if f.threads > 1:
         flops = 2.0 * p.rows * p.columns * p.count * p.depth
         nbytes = 4.0 * (p.rows * p.depth * p.count + p.columns * p.depth * (1 if p.flat_b else p.count) + p.rows * p.columns * p.count)
-        team = team_of(flops, nbytes, f.threads)
-        woken = team - 1.0
+        woken = (flops >= SPLIT_FLOPS) | (nbytes >= SPLIT_BYTES)
         dims = [p.rows, p.columns, p.count]
         first = np.argmax(dims, axis=0)
-        shares = [np.where(first == i, up(d, team), d) for i, d in enumerate(dims)]
+        shares = [np.where(woken & (first == i), up(d, f.threads), d) for i, d in enumerate(dims)]
         p = p.resized(*shares)
     rows, columns, count, depth = p.rows, p.columns, p.count, p.depth
     left = rows % f.tile_rows
@@ -394,7 +393,7 @@ def product(p: Products, f: Facts) -> Iterator[Case]:
     edge = count * np.where(whole, 0, rest) * rows
     steps = depth * count * M
     terms = {
-        "fixed": np.ones(len(rows)), "woken": woken, "mtile3": steps * blocks * s3, "mtile2": steps * blocks * s2,
+        "fixed": np.ones(len(rows)), "woken": woken * 1.0, "mtile3": steps * blocks * s3, "mtile2": steps * blocks * s2,
         "mtile1": steps * blocks * s1, "mrow": steps * (left == 1) * (s3 * 3 + s2 * 2 + s1), "mb_rows_l2": stream * (level == 1),
         "mb_rows_l3": stream * (level == 2), "mb_b": b * M, "mb_b_l3": b * M * (b > 0.7 * f.l2_bytes), "edge_melem": edge * M,
         "mb_out": rows * columns * count * 4 * M, "mb_sums": rows * columns * count * (kblocks - 1) * 4 * M, "matrices_k": count * K,

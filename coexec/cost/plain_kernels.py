@@ -8,22 +8,22 @@ from math import prod
 import numpy as np
 
 from ..graph.ir import Node
-from .cases import Case, K, M, beyond, level_of, pick, team_of
+from .cases import SPLIT_BYTES, SPLIT_FLOPS, Case, K, M, beyond, level_of, pick
 from .geometry import Facts, Plain, up
 
 
 def plain(p: Plain, f: Facts, node: Node, unit: str) -> Iterator[Case]:
     """Pieces of nodes that are computed like this one."""
     elements, rows, runs, chunks, read, written = p.elements, p.rows, p.runs, p.chunks, p.read, p.written
-    woken = np.zeros(len(elements))
+    woken = np.zeros(len(elements), bool)
     if unit == "cpu" and f.threads > 1:
-        share = team_of(p.flops, read + written, f.threads)
-        woken = share - 1.0
+        woken = (p.flops >= SPLIT_FLOPS) | (read + written >= SPLIT_BYTES)
+        share = np.where(woken, f.threads, 1)
         elements, rows, runs, chunks, read, written = (v / share for v in (elements, rows, runs, chunks, read, written))
     total, width = read + written, f.lanes if unit == "cpu" else f.gpu_width
     level = level_of(total, f)
     terms = {
-        "fixed": np.ones(len(elements)), "woken": woken, "out_kelem": elements * K, "in_kelem": read / 4 * K, "rows_k": rows * K,
+        "fixed": np.ones(len(elements)), "woken": woken * 1.0, "out_kelem": elements * K, "in_kelem": read / 4 * K, "rows_k": rows * K,
         "runs_k": runs * K, "chunks_k": chunks * K, "out_kvec": runs * up(elements, np.maximum(1, runs) * width) * K,
         "in_kvec": chunks * up(read, np.maximum(1, chunks) * 4 * width) * K, "mb_l2": total * M * (level == 1), "mb_l3": total * M * (level == 2),
         "mb_beyond": beyond(total, f), "mb_far": beyond(total, f, 4),

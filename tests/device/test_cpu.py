@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 
 from coexec import settings
-from coexec.cost.cases import team_of
 from coexec.devices.base import HostBuffer, TensorView
 from coexec.devices.cpu import CpuDevice, blas, device
 from coexec.devices.cpu.simd import LANES
@@ -565,14 +564,3 @@ def test_a_cache_that_cannot_be_written_and_one_the_user_chose(tmp_path):
     assert in_a_new_process(SCRIPT, COEXEC_CACHE_DIR=str(blocked), NUMBA_CACHE_DIR="").splitlines()[1:] == ["1 0", "f32_relu 1225 ''"]
     assert f"f32_relu 1225 {str(chosen)!r}" in in_a_new_process(SCRIPT, NUMBA_CACHE_DIR=str(chosen))
     assert list(chosen.glob("*/*.nbi"))
-
-
-def test_every_further_thread_needs_work_of_its_own():
-    """Waking eight threads for what one does in the same time would cost more than it saves; predictions count them alike."""
-    for shape, most in (((1, 8, 16, 16), 1), ((1, 64, 64, 64), 9), ((1, 8, 100, 100), 3)):
-        node, _ = make_node("Relu", [np.zeros(shape, np.float32)])
-        op, region = op_for(node), Region.whole(shape)
-        work = op.work(node, region)
-        for threads in (1, 2, 3, 8, 16):
-            told = team_of(np.array([work.flops]), np.array([work.bytes_read + work.bytes_written]), threads)
-            assert len(device.shares(op, node, region, threads)) == told[0] == min(threads, most)

@@ -23,8 +23,7 @@ from . import blas, denormals
 from .build import Options, Packs, Piece, Program, build, cut_evenly, ready, share_out
 from .threads import Task, ThreadTeam
 
-#: Below both, a piece stays on the calling thread: waking another one costs about as much as the work (20-40 us). Every further thread needs as
-#: much again.
+#: Below both, a piece stays on the calling thread: waking another one costs about as much as the work (20-40 us).
 SPLIT_FLOPS, SPLIT_BYTES = 1_000_000, 256 * 1024
 #: The best known axis is taken where its largest share is at most this much above the mean; else the most even axis.
 FAIR_SHARE = 1.15
@@ -208,12 +207,11 @@ class CpuKernel(Kernel):
 
 
 def shares(op: Op, node: Node, out_region: Region, threads: int) -> list[Region]:
-    """The piece cut for at most `threads` threads at legal multiples; fewer shares where the work is small, one where it cannot be cut."""
+    """The piece cut for `threads` threads at legal multiples; one share where the work is small or cannot be cut."""
     if threads == 1 or not out_region.size:
         return [out_region]
     work = op.work(node, out_region)
-    threads = min(threads, 1 + int(max(work.flops // max(1, SPLIT_FLOPS), (work.bytes_read + work.bytes_written) // max(1, SPLIT_BYTES))))
-    if threads == 1:
+    if work.flops < SPLIT_FLOPS and work.bytes_read + work.bytes_written < SPLIT_BYTES:
         return [out_region]
     own = share_out(op, node, out_region, threads)
     if own is not None:
