@@ -144,11 +144,15 @@ def test_the_cache_is_spoilt_while_a_session_runs(tmp_path, monkeypatch, expecte
     assert not warnings(caplog)
 
 
+#: Forking with threads is what some of these try: Python 3.12 and later warn of it.
+HERE = {"PYTHONPATH": os.pathsep.join([os.getcwd(), *filter(None, [os.environ.get("PYTHONPATH")])]), "PYTHONWARNINGS": "ignore::DeprecationWarning"}
+
+
 def python(code: str, folder, *arguments: str, **environment: str) -> subprocess.Popen:
     onnx.save(tiny_model(), folder / "m.onnx")
     np.save(folder / "x.npy", X)
     return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), *arguments], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, env={**os.environ, "PYTHONPATH": os.getcwd(), **environment})
+                            text=True, env={**os.environ, **HERE, **environment})
 
 
 def ends_well(done: subprocess.Popen) -> None:
