@@ -50,6 +50,10 @@ def is_square(g: Windowed) -> bool:
     return (g.kh, g.kw) == (3, 3) and {g.sh, g.sw, g.dh, g.dw} == {1}
 
 
+#: Heights, widths and strides of the depthwise kernels that run down strips of columns.
+STRIPS = frozenset({(3, 3, 1, 1), (3, 3, 2, 2), (5, 5, 1, 1), (5, 5, 2, 2), (7, 7, 1, 1)})
+
+
 def is_larger(g: Windowed) -> bool:
     """Whether these are convolutions that may be made of 4x4 blocks, each by Winograd's algorithm."""
     return g.kh == g.kw and 5 <= g.kh <= 8 and {g.sh, g.sw, g.dh, g.dw} == {1}
@@ -111,7 +115,7 @@ def conv(g: Windowed, f: Facts) -> Iterator[Case]:
         narrow &= (g.ow == g.full_ow) & (g.ih * g.iw >= f.lanes) & (g.dh == 1) & (g.dw == 1)
         if narrow.any():
             yield pick(_lanes(g, f, woken), narrow)  # type: ignore[misc]
-        strips = (g.kh, g.kw) in ((3, 3), (5, 5)) and {g.dh, g.dw} == {1} and (g.sh, g.sw) in ((1, 1), (2, 2))
+        strips = g.dh == g.dw == 1 and (g.kh, g.kw, g.sh, g.sw) in STRIPS
         found = _rows(g, f, f"conv/depthwise_{g.kh}", woken) if strips else _planes(g, f, "conv/depthwise_planes", woken)
         if (depthwise & ~narrow).any():
             yield pick(found, depthwise & ~narrow)  # type: ignore[misc]

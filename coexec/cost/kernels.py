@@ -31,7 +31,7 @@ def bound_by(kernel: str) -> str:
 
 
 #: Beginnings of kernels' names that do much the same by the same features, and so cost much the same.
-_KIN = {"plain": ("plain/",), "rows": ("conv/depthwise_3", "conv/depthwise_5", "pool/maxpool_2", "pool/maxpool_3"),
+_KIN = {"plain": ("plain/",), "rows": ("conv/depthwise_3", "conv/depthwise_5", "conv/depthwise_7", "pool/maxpool_2", "pool/maxpool_3"),
         "planes": ("conv/depthwise_planes", "pool/maxpool_planes", "pool/averagepool_planes"),
         "strips": ("pool/maxpool_strip", "pool/averagepool_strip", "conv/conv_depthwise", "conv/conv_depthwise_any")}
 

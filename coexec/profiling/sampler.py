@@ -207,7 +207,7 @@ def _random_dense(rng: np.random.Generator, most: int) -> Measurement:
 
 
 def _random_depthwise(rng: np.random.Generator, most: int) -> Measurement:
-    hw, k, s = _map(rng), int(rng.choice([3, 3, 3, 5])), int(rng.choice([1, 1, 2]))
+    hw, k, s = _map(rng), int(rng.choice([3, 3, 3, 3, 5, 5, 7])), int(rng.choice([1, 1, 2]))
     c = max(8, _channels(rng, hw, most))
     return _conv(c, hw, c, k, s, c)
 

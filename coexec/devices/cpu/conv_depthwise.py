@@ -1,6 +1,6 @@
 """Depthwise convolution, the tail fused in: common kernels straight from the input, any other from padded planes.
 
-3x3 and 5x5 kernels of stride 1 and 2 run down a strip of columns: each input row is read once and added to every output row it reaches, so a strip
+3x3 and 5x5 kernels of stride 1 and 2, and 7x7 ones of stride 1, run down a strip of columns: each input row is read once and added to every output row it reaches, so a strip
 keeps as many running sums as outputs overlap; rows outside add nothing. For the others each channel is copied once into a padded plane, so that no
 vector ever meets an edge. Either way an output is one chain over the kernel's elements in order.
 """
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: the hardware does not foresee a walk across rows.
 FAR = 8192
 
+#: Heights, widths and strides of the kernels that run down strips.
+STRIPS = frozenset({(3, 3, 1, 1), (3, 3, 2, 2), (5, 5, 1, 1), (5, 5, 2, 2), (7, 7, 1, 1)})
+
 
 def depthwise(piece: Piece, case: Convolution) -> Program | None:
     """One input channel per group; any kernel, stride, dilation and padding."""
@@ -34,7 +37,7 @@ def depthwise(piece: Piece, case: Convolution) -> Program | None:
         return None
     if conv_lanes.suits(case):
         return conv_lanes.lanes(piece, case)
-    if (kh, kw) in ((3, 3), (5, 5)) and case.dilations == (1, 1) and case.strides in ((1, 1), (2, 2)):
+    if (kh, kw, *case.strides) in STRIPS and case.dilations == (1, 1):
         return _strips(piece, case)
     (n, _, h, w), (oh, ow), (sh, sw), (dh, dw) = case.x.shape, case.y.shape[2:], case.strides, case.dilations
     # A plane per phase of the width: column q of phase p is padded column q * sw + p, so that every tap is a plain load.
@@ -112,14 +115,28 @@ def conv_depthwise(x, f, bias, y, res, offsets, plane, g, kind, alpha, beta, low
         r_plane = batch * r_batch + channel * r_channel
         f_at = channel * taps
         b = bias[channel]
-        for row in range(oh):
-            p = row * sh * pitch
-            for j in range(0, ow, LANES):
-                start = ow - LANES if j + LANES > ow and ow >= LANES else j  # overlapping beats a partial vector
-                total = splat(np.float32(0))
+        together = oh // 4 * 4
+        for j in range(0, ow, LANES):
+            start = ow - LANES if j + LANES > ow and ow >= LANES else j  # overlapping beats a partial vector
+            to, ra, rest, down = y_plane + start, r_plane + start, ow - start, sh * pitch
+            for row in range(0, together, 4):  # four sums that do not wait for one another
+                p = row * down + start
+                t0, t1, t2, t3 = splat(np.float32(0)), splat(np.float32(0)), splat(np.float32(0)), splat(np.float32(0))
                 for t in range(taps):
-                    total = fma(load(plane, p + start + offsets[t]), f[f_at + t], total)
-                finish_vector(y, y_plane + row * y_row + start, total + b, res, r_plane + row * r_row + start, r_row, ow - start, low, high)
+                    at, factor = p + offsets[t], splat(f[f_at + t])
+                    t0 = fma(load(plane, at), factor, t0)
+                    t1 = fma(load(plane, at + down), factor, t1)
+                    t2 = fma(load(plane, at + 2 * down), factor, t2)
+                    t3 = fma(load(plane, at + 3 * down), factor, t3)
+                finish_vector(y, to + row * y_row, t0 + b, res, ra + row * r_row, r_row, rest, low, high)
+                finish_vector(y, to + (row + 1) * y_row, t1 + b, res, ra + (row + 1) * r_row, r_row, rest, low, high)
+                finish_vector(y, to + (row + 2) * y_row, t2 + b, res, ra + (row + 2) * r_row, r_row, rest, low, high)
+                finish_vector(y, to + (row + 3) * y_row, t3 + b, res, ra + (row + 3) * r_row, r_row, rest, low, high)
+            for row in range(together, oh):
+                p, total = row * down + start, splat(np.float32(0))
+                for t in range(taps):
+                    total = fma(load(plane, p + offsets[t]), f[f_at + t], total)
+                finish_vector(y, to + row * y_row, total + b, res, ra + row * r_row, r_row, rest, low, high)
         if kind != 0 and y_row == ow:
             activate(y, y_plane, oh * ow, y, y_plane, kind, alpha, beta)
         elif kind != 0:
@@ -165,6 +182,16 @@ def row5(x, at, column, w, edge):
 
 
 @inlined
+def row7(x, at, column, w, edge):
+    """Seven neighbouring taps of a row, as row3 has three."""
+    v0, v1, v2, v3, v4 = row5(x, at, column, w, edge)
+    at += column + 5
+    if edge:
+        return v0, v1, v2, v3, v4, load_inside(x, at, 1, -column - 5, w - column - 5), load_inside(x, at + 1, 1, -column - 6, w - column - 6)
+    return v0, v1, v2, v3, v4, load(x, at), load(x, at + 1)
+
+
+@inlined
 def pairs3(x, at, column, w, edge, ahead):
     """As row3, elements 2 apart. Whole vectors are loaded from the middle tap on, where they tend to begin with a cache line."""
     at += column
@@ -204,6 +231,12 @@ def add5(total, v0, v1, v2, v3, v4, f, at):
     return fma(v4, f[at + 4], fma(v3, f[at + 3], fma(v2, f[at + 2], fma(v1, f[at + 1], fma(v0, f[at], total)))))
 
 
+@inlined
+def add7(total, v0, v1, v2, v3, v4, v5, v6, f, at):
+    """The sum and one row of a 7x7 kernel."""
+    return fma(v6, f[at + 6], fma(v5, f[at + 5], add5(total, v0, v1, v2, v3, v4, f, at)))
+
+
 @kernel
 def conv_depthwise_strips(x, f, bias, y, res, g, kind, alpha, beta, low, high):
     n, oc, multiplier, h, w, stride, top, left, oh, ow, size = g[0], g[1], g[2], g[3], g[4], g[5], g[6], g[7], g[8], g[9], g[10]
@@ -223,7 +256,7 @@ def conv_depthwise_strips(x, f, bias, y, res, g, kind, alpha, beta, low, high):
             middle = c + size // 2  # with stride 2 whole vectors are loaded from here on, which most often lies inside where c does not
             edge = c < 0 or c + stride * LANES + size > w if stride == 1 else middle < 0 or middle + 2 * LANES > w
             to, ra, rest = y_plane + start, r_plane + start, ow - start
-            s0, s1, s2, s3 = zero, zero, zero, zero
+            s0, s1, s2, s3, s4, s5 = zero, zero, zero, zero, zero, zero
             if size == 3:  # it stays in registers: a store to y could change f, for all that the compiler knows
                 f0, f1, f2 = splat(f[t]), splat(f[t + 1]), splat(f[t + 2])
                 f3, f4, f5 = splat(f[t + 3]), splat(f[t + 4]), splat(f[t + 5])
@@ -253,6 +286,21 @@ def conv_depthwise_strips(x, f, bias, y, res, g, kind, alpha, beta, low, high):
                             s0 = add3(zero, v0, v1, v2, f0, f1, f2)
                         if o >= 0:
                             finish_vector(y, to + o * y_row, done + b, res, ra + o * r_row, r_row, rest, low, high)
+            elif size == 7:
+                for o in range(min(0, max(-6, top - 6)), oh):
+                    row = o + 6 - top
+                    done, s5, s4, s3, s2, s1, s0 = s5, s4, s3, s2, s1, s0, zero
+                    if row >= 0 and row < h:
+                        v0, v1, v2, v3, v4, v5, v6 = row7(x, x_plane + row * x_row, c, w, edge)
+                        done = add7(done, v0, v1, v2, v3, v4, v5, v6, f, t + 42)
+                        s5 = add7(s5, v0, v1, v2, v3, v4, v5, v6, f, t + 35)
+                        s4 = add7(s4, v0, v1, v2, v3, v4, v5, v6, f, t + 28)
+                        s3 = add7(s3, v0, v1, v2, v3, v4, v5, v6, f, t + 21)
+                        s2 = add7(s2, v0, v1, v2, v3, v4, v5, v6, f, t + 14)
+                        s1 = add7(s1, v0, v1, v2, v3, v4, v5, v6, f, t + 7)
+                        s0 = add7(zero, v0, v1, v2, v3, v4, v5, v6, f, t)
+                    if o >= 0:
+                        finish_vector(y, to + o * y_row, done + b, res, ra + o * r_row, r_row, rest, low, high)
             elif stride == 1:
                 for o in range(min(0, max(-4, top - 4)), oh):
                     row = o + 4 - top
