@@ -235,7 +235,7 @@ def show(units: dict[str, Any], console: Console) -> None:
             f"{s.bandwidth_gbs:.4g}",
             f"{s.launch_us:.3g}",
             f"{s.sync_us:.3g}",
-            len(s.latency),
+            sum(fit.samples > 0 for fit in s.latency.values()),
         )
         for unit, s in units.items()
     ]

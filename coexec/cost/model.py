@@ -117,16 +117,17 @@ class KernelModel:
         self.correct = correct
 
     def fit(self, terms: Mapping[str, np.ndarray], sizes: Mapping[str, np.ndarray], y: np.ndarray,
-            kin: Mapping[str, float] | None = None) -> KernelModel:
+            kin: Mapping[str, float] | None = None, usual: Mapping[str, float] | None = None) -> KernelModel:
         """Learns from features and sizes of n samples and their microseconds y, above 0. Raises UsageError for anything else.
 
         kin: what a feature costs in kernels that are like this one, by name; few samples are told by that better than by themselves.
+        usual: the same of this kernel on another board, of which the proportions count.
         """
         y = np.asarray(y, float)
         X = np.stack([np.asarray(v, float) for v in terms.values()], axis=1) if len(y) else np.empty((0, 0))
         if X.shape[0] != len(y) or not len(y) or not np.isfinite(X).all() or not np.isfinite(y).all() or (y <= 0).any():
             raise UsageError("cannot fit latencies", found=f"{X.shape[0]} samples", expected="as many microseconds above 0 as features")
-        coef, ratio = _fit_terms(list(terms), X, y, kin)
+        coef, ratio = _fit_terms(list(terms), X, y, kin, usual if len(y) <= FEW_SAMPLES else None)
         names = [n for n, c in zip(terms, coef) if c > 0]
         told = {f"us_per_{n}" if n != "fixed" else "fixed_us": float(f"{coef[list(terms).index(n)]:.6g}") for n in names}
         base = sum((told[k] * np.asarray(terms[n], float) for k, n in zip(told, names)), np.zeros(len(y)))
@@ -182,6 +183,11 @@ class KernelModel:
 RIDGES = (1e-4, 1e-2, 0.05, 0.2)
 #: The same towards what features cost in kernels that are alike, strongest first; and of the fit to all those at once.
 KIN_RIDGES, KIN_RIDGE = (1.0, 0.3, 0.1, 0.03), 1e-3
+#: Fits of so many samples at most lean on what features cost on another board, unless left-out samples are told by this much better without:
+#: a way that tells a few small shapes well may be far off for large ones.
+FEW_SAMPLES, SURELY_BETTER = 80, 0.75
+#: How much more firmly than what tells most of the samples what tells next to nothing of them is held to such costs.
+MOST_PULL = 300.0
 #: Samples that must have something of a feature for its cost to be learnt.
 FEW = 4
 #: How strongly coefficients are held back is chosen by so many samples at most.
@@ -202,8 +208,10 @@ def costs_of_kin(tables: Sequence[tuple[Mapping[str, np.ndarray], np.ndarray]]) 
     return dict(zip(names, _robust(X, np.concatenate([y for _, y in tables]), KIN_RIDGE).tolist()))
 
 
-def _fit_terms(names: Sequence[str], X: np.ndarray, y: np.ndarray, kin: Mapping[str, float] | None = None) -> tuple[np.ndarray, np.ndarray]:
+def _fit_terms(names: Sequence[str], X: np.ndarray, y: np.ndarray, kin: Mapping[str, float] | None = None,
+               usual: Mapping[str, float] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The coefficients whose left-out predictions are best, and those predictions' ratios to y; beyond MOST_JUDGED samples the fit's own."""
+    elsewhere = None if usual is None else _scaled(np.array([usual.get(n, 0.0) for n in names]), X, y)
     # What is the same in all samples is told by `fixed`, and what few have by the others: a cost of its own would be a guess.
     X = X * np.array([n == "fixed" or np.ptp(x) > 1e-3 * np.abs(x).max() and np.count_nonzero(x) >= FEW for n, x in zip(names, X.T)])
     everything, some = (X, y), np.sort(np.random.default_rng(1).permutation(len(y))[:MOST_JUDGED])  # a choice does not need every sample
@@ -219,14 +227,14 @@ def _fit_terms(names: Sequence[str], X: np.ndarray, y: np.ndarray, kin: Mapping[
         ratio = np.ones(len(y))
         for held in range(int(fold.max()) + 1):
             seen = fold != held
-            ratio[~seen] = X[~seen] @ _robust(X[seen] * allowed, y[seen], ridge, near) / y[~seen]
+            ratio[~seen] = X[~seen] @ _robust(X[seen] * allowed, y[seen], ridge, near, near is elsewhere) / y[~seen]
         score = float(np.minimum(np.abs(ratio - 1), 0.5).mean())
-        if best is None or score < 0.98 * best[0] - 5e-4:
+        better = SURELY_BETTER if best is not None and elsewhere is not None and best[2][2] is elsewhere and near is not elsewhere else 0.98
+        if best is None or score < better * best[0] - 5e-4:
             best = score, ratio, way
 
-    if kin is not None:
-        near = np.array([kin.get(n, 0.0) for n in names])
-        for ridge in KIN_RIDGES:
+    for near in (elsewhere, None if kin is None else np.array([kin.get(n, 0.0) for n in names])):
+        for ridge in KIN_RIDGES if near is not None else ():
             judged((np.ones(len(names), bool), ridge, near))
     for allowed in (simplest, simple, np.ones(len(names), bool)):
         judged((allowed, RIDGES[1], None))
@@ -236,11 +244,19 @@ def _fit_terms(names: Sequence[str], X: np.ndarray, y: np.ndarray, kin: Mapping[
             if ridge != RIDGES[1]:
                 judged((chosen[0], ridge, None))
     (allowed, ridge, near), ratio = best[2], np.ones(len(everything[1]))  # type: ignore[index]
-    coef = _robust(everything[0] * allowed, everything[1], ridge, near)
+    coef = _robust(everything[0] * allowed, everything[1], ridge, near, near is elsewhere)
+    if near is not None and near is elsewhere:  # what the samples have nothing of is as elsewhere
+        coef = np.where(np.abs(everything[0]).max(axis=0) > 0, coef, elsewhere)
     if len(some) < len(ratio):
         ratio = everything[0] @ coef / everything[1]
     ratio[some] = best[1]  # type: ignore[index]
     return coef, ratio
+
+
+def _scaled(costs: np.ndarray, X: np.ndarray, y: np.ndarray) -> np.ndarray | None:
+    """Another board's costs, all by the same factor more or less, so that they tell the middle of these samples; None where they tell nothing."""
+    told = X @ costs
+    return costs * _middle(y / told) if (told > 0).all() else None
 
 
 def _middle(values: np.ndarray) -> float:
@@ -248,9 +264,9 @@ def _middle(values: np.ndarray) -> float:
     return float(np.partition(values, len(values) // 2)[len(values) // 2])
 
 
-def _robust(X: np.ndarray, y: np.ndarray, ridge: float, near: np.ndarray | None = None) -> np.ndarray:
+def _robust(X: np.ndarray, y: np.ndarray, ridge: float, near: np.ndarray | None = None, firmly: bool = False) -> np.ndarray:
     """Non-negative coefficients with the least relative errors; those far off count less (a timing that was disturbed). They are held back
-    by the ridge: towards `near` where that is given, else towards 0.
+    by the ridge: towards `near` where that is given, else towards 0. firmly: each in proportion to its share in what `near` says.
     """
     from scipy.optimize import nnls
 
@@ -261,7 +277,10 @@ def _robust(X: np.ndarray, y: np.ndarray, ridge: float, near: np.ndarray | None 
     weight = np.ones(len(y))
     coef = np.zeros(X.shape[1])
     count = int(used.sum())
-    held = ridge * np.sqrt(len(y)) * np.eye(count)
+    pull = np.ones(count)
+    if firmly and near is not None:  # in proportion to what is expected: of what counts little, little may be made
+        pull = np.clip(0.3 / (near[used] * scale[used] + 1e-9), 1.0, MOST_PULL)
+    held = ridge * np.sqrt(len(y)) * np.diag(pull)
     aim = np.zeros(count) if near is None else np.diag(held) * near[used] * scale[used]
     for _ in range(3):
         # A least squares' normal equations, by a factor of them: as many rows as features, however many samples.

@@ -7,9 +7,12 @@ import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import yaml
 
 from ..cost import shapes
 from ..cost.cases import Case, joined_cases
@@ -19,7 +22,7 @@ from ..cost.kernels import bound_by, cases, kin
 from ..cost.model import LEAST_SAMPLES, KernelModel, LatencyModel, ShapeModel, costs_of_kin, quick_costs
 from ..devices.cpu.blas import held_to_one
 from ..errors import UsageError
-from ..profiles import DeviceProfile, UnitProfile
+from ..profiles import DeviceProfile, Latency, UnitProfile
 from .drift import EXPECTED, at_usual_moments, facts_of_drift, learnt, powers, readings, slow_moments, usual_readings
 from .table import Measurement, node_of, piece_of
 
@@ -110,6 +113,16 @@ def steadied(rows: Sequence[Measurement], facts: Mapping[str, float] | None = No
     return Steadied(Steadied([], found, follow)._taken_off(rows, kernels), found, follow)
 
 
+@lru_cache(maxsize=1)
+def usual_costs() -> dict[str, dict[str, dict[str, float]]]:
+    """Unit -> kernel -> feature -> microseconds, as one board was found to take: `usual_costs.yaml`, made by tools/usual_costs.py."""
+    return yaml.safe_load(Path(__file__).with_name("usual_costs.yaml").read_text())
+
+
+#: Fitted kernels that must be known elsewhere, too, for others to be told by what they cost there.
+LEAST_ALIKE = 3
+
+
 class KernelFits:
     """A KernelModel for every kernel with enough rows; `predict` gives the microseconds of other rows, NaN where no model is.
 
@@ -134,9 +147,27 @@ class KernelFits:
         for name, (at, terms, _) in found.items():
             groups[kin(name)].append((terms, us[at]))
         costs = {group: costs_of_kin(members) for group, members in groups.items() if len(members) > 1}
+        usual = usual_costs().get(rows[0].unit, {}) if rows else {}
         for name, (at, terms, sizes) in found.items():
             if len(at) >= LEAST_SAMPLES:
-                self.models[name] = KernelModel(correct).fit(terms, sizes, us[at], costs.get(kin(name)))
+                self.models[name] = KernelModel(correct).fit(terms, sizes, us[at], costs.get(kin(name)), usual.get(name))
+        self.models |= self._estimated(usual, {name: (told[1], us[told[0]]) for name, told in found.items() if name in self.models})
+
+    @staticmethod
+    def _estimated(usual: Mapping[str, Mapping[str, float]], fitted: Mapping[str, tuple[Mapping[str, np.ndarray], np.ndarray]]) -> dict[str, KernelModel]:
+        """The convolutions and products that too few rows are of: as on the usual board, by how much longer the fitted ones take here."""
+        heavy = ("conv/", "product/")
+        longer = []
+        for name, (terms, us) in fitted.items():
+            if name.startswith(heavy) and name in usual:
+                there = sum((usual[name].get(term, 0.0) * np.asarray(value, float) for term, value in terms.items()), np.zeros(len(us)))
+                longer.append(float(np.median(us / np.maximum(there, 1e-3))))
+        if len(longer) < LEAST_ALIKE:
+            return {}
+        factor = float(np.median(longer))
+        return {name: KernelModel.from_profile(Latency({"fixed_us" if term == "fixed" else f"us_per_{term}": float(f"{factor * cost:.4g}")
+                                                        for term, cost in costs.items()}, 0, None, "estimated"))
+                for name, costs in usual.items() if name.startswith(heavy) and name not in fitted}
 
     def predict(self, rows: Sequence[Measurement]) -> np.ndarray:
         """Microseconds, float64[len(rows)]."""

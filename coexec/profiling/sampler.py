@@ -48,8 +48,8 @@ SHAPES: dict[str, list[Measurement]] = {
     "conv_1x1": [_conv(64, 56, 64, 1), _conv(256, 14, 1024, 1), _conv(512, 7, 512, 1), _conv(16, 112, 96, 1), _conv(32, 112, 64, 1),
                  _conv(256, 28, 128, 1), _conv(128, 28, 512, 1), _conv(96, 14, 576, 1), _conv(960, 7, 160, 1), _conv(24, 56, 144, 1),
                  _conv(144, 28, 32, 1), _conv(512, 13, 1000, 1), _conv(256, 56, 64, 1), _conv(1024, 14, 256, 1)],
-    "conv_3x3": [_conv(64, 56, 64, 3), _conv(128, 28, 128, 3), _conv(256, 14, 256, 3), _conv(512, 7, 512, 3), _conv(16, 55, 64, 3),
-                 _conv(32, 112, 32, 3), _conv(64, 112, 64, 3), _conv(48, 13, 192, 3), _conv(96, 28, 208, 3), _conv(3, 112, 32, 3)],
+    "conv_3x3": [_conv(64, 56, 64, 3), _conv(128, 28, 128, 3), _conv(256, 28, 256, 3), _conv(512, 14, 512, 3), _conv(64, 112, 64, 3),
+                 _conv(256, 14, 256, 3), _conv(512, 7, 512, 3), _conv(16, 55, 64, 3), _conv(32, 112, 32, 3), _conv(48, 13, 192, 3), _conv(96, 28, 208, 3), _conv(3, 112, 32, 3)],
     "conv_dense": [_conv(3, 224, 32, 3, 2), _conv(3, 224, 64, 7, 2), _conv(64, 56, 128, 3, 2), _conv(128, 28, 128, 5),
                    _conv(256, 14, 512, 3, 2),
                    _conv(64, 56, 128, 1, 2), _conv(16, 28, 48, 5), _conv(32, 64, 32, 9), _conv(96, 28, 64, 5)],
@@ -89,6 +89,10 @@ SHAPES: dict[str, list[Measurement]] = {
     "movement": [row("Concat", 1, 64, 56, 56, 128), row("Transpose", 1, 64, 56, 56, 56, oh=56, ow=64), row("Concat", 1, 128, 13, 13, 256),
                  row("Transpose", 1, 128, 4, 64, 4, oh=64, ow=128), row("Concat", 1, 16, 28, 28, 32), row("Concat", 1, 128, 56, 56, 256)],
 }
+
+#: How many of a family's most telling shapes come first. Most of a network's time goes into 3x3 convolutions that are larger than most drawn at
+#: random: without some of them a short round tells of what it has not seen.
+FIRST = {"conv_3x3": 5, "conv_1x1": 3}
 
 #: Shares of the first and second split axis that a cut gives a piece.
 SHARES = (0.5, 0.25, 0.75)
@@ -130,10 +134,10 @@ MAPS = (7, 7, 8, 10, 12, 13, 14, 14, 16, 19, 20, 24, 26, 28, 28, 32, 38, 40, 48,
         256, 320, 416)
 CHANNELS = (3, 8, 10, 16, 16, 20, 24, 24, 32, 32, 40, 48, 56, 64, 64, 72, 80, 96, 112, 120, 128, 128, 144, 160, 184, 192, 208, 240, 256,
             256, 288, 320, 384, 440, 480, 512, 512, 576, 640, 672, 768, 832, 960, 1000, 1024, 1024, 1280, 2048)
-#: What a sample may take at most: millions of operations and of bytes; elements of a map. First in a short round, then in a long one.
-SMALL, LARGE = (250.0, 12.0, 1 << 20), (4000.0, 60.0, 6 << 20)
-#: The share of a long round's samples that may be large: they take as long as many small ones.
-LARGE_SHARE = 0.3
+#: What a sample may take at most: millions of operations and of bytes; elements of a map. Most, some of a short round, some of a long one.
+SMALL, MIDDLE, LARGE = (250.0, 12.0, 1 << 20), (1500.0, 30.0, 3 << 20), (4000.0, 60.0, 6 << 20)
+#: The share of a short and of a long round's samples that may be larger: they take as long as many small ones.
+MIDDLE_SHARE, LARGE_SHARE = 0.12, 0.3
 SHARE = {"conv_1x1": 10.0, "conv_3x3": 9.0, "conv_dense": 4.0, "conv_depthwise": 4.0, "gemm": 1.0, "matmul": 1.5, "pool": 5.0, "movement": 5.0,
          "elementwise": 5.0, "elementwise_slow": 1.0, "normalization": 2.0, "softmax": 1.0, "reduction": 1.5, "resize": 0.7, "pad": 0.7, "space": 0.3,
          "conv_grouped": 1.0, "conv_transpose": 0.5, "lookup": 0.5}
@@ -341,9 +345,9 @@ class Sampler:
         self.error: dict[str, float] = {}
 
     def __iter__(self) -> Iterator[tuple[str, Sample]]:
-        for rank in range(self.first):
+        for rank in range(max(self.first, *FIRST.values()) if self.first else 0):
             for name, rows in SHAPES.items():
-                if rank < len(rows):
+                if rank < min(len(rows), max(self.first, FIRST.get(name, 0))):
                     yield name, whole_of(rows[rank])
         names = list(_ROWS)
         while True:
@@ -352,5 +356,6 @@ class Sampler:
             yield name, self.draw(name)
 
     def draw(self, family: str) -> Sample:
-        """One more of that family, now and then a large one."""
-        return draw(family, self.rng, LARGE if self.large and self.rng.random() < LARGE_SHARE else SMALL)
+        """One more of that family, now and then a larger one."""
+        share, larger = (LARGE_SHARE, LARGE) if self.large else (MIDDLE_SHARE, MIDDLE)
+        return draw(family, self.rng, larger if self.rng.random() < share else SMALL)

@@ -19,7 +19,7 @@ from coexec.graph.ir import Node, TensorType, Value
 from coexec.ops import op_for
 from coexec.profiles import from_yaml, to_yaml
 from coexec.profiling.facts import board_facts
-from coexec.profiling.fit import facts_of_rows, fit_profile_from_table, kernels_of
+from coexec.profiling.fit import KernelFits, facts_of_rows, fit_profile_from_table, kernels_of
 from coexec.profiling.measure import Bench, with_constants
 from coexec.profiling.run import profile_devices
 from coexec.profiling.sampler import Sampler, draw, random_cut, whole_of
@@ -322,3 +322,35 @@ def test_few_samples_are_told_by_kernels_of_their_kind():
     with_kin, without = (KernelModel(correct=False).fit(*few[:1], {}, few[1], told).predict(asked[0], {}) for told in (costs, None))
     errors = [float(np.abs(us / asked[1] - 1).mean()) for us in (with_kin, without)]
     assert errors[0] < 0.08 and errors[0] <= errors[1] + 0.005
+
+
+def test_few_samples_lean_on_what_features_cost_elsewhere():
+    """A bias that four of twelve samples have, each a small one, must not be made to cost what disturbed those four."""
+    rng, count = np.random.default_rng(8), 12
+    biased = np.arange(count) < 4
+    terms = {"fixed": np.ones(count), "mtile3": rng.uniform(0.001, 0.05, count), "bias_melem": np.where(biased, rng.uniform(1e-4, 2e-3, count), 0.0)}
+    us = (4 + 6000 * terms["mtile3"]) * np.exp(rng.normal(0, 0.05, count)) * np.where(biased, 1.6, 1.0)
+    usual = {"fixed": 8.0, "mtile3": 9000.0, "bias_melem": 500.0}
+    asked = {"fixed": np.ones(1), "mtile3": np.array([0.05]), "bias_melem": np.array([0.13])}
+    leaning, alone = (KernelModel(correct=False).fit(terms, {}, us, usual=told).predict(asked, {})[0] for told in (usual, None))
+    assert 250 < leaning < 600 < alone
+
+    many = {name: np.tile(value, 20) for name, value in terms.items()}
+    every = np.tile(us, 20)
+    assert KernelModel(correct=False).fit(many, {}, every, usual=usual).latency_ == KernelModel(correct=False).fit(many, {}, every).latency_, (
+        "many samples speak for themselves")
+
+
+def test_convolutions_nobody_timed_are_told_by_those_that_were():
+    """On a board where all that is known takes twice as long as elsewhere; marked as estimates. A table of few kernels tells of no others."""
+    usual = {"conv/pointwise": {"fixed": 4.0, "mflop": 5.0}, "conv/columns": {"fixed": 9.0, "mflop": 7.0}, "conv/winograd4": {"mflop": 3.0},
+             "conv/few": {"fixed": 1.0, "mflop": 11.0}, "plain/relu": {"fixed": 5.0}}
+    rng = np.random.default_rng(2)
+    fitted = {}
+    for name in ("conv/pointwise", "conv/columns", "conv/winograd4"):
+        terms = {"fixed": np.ones(9), "mflop": rng.uniform(1, 90, 9)}
+        fitted[name] = terms, 2 * sum(usual[name].get(n, 0.0) * v for n, v in terms.items())
+    (name, model), = KernelFits._estimated(usual, fitted).items()
+    assert name == "conv/few" and model.latency_.terms == pytest.approx({"fixed_us": 2.0, "us_per_mflop": 22.0})
+    assert (model.latency_.samples, model.latency_.provenance) == (0, "estimated")
+    assert KernelFits._estimated(usual, dict(list(fitted.items())[:2])) == {}
