@@ -32,7 +32,8 @@ def listed(section: str, key: str) -> list[str]:
 
 
 def test_every_data_file_is_packaged():
-    patterns = [f"coexec/devices/opencl/{p.strip()}" for p in setup()["options.package_data"]["coexec.devices.opencl"].split(",")]
+    told = setup()["options.package_data"]
+    patterns = [f"{package.replace('.', '/')}/{p.strip()}" for package, listed in told.items() if package != "*" for p in listed.split(",")]
     data = [p.relative_to(ROOT).as_posix() for p in (ROOT / "coexec").rglob("*") if p.is_file() and p.suffix not in (".py", ".pyc")]
     missing = [d for d in data if not any(fnmatch.fnmatch(d, p) for p in patterns)]
     assert data and missing == []

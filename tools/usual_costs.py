@@ -1,6 +1,6 @@
-"""What features of kernels cost on a board, from its profile: the table that fits of few timings lean on (coexec/profiling/usual_costs.yaml).
+"""What features of kernels cost on a board, from its profile: the table that fits of few timings lean on (coexec/profiling/usual_costs.json).
 
-    python tools/usual_costs.py board.yaml > coexec/profiling/usual_costs.yaml
+    python tools/usual_costs.py board.yaml > coexec/profiling/usual_costs.json
 
 Take a profile of `coexec profile --full`: only what many timings told is taken over.
 """
@@ -8,9 +8,8 @@ Take a profile of `coexec profile --full`: only what many timings told is taken 
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
-
-import yaml
 
 from coexec.profiles import load_profile
 
@@ -23,12 +22,13 @@ def main() -> int:
     parser.add_argument("profile", type=Path)
     options = parser.parse_args()
     profile = load_profile(options.profile)
-    print("# Microseconds that features of kernels cost, by unit and kernel, as `python tools/usual_costs.py` tells them of a profile of")
-    print(f"# {profile.name}. Fits of few timings lean on their proportions.")
+    units = []
     for unit in ("cpu", "gpu"):
-        told = {name: {k.removeprefix("us_per_"): float(f"{v:.3g}") for k, v in fit.terms.items()}
+        told = {name: {k.removeprefix("us_per_").removesuffix("_us"): float(f"{v:.3g}") for k, v in fit.terms.items()}
                 for name, fit in sorted(profile.unit(unit).latency.items()) if "/" in name and fit.samples >= LEAST}
-        print(yaml.safe_dump({unit: told}, default_flow_style=None, width=150, sort_keys=False), end="")
+        kernels = ",\n".join(f"  {json.dumps(name)}: {json.dumps(terms)}" for name, terms in told.items())
+        units.append(f'"{unit}": {{\n{kernels}}}')
+    print("{" + ",\n ".join(units) + "}")
     return 0
 
 

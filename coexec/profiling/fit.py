@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
 from collections import Counter, defaultdict
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
 from ..cost import shapes
 from ..cost.cases import Case, joined_cases
@@ -115,8 +115,8 @@ def steadied(rows: Sequence[Measurement], facts: Mapping[str, float] | None = No
 
 @lru_cache(maxsize=1)
 def usual_costs() -> dict[str, dict[str, dict[str, float]]]:
-    """Unit -> kernel -> feature -> microseconds, as one board was found to take: `usual_costs.yaml`, made by tools/usual_costs.py."""
-    return yaml.safe_load(Path(__file__).with_name("usual_costs.yaml").read_text())
+    """Unit -> kernel -> feature -> microseconds, as one board was found to take: `usual_costs.json`, made by tools/usual_costs.py."""
+    return json.loads(Path(__file__).with_name("usual_costs.json").read_text())
 
 
 #: Fitted kernels that must be known elsewhere, too, for others to be told by what they cost there.
