@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument("profile", type=Path)
     options = parser.parse_args()
     profile = load_profile(options.profile)
-    units = []
+    units = [f'"board": {json.dumps(f"{profile.name}, {profile.machine.date}")}']
     for unit in ("cpu", "gpu"):
         told = {name: {k.removeprefix("us_per_").removesuffix("_us"): float(f"{v:.3g}") for k, v in fit.terms.items()}
                 for name, fit in sorted(profile.unit(unit).latency.items()) if "/" in name and fit.samples >= LEAST}

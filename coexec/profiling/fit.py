@@ -114,8 +114,8 @@ def steadied(rows: Sequence[Measurement], facts: Mapping[str, float] | None = No
 
 
 @lru_cache(maxsize=1)
-def usual_costs() -> dict[str, dict[str, dict[str, float]]]:
-    """Unit -> kernel -> feature -> microseconds, as one board was found to take: `usual_costs.json`, made by tools/usual_costs.py."""
+def usual_costs() -> dict[str, Any]:
+    """Unit -> kernel -> feature -> microseconds, as one board (`board`) was found to take: `usual_costs.json`, made by tools/usual_costs.py."""
     return json.loads(Path(__file__).with_name("usual_costs.json").read_text())
 
 
@@ -154,7 +154,8 @@ class KernelFits:
         self.models |= self._estimated(usual, {name: (told[1], us[told[0]]) for name, told in found.items() if name in self.models})
 
     @staticmethod
-    def _estimated(usual: Mapping[str, Mapping[str, float]], fitted: Mapping[str, tuple[Mapping[str, np.ndarray], np.ndarray]]) -> dict[str, KernelModel]:
+    def _estimated(usual: Mapping[str, Mapping[str, float]],
+                   fitted: Mapping[str, tuple[Mapping[str, np.ndarray], np.ndarray]]) -> dict[str, KernelModel]:
         """The convolutions and products that too few rows are of: as on the usual board, by how much longer the fitted ones take here."""
         heavy = ("conv/", "product/")
         longer = []

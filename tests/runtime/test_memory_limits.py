@@ -41,7 +41,8 @@ def test_measured_memory_is_what_was_planned():
 def test_what_lies_on_both_sides_counts_twice():
     found = {}
     for sharing in ("svm", "copy"):
-        with settings.override(sharing=sharing, opencl=gpu_that_shares(sharing)), coexec.InferenceSession(tiny_model(), strategy="fixed:gpu=0.5") as session:
+        with (settings.override(sharing=sharing, opencl=gpu_that_shares(sharing)),
+              coexec.InferenceSession(tiny_model(), strategy="fixed:gpu=0.5") as session):
             session.run(None, {"x": X})
             measured, found[sharing] = session.measured_memory_bytes, session.peak_memory_bytes
             assert measured is None or abs(measured - session.peak_memory_bytes) <= 4 * 4096
@@ -50,7 +51,8 @@ def test_what_lies_on_both_sides_counts_twice():
 
 @pytest.mark.parametrize("sharing", ["svm", "copy"])
 def test_copied_bytes_are_none_where_memory_is_shared(sharing):
-    with settings.override(sharing=sharing, opencl=gpu_that_shares(sharing)), coexec.InferenceSession(tiny_model(), strategy="fixed:gpu=0.5") as session:
+    with (settings.override(sharing=sharing, opencl=gpu_that_shares(sharing)),
+          coexec.InferenceSession(tiny_model(), strategy="fixed:gpu=0.5") as session):
         session.run(None, {"x": X})
         assert "gpu" in session.plan.devices
         assert (session.copied_bytes_per_run > 0) == (sharing == "copy")

@@ -1,8 +1,8 @@
 """Depthwise convolution, the tail fused in: common kernels straight from the input, any other from padded planes.
 
-3x3 and 5x5 kernels of stride 1 and 2, and 7x7 ones of stride 1, run down a strip of columns: each input row is read once and added to every output row it reaches, so a strip
-keeps as many running sums as outputs overlap; rows outside add nothing. For the others each channel is copied once into a padded plane, so that no
-vector ever meets an edge. Either way an output is one chain over the kernel's elements in order.
+3x3 and 5x5 kernels of stride 1 and 2, and 7x7 ones of stride 1, run down a strip of columns: each input row is read once and added to every output
+row it reaches, so a strip keeps as many running sums as outputs overlap; rows outside add nothing. For the others each channel is copied once into a
+padded plane, so that no vector ever meets an edge. Either way an output is one chain over the kernel's elements in order.
 """
 
 from __future__ import annotations
