@@ -117,17 +117,17 @@ class KernelModel:
         self.correct = correct
 
     def fit(self, terms: Mapping[str, np.ndarray], sizes: Mapping[str, np.ndarray], y: np.ndarray,
-            kin: Mapping[str, float] | None = None, usual: Mapping[str, float] | None = None) -> KernelModel:
+            kin: Mapping[str, float] | None = None, prior: Mapping[str, float] | None = None) -> KernelModel:
         """Learns from features and sizes of n samples and their microseconds y, above 0. Raises UsageError for anything else.
 
         kin: what a feature costs in kernels that are like this one, by name; few samples are told by that better than by themselves.
-        usual: the same of this kernel on another board, of which the proportions count.
+        prior: the same of this kernel on another board, of which the proportions count.
         """
         y = np.asarray(y, float)
         X = np.stack([np.asarray(v, float) for v in terms.values()], axis=1) if len(y) else np.empty((0, 0))
         if X.shape[0] != len(y) or not len(y) or not np.isfinite(X).all() or not np.isfinite(y).all() or (y <= 0).any():
             raise UsageError("cannot fit latencies", found=f"{X.shape[0]} samples", expected="as many microseconds above 0 as features")
-        coef, ratio = _fit_terms(list(terms), X, y, kin, usual if len(y) <= FEW_SAMPLES else None)
+        coef, ratio = _fit_terms(list(terms), X, y, kin, prior if len(y) <= FEW_SAMPLES else None)
         names = [n for n, c in zip(terms, coef) if c > 0]
         told = {f"us_per_{n}" if n != "fixed" else "fixed_us": float(f"{coef[list(terms).index(n)]:.6g}") for n in names}
         base = sum((told[k] * np.asarray(terms[n], float) for k, n in zip(told, names)), np.zeros(len(y)))
@@ -209,9 +209,9 @@ def costs_of_kin(tables: Sequence[tuple[Mapping[str, np.ndarray], np.ndarray]]) 
 
 
 def _fit_terms(names: Sequence[str], X: np.ndarray, y: np.ndarray, kin: Mapping[str, float] | None = None,
-               usual: Mapping[str, float] | None = None) -> tuple[np.ndarray, np.ndarray]:
+               prior: Mapping[str, float] | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The coefficients whose left-out predictions are best, and those predictions' ratios to y; beyond MOST_JUDGED samples the fit's own."""
-    elsewhere = None if usual is None else _scaled(np.array([usual.get(n, 0.0) for n in names]), X, y)
+    scaled_prior = None if prior is None else _scaled(np.array([prior.get(n, 0.0) for n in names]), X, y)
     # What is the same in all samples is told by `fixed`, and what few have by the others: a cost of its own would be a guess.
     X = X * np.array([n == "fixed" or np.ptp(x) > 1e-3 * np.abs(x).max() and np.count_nonzero(x) >= FEW for n, x in zip(names, X.T)])
     everything, some = (X, y), np.sort(np.random.default_rng(1).permutation(len(y))[:MOST_JUDGED])  # a choice does not need every sample
@@ -227,13 +227,13 @@ def _fit_terms(names: Sequence[str], X: np.ndarray, y: np.ndarray, kin: Mapping[
         ratio = np.ones(len(y))
         for held in range(int(fold.max()) + 1):
             seen = fold != held
-            ratio[~seen] = X[~seen] @ _robust(X[seen] * allowed, y[seen], ridge, near, near is elsewhere) / y[~seen]
+            ratio[~seen] = X[~seen] @ _robust(X[seen] * allowed, y[seen], ridge, near, near is scaled_prior) / y[~seen]
         score = float(np.minimum(np.abs(ratio - 1), 0.5).mean())
-        better = SURELY_BETTER if best is not None and elsewhere is not None and best[2][2] is elsewhere and near is not elsewhere else 0.98
+        better = SURELY_BETTER if best is not None and scaled_prior is not None and best[2][2] is scaled_prior and near is not scaled_prior else 0.98
         if best is None or score < better * best[0] - 5e-4:
             best = score, ratio, way
 
-    for near in (elsewhere, None if kin is None else np.array([kin.get(n, 0.0) for n in names])):
+    for near in (scaled_prior, None if kin is None else np.array([kin.get(n, 0.0) for n in names])):
         for ridge in KIN_RIDGES if near is not None else ():
             judged((np.ones(len(names), bool), ridge, near))
     for allowed in (simplest, simple, np.ones(len(names), bool)):
@@ -244,9 +244,9 @@ def _fit_terms(names: Sequence[str], X: np.ndarray, y: np.ndarray, kin: Mapping[
             if ridge != RIDGES[1]:
                 judged((chosen[0], ridge, None))
     (allowed, ridge, near), ratio = best[2], np.ones(len(everything[1]))  # type: ignore[index]
-    coef = _robust(everything[0] * allowed, everything[1], ridge, near, near is elsewhere)
-    if near is not None and near is elsewhere:  # what the samples have nothing of is as elsewhere
-        coef = np.where(np.abs(everything[0]).max(axis=0) > 0, coef, elsewhere)
+    coef = _robust(everything[0] * allowed, everything[1], ridge, near, near is scaled_prior)
+    if near is not None and near is scaled_prior:  # of what the samples have nothing the prior tells
+        coef = np.where(np.abs(everything[0]).max(axis=0) > 0, coef, scaled_prior)
     if len(some) < len(ratio):
         ratio = everything[0] @ coef / everything[1]
     ratio[some] = best[1]  # type: ignore[index]

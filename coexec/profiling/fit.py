@@ -114,9 +114,9 @@ def steadied(rows: Sequence[Measurement], facts: Mapping[str, float] | None = No
 
 
 @lru_cache(maxsize=1)
-def usual_costs() -> dict[str, Any]:
-    """Unit -> kernel -> feature -> microseconds, as one board (`board`) was found to take: `usual_costs.json`, made by tools/usual_costs.py."""
-    return json.loads(Path(__file__).with_name("usual_costs.json").read_text())
+def prior_costs() -> dict[str, Any]:
+    """Unit -> kernel -> feature -> microseconds, as one board (`board`) was found to take: `prior_costs.json`, made by tools/prior_costs.py."""
+    return json.loads(Path(__file__).with_name("prior_costs.json").read_text())
 
 
 #: Fitted kernels that must be known elsewhere, too, for others to be told by what they cost there.
@@ -147,28 +147,28 @@ class KernelFits:
         for name, (at, terms, _) in found.items():
             groups[kin(name)].append((terms, us[at]))
         costs = {group: costs_of_kin(members) for group, members in groups.items() if len(members) > 1}
-        usual = usual_costs().get(rows[0].unit, {}) if rows else {}
+        prior = prior_costs().get(rows[0].unit, {}) if rows else {}
         for name, (at, terms, sizes) in found.items():
             if len(at) >= LEAST_SAMPLES:
-                self.models[name] = KernelModel(correct).fit(terms, sizes, us[at], costs.get(kin(name)), usual.get(name))
-        self.models |= self._estimated(usual, {name: (told[1], us[told[0]]) for name, told in found.items() if name in self.models})
+                self.models[name] = KernelModel(correct).fit(terms, sizes, us[at], costs.get(kin(name)), prior.get(name))
+        self.models |= self._estimated(prior, {name: (told[1], us[told[0]]) for name, told in found.items() if name in self.models})
 
     @staticmethod
-    def _estimated(usual: Mapping[str, Mapping[str, float]],
+    def _estimated(prior: Mapping[str, Mapping[str, float]],
                    fitted: Mapping[str, tuple[Mapping[str, np.ndarray], np.ndarray]]) -> dict[str, KernelModel]:
-        """The convolutions and products that too few rows are of: as on the usual board, by how much longer the fitted ones take here."""
+        """The convolutions and products that too few rows are of: as on the board of the prior, by how much longer the fitted ones take here."""
         heavy = ("conv/", "product/")
         longer = []
         for name, (terms, us) in fitted.items():
-            if name.startswith(heavy) and name in usual:
-                there = sum((usual[name].get(term, 0.0) * np.asarray(value, float) for term, value in terms.items()), np.zeros(len(us)))
+            if name.startswith(heavy) and name in prior:
+                there = sum((prior[name].get(term, 0.0) * np.asarray(value, float) for term, value in terms.items()), np.zeros(len(us)))
                 longer.append(float(np.median(us / np.maximum(there, 1e-3))))
         if len(longer) < LEAST_ALIKE:
             return {}
         factor = float(np.median(longer))
         return {name: KernelModel.from_profile(Latency({"fixed_us" if term == "fixed" else f"us_per_{term}": float(f"{factor * cost:.4g}")
                                                         for term, cost in costs.items()}, 0, None, "estimated"))
-                for name, costs in usual.items() if name.startswith(heavy) and name not in fitted}
+                for name, costs in prior.items() if name.startswith(heavy) and name not in fitted}
 
     def predict(self, rows: Sequence[Measurement]) -> np.ndarray:
         """Microseconds, float64[len(rows)]."""

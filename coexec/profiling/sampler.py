@@ -93,7 +93,7 @@ SHAPES: dict[str, list[Measurement]] = {
 
 #: How many of a family's most telling shapes come first. Most of a network's time goes into 3x3 convolutions that are larger than most drawn at
 #: random: without some of them a short round tells of what it has not seen.
-FIRST = {"conv_3x3": 5, "conv_1x1": 3}
+FIRST_OF = {"conv_3x3": 5, "conv_1x1": 3}
 
 #: Shares of the first and second split axis that a cut gives a piece.
 SHARES = (0.5, 0.25, 0.75)
@@ -346,9 +346,9 @@ class Sampler:
         self.error: dict[str, float] = {}
 
     def __iter__(self) -> Iterator[tuple[str, Sample]]:
-        for rank in range(max(self.first, *FIRST.values()) if self.first else 0):
+        for rank in range(max(self.first, *FIRST_OF.values()) if self.first else 0):
             for name, rows in SHAPES.items():
-                if rank < min(len(rows), max(self.first, FIRST.get(name, 0))):
+                if rank < min(len(rows), max(self.first, FIRST_OF.get(name, 0))):
                     yield name, whole_of(rows[rank])
         names = list(_ROWS)
         while True:

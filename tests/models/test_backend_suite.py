@@ -4,21 +4,10 @@ import pytest
 
 from .backend_suite import exceptions, fast_set_names, run_one, suite
 
-NOT_PASSING, NOT_ON_THE_GPU = exceptions("backend_exceptions.txt"), exceptions("backend_exceptions_opencl.txt")
-EVERY = suite("fixed:gpu=0.5", False)
-#: Operators written out as functions of others are many, and much alike: a quarter of them. `python -m tests.models.backend_suite` tries all.
-WRITTEN_OUT = [name for name in sorted(EVERY) if "_expanded" in name]
-HALVES = {name: test for name, test in EVERY.items() if "_expanded" not in name or name in NOT_PASSING or name in WRITTEN_OUT[::4]}
-#: What is made of the fast set on the device, operators by themselves.
+HALVES = suite("fixed:gpu=0.5", False)
+#: Operators by themselves: written out as functions of others they are among HALVES (`python -m tests.models.backend_suite` tries all).
 STRICT = {name: test for name, test in suite("gpu", True).items() if name in fast_set_names() and "_expanded" not in name}
-
-
-def thinned(names: list[str], kept: int = 2) -> list[str]:
-    """All that are listed as not passing; of the others whose names begin alike the first few, then every fourth: each compiles kernels."""
-    groups: dict[str, list[str]] = {}
-    for name in names:
-        groups.setdefault("_".join(name.split("_")[1:3]), []).append(name)
-    return [n for group in groups.values() for i, n in enumerate(group) if i < kept or i % 4 == 0 or n in NOT_ON_THE_GPU]
+NOT_PASSING, NOT_ON_THE_GPU = exceptions("backend_exceptions.txt"), exceptions("backend_exceptions_opencl.txt")
 
 
 def judge(reason: str | None, listed: str | None) -> None:
@@ -36,12 +25,12 @@ def test_with_fallback_allowed(name):
     judge(run_one(HALVES[name]), NOT_PASSING.get(name))
 
 
-@pytest.mark.parametrize("name", thinned(sorted(STRICT)))
+@pytest.mark.parametrize("name", sorted(STRICT))
 def test_on_opencl_with_fallback_forbidden(name):
     judge(run_one(STRICT[name]), NOT_ON_THE_GPU.get(name))
 
 
 def test_enough_of_the_suite_passes():
-    assert len(EVERY) >= 2000 and set(NOT_PASSING) <= set(HALVES) and len(NOT_PASSING) <= 0.05 * len(EVERY)
+    assert len(HALVES) >= 2000 and set(NOT_PASSING) <= set(HALVES) and len(NOT_PASSING) <= 0.05 * len(HALVES)
     assert set(NOT_ON_THE_GPU) <= set(STRICT)
     assert all(len(reason) > 10 for reason in (*NOT_PASSING.values(), *NOT_ON_THE_GPU.values()))

@@ -330,27 +330,27 @@ def test_few_samples_lean_on_what_features_cost_elsewhere():
     biased = np.arange(count) < 4
     terms = {"fixed": np.ones(count), "mtile3": rng.uniform(0.001, 0.05, count), "bias_melem": np.where(biased, rng.uniform(1e-4, 2e-3, count), 0.0)}
     us = (4 + 6000 * terms["mtile3"]) * np.exp(rng.normal(0, 0.05, count)) * np.where(biased, 1.6, 1.0)
-    usual = {"fixed": 8.0, "mtile3": 9000.0, "bias_melem": 500.0}
+    prior = {"fixed": 8.0, "mtile3": 9000.0, "bias_melem": 500.0}
     asked = {"fixed": np.ones(1), "mtile3": np.array([0.05]), "bias_melem": np.array([0.13])}
-    leaning, alone = (KernelModel(correct=False).fit(terms, {}, us, usual=told).predict(asked, {})[0] for told in (usual, None))
+    leaning, alone = (KernelModel(correct=False).fit(terms, {}, us, prior=told).predict(asked, {})[0] for told in (prior, None))
     assert 250 < leaning < 600 < alone
 
     many = {name: np.tile(value, 20) for name, value in terms.items()}
     every = np.tile(us, 20)
-    assert KernelModel(correct=False).fit(many, {}, every, usual=usual).latency_ == KernelModel(correct=False).fit(many, {}, every).latency_, (
+    assert KernelModel(correct=False).fit(many, {}, every, prior=prior).latency_ == KernelModel(correct=False).fit(many, {}, every).latency_, (
         "many samples speak for themselves")
 
 
 def test_convolutions_nobody_timed_are_told_by_those_that_were():
     """On a board where all that is known takes twice as long as elsewhere; marked as estimates. A table of few kernels tells of no others."""
-    usual = {"conv/pointwise": {"fixed": 4.0, "mflop": 5.0}, "conv/columns": {"fixed": 9.0, "mflop": 7.0}, "conv/winograd4": {"mflop": 3.0},
+    prior = {"conv/pointwise": {"fixed": 4.0, "mflop": 5.0}, "conv/columns": {"fixed": 9.0, "mflop": 7.0}, "conv/winograd4": {"mflop": 3.0},
              "conv/few": {"fixed": 1.0, "mflop": 11.0}, "plain/relu": {"fixed": 5.0}}
     rng = np.random.default_rng(2)
     fitted = {}
     for name in ("conv/pointwise", "conv/columns", "conv/winograd4"):
         terms = {"fixed": np.ones(9), "mflop": rng.uniform(1, 90, 9)}
-        fitted[name] = terms, 2 * sum(usual[name].get(n, 0.0) * v for n, v in terms.items())
-    (name, model), = KernelFits._estimated(usual, fitted).items()
+        fitted[name] = terms, 2 * sum(prior[name].get(n, 0.0) * v for n, v in terms.items())
+    (name, model), = KernelFits._estimated(prior, fitted).items()
     assert name == "conv/few" and model.latency_.terms == pytest.approx({"fixed_us": 2.0, "us_per_mflop": 22.0})
     assert (model.latency_.samples, model.latency_.provenance) == (0, "estimated")
-    assert KernelFits._estimated(usual, dict(list(fitted.items())[:2])) == {}
+    assert KernelFits._estimated(prior, dict(list(fitted.items())[:2])) == {}

@@ -1,6 +1,6 @@
-"""What features of kernels cost on a board, from its profile: the table that fits of few timings lean on (coexec/profiling/usual_costs.json).
+"""What features of kernels cost on a board, from its profile: the table that fits of few timings lean on (coexec/profiling/prior_costs.json).
 
-    python tools/usual_costs.py board.yaml > coexec/profiling/usual_costs.json
+    python tools/prior_costs.py board.yaml > coexec/profiling/prior_costs.json
 
 Take a profile of `coexec profile --full`: only what many timings told is taken over.
 """
