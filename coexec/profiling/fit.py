@@ -119,8 +119,9 @@ def prior_costs() -> dict[str, Any]:
     return json.loads(Path(__file__).with_name("prior_costs.json").read_text())
 
 
-#: Fitted kernels that must be known elsewhere, too, for others to be told by what they cost there.
-LEAST_ALIKE = 3
+#: Beginnings of the names of convolutions' and products' kernels. So many of those timed must be known elsewhere, for others to be told by what they
+#: cost there.
+HEAVY, LEAST_ALIKE = ("conv/", "product/"), 3
 
 
 class KernelFits:
@@ -151,24 +152,30 @@ class KernelFits:
         for name, (at, terms, sizes) in found.items():
             if len(at) >= LEAST_SAMPLES:
                 self.models[name] = KernelModel(correct).fit(terms, sizes, us[at], costs.get(kin(name)), prior.get(name))
-        self.models |= self._estimated(prior, {name: (told[1], us[told[0]]) for name, told in found.items() if name in self.models})
+        self.models |= self._estimated(prior, {name: (told[1], us[told[0]]) for name, told in found.items()}, frozenset(self.models))
 
     @staticmethod
-    def _estimated(prior: Mapping[str, Mapping[str, float]],
-                   fitted: Mapping[str, tuple[Mapping[str, np.ndarray], np.ndarray]]) -> dict[str, KernelModel]:
-        """The convolutions and products that too few rows are of: as on the board of the prior, by how much longer the fitted ones take here."""
-        heavy = ("conv/", "product/")
-        longer = []
-        for name, (terms, us) in fitted.items():
-            if name.startswith(heavy) and name in prior:
+    def _estimated(prior: Mapping[str, Mapping[str, float]], timed: Mapping[str, tuple[Mapping[str, np.ndarray], np.ndarray]],
+                   fitted: frozenset[str]) -> dict[str, KernelModel]:
+        """Kernels that too few rows are of, as on the board of the prior: by how much longer their rows take here; and convolutions and products
+        that no row is of, by how much longer the others do. Nothing where few of those are known.
+        """
+        longer = {}
+        for name, (terms, us) in timed.items():
+            if name in prior and len(us):
                 there = sum((prior[name].get(term, 0.0) * np.asarray(value, float) for term, value in terms.items()), np.zeros(len(us)))
-                longer.append(float(np.median(us / np.maximum(there, 1e-3))))
-        if len(longer) < LEAST_ALIKE:
+                longer[name] = float(np.median(us / np.maximum(there, 1e-3)))
+        heavy = [factor for name, factor in longer.items() if name.startswith(HEAVY)]
+        if len(heavy) < LEAST_ALIKE:
             return {}
-        factor = float(np.median(longer))
-        return {name: KernelModel.from_profile(Latency({"fixed_us" if term == "fixed" else f"us_per_{term}": float(f"{factor * cost:.4g}")
-                                                        for term, cost in costs.items()}, 0, None, "estimated"))
-                for name, costs in prior.items() if name.startswith(heavy) and name not in fitted}
+        usual = float(np.median(heavy))
+        made = {}
+        for name, costs in prior.items():
+            if name not in fitted and (name in longer or name.startswith(HEAVY)):
+                factor = longer.get(name, usual)
+                terms = {"fixed_us" if term == "fixed" else f"us_per_{term}": float(f"{factor * cost:.4g}") for term, cost in costs.items()}
+                made[name] = KernelModel.from_profile(Latency(terms, 0, None, "estimated"))
+        return made
 
     def predict(self, rows: Sequence[Measurement]) -> np.ndarray:
         """Microseconds, float64[len(rows)]."""

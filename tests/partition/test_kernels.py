@@ -341,16 +341,18 @@ def test_few_samples_lean_on_what_features_cost_elsewhere():
         "many samples speak for themselves")
 
 
-def test_convolutions_nobody_timed_are_told_by_those_that_were():
+def test_kernels_with_few_timings_or_none_are_told_by_those_that_were_timed():
     """On a board where all that is known takes twice as long as elsewhere; marked as estimates. A table of few kernels tells of no others."""
     prior = {"conv/pointwise": {"fixed": 4.0, "mflop": 5.0}, "conv/columns": {"fixed": 9.0, "mflop": 7.0}, "conv/winograd4": {"mflop": 3.0},
-             "conv/few": {"fixed": 1.0, "mflop": 11.0}, "plain/relu": {"fixed": 5.0}}
-    rng = np.random.default_rng(2)
-    fitted = {}
-    for name in ("conv/pointwise", "conv/columns", "conv/winograd4"):
-        terms = {"fixed": np.ones(9), "mflop": rng.uniform(1, 90, 9)}
-        fitted[name] = terms, 2 * sum(prior[name].get(n, 0.0) * v for n, v in terms.items())
-    (name, model), = KernelFits._estimated(prior, fitted).items()
-    assert name == "conv/few" and model.latency_.terms == pytest.approx({"fixed_us": 2.0, "us_per_mflop": 22.0})
-    assert (model.latency_.samples, model.latency_.provenance) == (0, "estimated")
-    assert KernelFits._estimated(prior, dict(list(fitted.items())[:2])) == {}
+             "conv/few": {"fixed": 1.0, "mflop": 11.0}, "plain/relu": {"fixed": 5.0}, "plain/add": {"fixed": 6.0}}
+    rng, timed = np.random.default_rng(2), {}
+    for name, count, longer in (("conv/pointwise", 9, 2), ("conv/columns", 9, 2), ("conv/winograd4", 2, 2.5), ("plain/relu", 1, 3)):
+        terms = {"fixed": np.ones(count), "mflop": rng.uniform(1, 90, count)}
+        timed[name] = terms, longer * sum(prior[name].get(n, 0.0) * v for n, v in terms.items())
+    fitted = frozenset({"conv/pointwise", "conv/columns"})
+    found = {name: model.latency_ for name, model in KernelFits._estimated(prior, timed, fitted).items()}
+    assert {name: latency.terms for name, latency in found.items()} == {
+        "conv/few": pytest.approx({"fixed_us": 2.0, "us_per_mflop": 22.0}), "conv/winograd4": pytest.approx({"us_per_mflop": 7.5}),
+        "plain/relu": pytest.approx({"fixed_us": 15.0})}
+    assert {(latency.samples, latency.provenance) for latency in found.values()} == {(0, "estimated")}
+    assert KernelFits._estimated(prior, dict(list(timed.items())[:2]), fitted) == {}
