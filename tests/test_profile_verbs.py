@@ -14,7 +14,7 @@ from coexec.cost.compose import CostModel
 from coexec.devices.cpu.device import CpuDevice
 from coexec.errors import UsageError
 from coexec.profiles import Latency, load_profile, save_profile
-from coexec.profiling.fit import refit
+from coexec.profiling.from_table import refit
 from coexec.profiling.table import read_table
 from coexec.report import comparison
 from coexec.report.evaluation import Took

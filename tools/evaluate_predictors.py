@@ -26,7 +26,7 @@ from coexec.api import InferenceSession, SessionOptions, load, random_feeds
 from coexec.devices.base import Device
 from coexec.devices.registry import find_devices
 from coexec.profiles import load_profile
-from coexec.profiling.fit import fit_profile_from_table
+from coexec.profiling.from_table import fit_profile_from_table
 from coexec.profiling.table import read_table
 from coexec.report.evaluation import PASSES, Passes, Sample, baselines, by_kernel, judge, query_us, samples_of, timed, worst
 from coexec.report.moments import Moments, Run

@@ -49,7 +49,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def _fitted(table_path: Path, rows: list[Any], name: str, console: Console) -> Any:
     """The profile of a table; where the profile that was measured with it lies beside it, with that one's facts and fixed costs."""
     from ..profiles import load_profile
-    from ..profiling.fit import fit_profile_from_table, of_coexec, refit
+    from ..profiling.fit import of_coexec
+    from ..profiling.from_table import fit_profile_from_table, refit
 
     beside = table_path.with_suffix(".yaml")
     if of_coexec(rows) and beside.exists():
@@ -130,7 +131,7 @@ def _measure(options: argparse.Namespace, target: Path | None, raw: Path | None,
 def _from_table(options: argparse.Namespace, target: Path | None, console: Console) -> int:
     from ..profiles import save_profile
     from ..profiling.baselines import BASELINES, predictions
-    from ..profiling.fit import held_out_accuracy
+    from ..profiling.judging import held_out_accuracy
     from ..profiling.table import read_table
 
     rows = read_table(options.from_csv)

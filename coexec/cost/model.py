@@ -268,6 +268,7 @@ def _robust(X: np.ndarray, y: np.ndarray, ridge: float, near: np.ndarray | None 
     """Non-negative coefficients with the least relative errors; those far off count less (a timing that was disturbed). They are held back
     by the ridge: towards `near` where that is given, else towards 0. firmly: each in proportion to its share in what `near` says.
     """
+    from scipy.linalg.lapack import dposv, dtrtrs
     from scipy.optimize import nnls
 
     relative = X / y[:, None]
@@ -285,10 +286,11 @@ def _robust(X: np.ndarray, y: np.ndarray, ridge: float, near: np.ndarray | None 
     for _ in range(3):
         # A least squares' normal equations, by a factor of them: as many rows as features, however many samples.
         weighted = relative[:, used] / scale[used] * weight[:, None]
-        normal = weighted.T @ weighted + held @ held
-        factor = np.linalg.cholesky(normal).T
-        target = np.linalg.solve(factor.T, weighted.T @ weight + held @ aim)
-        coef[used] = nnls(factor, target)[0] / scale[used]
+        normal, wanted = weighted.T @ weighted + held @ held, weighted.T @ weight + held @ aim
+        factor, solved, failed = dposv(normal, wanted)
+        if failed or (solved < 0).any():  # else the least squares' own solution is the non-negative one
+            solved = nnls(np.triu(factor), dtrtrs(factor, wanted, trans=1)[0])[0]
+        coef[used] = solved / scale[used]
         share = relative @ coef
         if near is None:
             coef *= _middle(1 / np.maximum(share, 0.1))  # a ridge makes everything a little too short
@@ -310,7 +312,7 @@ def _correction(sizes: Mapping[str, np.ndarray], wanted: np.ndarray, without: np
 
     wanted: logarithms of what samples took by what the terms say; without: how far off left-out samples are without a correction, as logarithms.
     """
-    from scipy.linalg import cho_solve, cholesky, solve_triangular
+    from scipy.linalg.lapack import dpotrf, dpotrs, dtrtrs
 
     inputs = [n for n, v in sizes.items() if np.ptp(v) > 0]
     if not inputs:
@@ -330,9 +332,10 @@ def _correction(sizes: Mapping[str, np.ndarray], wanted: np.ndarray, without: np
         for noise in noises:
             normal = square + noise * inner
             normal[np.diag_indices_from(normal)] += 1e-8
-            factor = cholesky(normal, lower=True, check_finite=False)
-            weights = cho_solve((factor, True), pull, check_finite=False)
-            hat = (solve_triangular(factor, phi.T, lower=True, check_finite=False) ** 2).sum(axis=0)
+            factor = dpotrf(normal, lower=1)[0]
+            weights = dpotrs(factor, pull, lower=1)[0]
+            solved = dtrtrs(factor, phi.T, lower=1)[0]
+            hat = np.einsum("ij,ij->j", solved, solved)
             found.append((weights, (target - phi @ weights) / np.maximum(1 - hat, 0.02)))
         return found
 

@@ -14,7 +14,8 @@ import numpy as np
 from ..cost.features import COLUMNS
 from ..cost.geometry import Facts, up
 from ..cost.model import LEAST_SAMPLES, LatencyModel, forest
-from .fit import design, facts_of_rows, kernels_of, of_coexec
+from .fit import facts_of_rows, kernels_of, of_coexec
+from .section import design
 from .table import Measurement
 
 _MFLOP, _MBYTE = COLUMNS.index("mflop"), COLUMNS.index("mbyte")

@@ -1,12 +1,11 @@
-"""From measurements to latencies, to a whole profile, and to how well shapes never seen are predicted."""
+"""From measurements to latencies: a fit of every kernel that was timed, with what moments did taken off."""
 
 from __future__ import annotations
 
 import json
 import re
-import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,33 +15,16 @@ import numpy as np
 
 from ..cost import shapes
 from ..cost.cases import Case, joined_cases
-from ..cost.features import COLUMNS, family, features
 from ..cost.geometry import Facts, bounds
 from ..cost.kernels import bound_by, cases, kin
-from ..cost.model import LEAST_SAMPLES, KernelModel, LatencyModel, ShapeModel, costs_of_kin, quick_costs
+from ..cost.model import LEAST_SAMPLES, KernelModel, ShapeModel, costs_of_kin, quick_costs
 from ..devices.cpu.blas import held_to_one
-from ..errors import UsageError
-from ..profiles import DeviceProfile, Latency, UnitProfile
+from ..profiles import Latency
 from .drift import EXPECTED, at_usual_moments, facts_of_drift, learnt, powers, readings, slow_moments, usual_readings
 from .table import Measurement, node_of, piece_of
 
-#: A family with fewer timings gets no fit: its cost is then a roofline estimate, and marked as one.
-MIN_SAMPLES = 4
 #: How often what kernels take in a usual moment, and how they follow the reference kernels, are told from one another.
 ROUNDS_OF_DRIFT = 3
-#: What starting a GPU kernel and waiting for it is taken to cost where nobody measured it, in microseconds.
-ASSUMED_LAUNCH_US, ASSUMED_SYNC_US = 20.0, 200.0
-_MFLOP, _MBYTE = COLUMNS.index("mflop"), COLUMNS.index("mbyte")
-
-
-def design(rows: Sequence[Measurement]) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """The family, features (n, len(COLUMNS)) and latency (n, microseconds) of every row. Raises UsageError for an impossible row."""
-    families, X = [], np.empty((len(rows), len(COLUMNS)))
-    for i, row in enumerate(rows):
-        node, region = piece_of(row, f"row {i + 1}")
-        families.append(family(node))
-        X[i] = features(node, region)
-    return families, X, np.array([r.latency_us for r in rows])
 
 
 def fits(rows: Sequence[Measurement], facts: Mapping[str, float] | None = None, table: Table | None = None) -> KernelFits:
@@ -143,7 +125,7 @@ class KernelFits:
             if len(members) > 1:
                 us[members[0]] = np.median(us[members])
         self.models: dict[str, KernelModel] = {}
-        found = {name: _only(told, first[told[0]]) for name, told in (kernels_of(rows, facts) if table is None else table).items()}
+        found = {name: only(told, first[told[0]]) for name, told in (kernels_of(rows, facts) if table is None else table).items()}
         groups: dict[str, list[tuple[dict[str, np.ndarray], np.ndarray]]] = defaultdict(list)
         for name, (at, terms, _) in found.items():
             groups[kin(name)].append((terms, us[at]))
@@ -186,7 +168,7 @@ class KernelFits:
         return us
 
 
-def _only(told: tuple[list[int], dict[str, np.ndarray], dict[str, np.ndarray]], kept: np.ndarray) -> tuple:
+def only(told: tuple[list[int], dict[str, np.ndarray], dict[str, np.ndarray]], kept: np.ndarray) -> tuple:
     at, terms, sizes = told
     return np.array(at, int)[kept], *({k: v[kept] for k, v in columns.items()} for columns in (terms, sizes))
 
@@ -256,193 +238,3 @@ def facts_of_rows(rows: Sequence[Measurement], told: Mapping[str, float] | None 
             facts = {"local_bytes": 768 << 10}
     threads = Counter(r.threads or 1 for r in rows).most_common(1)[0][0] if rows else 1
     return Facts.of({**facts, **(told or {})}, threads)
-
-
-#: A line through a family's timings, which stands in where a kernel has no fit, and the peaks, need no more of an operator's.
-MOST_LINED = 300
-
-
-def few_of_each(kinds: Sequence[str]) -> np.ndarray:
-    """Indices of at most MOST_LINED of each kind, evenly spread, in their order."""
-    members: dict[str, list[int]] = defaultdict(list)
-    for i, kind in enumerate(kinds):
-        members[kind].append(i)
-    return np.sort(np.concatenate([np.array(at)[np.linspace(0, len(at) - 1, min(len(at), MOST_LINED)).astype(int)] for at in members.values()]))
-
-
-def _models(families: Sequence[str], X: np.ndarray, y: np.ndarray) -> dict[str, LatencyModel]:
-    members: dict[str, list[int]] = defaultdict(list)
-    for i, name in enumerate(families):
-        members[name].append(i)
-    return {name: LatencyModel().fit(X[at], y[at]) for name, at in members.items() if len(at) >= MIN_SAMPLES}
-
-
-def peaks(families: Sequence[str], X: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Of a `design`: the best GFLOP/s of matrix products and 1x1 convolutions, and GB/s of the largest elementwise operators (else of any rows).
-
-    Convolutions by Winograd do fewer operations than are counted, and small tensors stay in a cache: neither tells a peak.
-    """
-    gflops, gbs = X[:, _MFLOP] / y * 1e3, X[:, _MBYTE] / y * 1e3  # mflop per us is TFLOP/s; mbyte per us is TB/s
-
-    def best(rates: np.ndarray, wanted: Iterable[str]) -> float:
-        chosen = [r for r, f in zip(rates, families) if f in wanted]
-        return float(f"{max([*(chosen or rates), 1e-3]):.4g}")
-
-    streaming = [i for i in np.argsort(-X[:, _MBYTE]) if families[i] in ("elementwise", "movement")][:3]
-    return best(gflops, ("gemm", "matmul", "conv_1x1")), float(f"{max(gbs[streaming], default=0) or best(gbs, ()):.4g}")
-
-
-def fit_profile_from_table(rows: Sequence[Measurement], name: str = "") -> DeviceProfile:
-    """The profile that a table of measurements supports. What no table says (launch, wait) is assumed, and the sections say `estimated`.
-
-    Raises UsageError where there are no rows of a CPU, or a row is impossible.
-    """
-    by_unit = {unit: one_device([r for r in rows if r.unit == unit]) for unit in ("cpu", "gpu")}
-    if not by_unit["cpu"]:
-        raise UsageError("the table has no rows with unit cpu", expected="timings of the CPU, and, where there is one, of the GPU")
-    threads = {r.threads or 1 for r in by_unit["cpu"]}
-    by_unit["cpu_alone"] = [r for r in by_unit["cpu"] if (r.threads or 1) == max(threads)] if len(threads) > 1 and by_unit["gpu"] else []
-    if by_unit["cpu_alone"]:
-        by_unit["cpu"] = [r for r in by_unit["cpu"] if (r.threads or 1) == min(threads)]
-    sections = {unit: section_from_rows(unit, found) for unit, found in by_unit.items() if found}
-    called = name or " + ".join(sections[u].name or u for u in ("cpu", "gpu") if u in sections)
-    return DeviceProfile(called, sections["cpu"], sections.get("gpu"), cpu_alone=sections.get("cpu_alone"))
-
-
-def refit(profile: DeviceProfile, rows: Sequence[Measurement]) -> DeviceProfile:
-    """The profile with its fits made anew from rows of the same devices; facts and fixed costs, which no table holds, stay.
-
-    Raises UsageError where the rows are of other devices.
-    """
-    sections = {"cpu": profile.cpu, "gpu": profile.gpu, "cpu_alone": profile.cpu_alone}
-    strange = {r.device for r in rows} - {s.name for s in sections.values() if s is not None}
-    if strange:
-        raise UsageError("the table is of another board than the profile", found=", ".join(sorted(strange)), expected=profile.name)
-    made: dict[str, UnitProfile | None] = {}
-    for unit, section in sections.items():
-        mine = [r for r in rows if section is not None and r.unit == unit[:3] and (unit == "gpu" or r.threads == section.threads)]
-        made[unit] = section
-        if mine and section is not None:
-            fresh = section_from_rows("gpu" if unit == "gpu" else "cpu", mine, section.facts)
-            kept = {name: value for name, value in section.facts.items() if not name.startswith("block_")}
-            fresh = replace(fresh, facts={**kept, **fresh.facts})
-            made[unit] = replace(section, **{k: getattr(fresh, k) for k in ("peak_gflops", "bandwidth_gbs", "facts", "busy", "latency")})
-    return replace(profile, **made)
-
-
-def one_device(rows: Sequence[Measurement]) -> list[Measurement]:
-    """The rows of the device with most of them, of one element type where kernels are not coexec's: a profile describes one board."""
-    if not rows:
-        return []
-    device = Counter(r.device for r in rows).most_common(1)[0][0]
-    mine = [r for r in rows if r.device == device]
-    dtype = Counter(r.dtype for r in mine).most_common(1)[0][0]
-    return mine if of_coexec(mine) else [r for r in mine if r.dtype == dtype]
-
-
-def section_from_rows(unit: str, rows: Sequence[Measurement], facts: Mapping[str, float] | None = None) -> UnitProfile:
-    """One unit's section: peaks and fits from the rows, costs of starting and waiting assumed."""
-    # Those beside a busy unit last: what is said of the others is their beginning.
-    rows = sorted(rows, key=lambda r: bool(r.busy_other))
-    quiet = len(rows) - sum(bool(r.busy_other) for r in rows)
-    table = kernels_of(rows, facts_of_rows(rows, facts)) if of_coexec(rows) else None
-    rows, drift, follow = steadied(rows, facts, table)
-    some = few_of_each([r.op_type for r in rows])
-    families, X, y = design([rows[i] for i in some])
-    gflops, gbs = peaks(families, X, y)
-    undisturbed = int(np.searchsorted(some, quiet))
-    gpu = unit == "gpu"
-    if table is not None:
-        table = {name: _only(told, np.array(told[0]) < quiet) for name, told in table.items()}
-    known = fits(rows[:quiet], facts, table) if quiet else KernelFits([], facts_of_rows(rows, facts))
-    lines = {name: model.to_profile() for name, model in _models(families[:undisturbed], X[:undisturbed], y[:undisturbed]).items()} if quiet else {}
-    return UnitProfile(
-        Counter(r.device for r in rows).most_common(1)[0][0], gflops, gbs,
-        threads=max((r.threads or 1 for r in rows), default=1) if not gpu else 0,
-        dtypes=tuple(sorted({r.dtype for r in rows})), operators=tuple(sorted({r.op_type for r in rows})) if gpu else (),
-        launch_us=ASSUMED_LAUNCH_US if gpu else 0.0, sync_us=ASSUMED_SYNC_US if gpu else 0.0, provenance="estimated",
-        facts=known.facts.told() | drift, busy=busy_factors(rows, known.facts),
-        latency=lines | {k: replace(m.to_profile(), drift=follow.get(k)) for k, m in known.models.items()},
-    )
-
-
-def busy_factors(rows: Sequence[Measurement], known: Facts) -> dict[str, float]:
-    """How much longer kernels take beside a busy other unit, by what bounds them: medians over shapes timed both ways, at least 1."""
-    alone = {(r.threads, r.implementation, r.piece_key): r.latency_us for r in rows if not r.busy_other}
-    beside = [r for r in rows if r.busy_other and (r.threads, r.implementation, r.piece_key) in alone]
-    ratios: dict[str, list[float]] = defaultdict(list)
-    for name, (at, _, _) in kernels_of(beside, known).items():
-        ratios[bound_by(name)] += [beside[i].latency_us / alone[beside[i].threads, beside[i].implementation, beside[i].piece_key] for i in at]
-    return {k: max(1.0, float(f"{np.median(v):.4g}")) for k, v in sorted(ratios.items())}
-
-
-#: Given rows seen and rows asked for, of one processor: microseconds of the latter, NaN where it cannot say.
-Predict = Callable[[Sequence[Measurement], Sequence[Measurement]], np.ndarray]
-
-
-def held_out_accuracy(rows: Sequence[Measurement], folds: int = 5, predict: Predict | None = None) -> dict[str, dict[str, Any]]:
-    """Per unit, how well rows are predicted by fits that saw no row of the same shape: keys as in `evaluate`.
-
-    Shapes are dealt to folds by their hash, so the same table always gives the same answer, and so do other ways to `predict`
-    (default: a profile's own) on the same folds. Every processor of the table (device, threads, element type) is judged by itself;
-    rows of kernels and families with too few others are not counted.
-    """
-    report = {}
-    for unit in ("cpu", "gpu"):
-        mine = [r for r in rows if r.unit == unit and not r.busy_other]
-        if not mine:
-            continue
-        errors: list[float] = []
-        for members in processors(mine):
-            fold = np.array([zlib.crc32(repr(r.shape_key).encode()) % folds for r in members])
-            for held in range(folds):
-                seen, asked = ([r for r, f in zip(members, fold) if bool(f == held) is wanted] for wanted in (False, True))
-                if seen and asked:  # what is judged teaches nothing, not even of moments
-                    steady = steadied(seen)
-                    seen, asked = steady.rows, steady.others(asked)
-                    us = (predict or _own)(seen, asked)
-                    errors += [float(found / r.latency_us - 1) for found, r in zip(us, asked) if np.isfinite(found)]
-        report[unit] = accuracy(errors, noise_floor([r for members in processors(mine) for r in steadied(members).rows]))
-    return report
-
-
-def _own(seen: Sequence[Measurement], asked: Sequence[Measurement]) -> np.ndarray:
-    """As a profile fitted to the rows seen predicts: by kernel, else by family."""
-    families, X, y = design(seen)
-    theirs, Z, _ = design(asked)
-    models, us = _models(families, X, y), fits(seen).predict(asked)
-    for i, found in enumerate(us):
-        if np.isnan(found) and theirs[i] in models:
-            us[i] = models[theirs[i]].predict(Z[i:i + 1])[0]
-    return us
-
-
-def processors(rows: Sequence[Measurement]) -> list[list[Measurement]]:
-    """Rows of one unit by what was timed: device, threads, element type; kernels that others wrote apart where shapes have several."""
-    found: dict[tuple, list[Measurement]] = defaultdict(list)
-    ways: dict[tuple, set[str]] = defaultdict(set)
-    own = of_coexec(rows)
-    for r in rows:
-        ways[r.device, r.threads, r.dtype, r.shape_key].add(r.implementation)
-    several = {key[:3] for key, names in ways.items() if len(names) > 1 and not own}
-    for r in rows:
-        key = (r.device, r.threads, "" if own else r.dtype)  # of its own kernels, coexec tells types apart by name
-        found[(*key, r.implementation) if key in several else key].append(r)
-    return list(found.values())
-
-
-def accuracy(errors: Sequence[float], floor: float | None) -> dict[str, Any]:
-    """Shares within 5, 10 and 15 percent, and the mean absolute percentage error; None where there is nothing to judge."""
-    size = np.abs(np.asarray(errors, float))
-    within = {f"within_{p}pct": round(float((size <= p / 100).mean()), 4) if len(size) else None for p in (5, 10, 15)}
-    return {"count": len(size), **within, "mape": round(float(size.mean() * 100), 2) if len(size) else None,
-            "noise_floor_within_10pct": floor}
-
-
-def noise_floor(rows: Sequence[Measurement]) -> float | None:
-    """How often a measurement falls within 10 % of the median of all those of the same kernel; None where none was repeated."""
-    groups: dict[tuple, list[float]] = defaultdict(list)
-    for r in rows:
-        groups[(r.device, r.threads, r.implementation, r.piece_key)].append(r.latency_us)
-    near = [abs(v / np.median(g) - 1) <= 0.1 for g in groups.values() if len(g) > 1 for v in g]
-    return round(float(np.mean(near)), 4) if near else None

@@ -25,7 +25,7 @@ from ..profiles import DeviceProfile, UnitProfile, rounded
 from .choosing import Choosing
 from .climate import Climate
 from .facts import board_facts, machine, operators
-from .fit import KernelFits, facts_of_rows, fit_profile_from_table, kernels_of, section_from_rows
+from .fit import KernelFits, facts_of_rows, kernels_of
 from .fixed import fixed_costs
 from .images import image_costs
 from .isolation import Isolated
@@ -33,6 +33,7 @@ from .measure import Bench, copies_for
 from .quarantine import Quarantine
 from .rounds import COMPANY
 from .sampler import SHAPES, Sample, Sampler
+from .sections import Asked, sections
 from .table import Measurement, append_row, node_of, open_table, read_table, write_table
 from .timing import SampleRound, together, with_numbers
 from .ways import best_used
@@ -41,8 +42,6 @@ log = logging.getLogger("coexec")
 
 #: (seconds since it began, seconds in all as far as can be seen by now or 0 where nothing can be said, what is done)
 Progress = Callable[[float, float, str], None]
-
-__all__ = ["fit_profile_from_table", "profile_devices"]
 
 #: So many rounds' samples are drawn at once, and ranked by size.
 RANKS = 5
@@ -304,8 +303,8 @@ class Campaign:
 
     def fit(self) -> DeviceProfile:
         """The profile of what was measured."""
-        made = {unit: section(unit, device, self.of(unit), self.threads[unit], self.fixed[unit], self.facts[unit])
-                for unit, device in self.devices.items()}
+        fitted = sections({unit: Asked(unit[:3], rows, self.facts[unit]) for unit in self.devices if (rows := self.of(unit))})
+        made = {unit: measured(unit, device, fitted.get(unit), self.threads[unit], self.fixed[unit]) for unit, device in self.devices.items()}
         made["cpu"] = replace(made["cpu"], facts={**made["cpu"].facts, **self.climate.facts()})
         team = biggest(self.threads["cpu"], usable())
         if len(team) < (os.cpu_count() or 1):
@@ -329,16 +328,15 @@ def activation_bytes(sample: Sample) -> int:
     return sum(v.type.nbytes for v in (*sample.node.inputs, *sample.node.outputs) if v is not None and not v.is_constant)
 
 
-def section(unit: str, device: Device, rows: list[Measurement], threads: int, fixed: dict[str, float],
-            told: dict[str, float]) -> UnitProfile:
-    """A unit's section: what the rows say, with the device's own facts and measured fixed costs."""
+def measured(unit: str, device: Device, fitted: UnitProfile | None, threads: int, fixed: dict[str, float]) -> UnitProfile:
+    """A unit's section: what its rows say, where there are any, with the device's own facts and measured fixed costs."""
     facts = device.facts
-    base = section_from_rows("gpu" if unit == "gpu" else "cpu", rows, told) if rows else UnitProfile(facts.name, 1.0, 1.0)
+    base = fitted or UnitProfile(facts.name, 1.0, 1.0)
     short = rounded({k: v for k, v in fixed.items() if k != "wait_us"})
     return replace(
         base, name=facts.name, driver=facts.driver, emulated=facts.emulated, compute_units=facts.compute_units,
         threads=0 if unit == "gpu" else threads,
         dtypes=tuple(sorted(facts.dtypes)), operators=tuple(sorted(operators(device))) if unit == "gpu" else (),
-        sharing=device.sharing or next(iter(facts.sharing), ""), provenance="measured" if rows else "estimated",
+        sharing=device.sharing or next(iter(facts.sharing), ""), provenance="measured" if fitted else "estimated",
         **{"launch_us": 0.0, "sync_us": 0.0, **short},
     )

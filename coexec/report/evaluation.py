@@ -23,7 +23,9 @@ from ..ops.fallback import is_fallback
 from ..profiles import DeviceProfile
 from ..profiling.baselines import BASELINES, predictions
 from ..profiling.drift import slowness
-from ..profiling.fit import accuracy, one_device, steadied
+from ..profiling.fit import steadied
+from ..profiling.from_table import one_device
+from ..profiling.judging import accuracy
 from ..profiling.fixed import fixed_costs
 from ..profiling.measure import Bench, copies_for
 from ..profiling.references import named

@@ -20,7 +20,9 @@ from coexec.ops import op_for
 from coexec.ops.fallback import is_fallback
 from coexec.partition.plan import cut, on_one_device
 from coexec.profiles import Latency, from_yaml, to_yaml
-from coexec.profiling.fit import MIN_SAMPLES, accuracy, fit_profile_from_table, held_out_accuracy, noise_floor
+from coexec.profiling.from_table import fit_profile_from_table
+from coexec.profiling.judging import accuracy, held_out_accuracy, noise_floor
+from coexec.profiling.section import MIN_SAMPLES
 from coexec.profiling.measure import measure
 from coexec.profiling.run import profile_devices
 from coexec.profiling.sampler import SHAPES, row, samples

@@ -11,7 +11,9 @@ from coexec.cost.geometry import Facts
 from coexec.cost.kernels import bound_by
 from coexec.profiling.choosing import Choosing
 from coexec.profiling.drift import at_usual_moments, facts_of_drift, slowness
-from coexec.profiling.fit import facts_of_rows, fit_profile_from_table, held_out_accuracy, kernels_of, steadied
+from coexec.profiling.fit import facts_of_rows, kernels_of, steadied
+from coexec.profiling.from_table import fit_profile_from_table
+from coexec.profiling.judging import held_out_accuracy
 from coexec.profiling.sampler import Sampler, draw
 from coexec.profiling.table import Measurement, read_table, write_table
 from tests.partition.test_kernels import timed

@@ -19,7 +19,8 @@ from coexec.graph.ir import Node, TensorType, Value
 from coexec.ops import op_for
 from coexec.profiles import from_yaml, to_yaml
 from coexec.profiling.facts import board_facts
-from coexec.profiling.fit import KernelFits, facts_of_rows, fit_profile_from_table, kernels_of
+from coexec.profiling.fit import KernelFits, facts_of_rows, kernels_of
+from coexec.profiling.from_table import fit_profile_from_table
 from coexec.profiling.measure import Bench, with_constants
 from coexec.profiling.run import profile_devices
 from coexec.profiling.sampler import Sampler, draw, random_cut, whole_of

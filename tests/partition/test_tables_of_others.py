@@ -15,7 +15,9 @@ from coexec.cost.shapes import FORMS, sizes, terms
 from coexec.errors import UsageError
 from coexec.profiles import from_yaml, to_yaml
 from coexec.profiling.baselines import BASELINES, predictions
-from coexec.profiling.fit import fit_profile_from_table, held_out_accuracy, of_coexec, processors, shapes_of
+from coexec.profiling.fit import of_coexec, shapes_of
+from coexec.profiling.from_table import fit_profile_from_table
+from coexec.profiling.judging import held_out_accuracy, processors
 from coexec.profiling.sampler import row
 from coexec.profiling.table import node_of
 from coexec.regions import Region
