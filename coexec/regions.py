@@ -9,6 +9,10 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 
+#: A named tuple of a tuple of as many fields, in half the time: planners make a hundred thousand of them.
+_made = tuple.__new__
+
+
 class Interval(NamedTuple):
     """The integers start <= i < stop; empty where stop <= start."""
 
@@ -49,7 +53,7 @@ class Region(tuple):
 
     @classmethod
     def whole(cls, shape: Sequence[int]) -> Region:
-        return tuple.__new__(cls, [Interval(0, n) for n in shape])
+        return tuple.__new__(cls, [_made(Interval, (0, n)) for n in shape])
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -59,8 +63,10 @@ class Region(tuple):
     def size(self) -> int:
         """Number of elements; 1 for a scalar's region."""
         count = 1
-        for i in self:
-            count *= i.size
+        for start, stop in self:
+            if stop <= start:
+                return 0
+            count *= stop - start
         return count
 
     @property
@@ -69,7 +75,7 @@ class Region(tuple):
         return (*(slice(i.start, i.stop) for i in self), ...)
 
     def replace(self, dim: int, interval: Interval | tuple[int, int]) -> Region:
-        return tuple.__new__(Region, (*self[:dim], Interval(*interval), *self[dim + 1:]))
+        return tuple.__new__(Region, (*self[:dim], interval if type(interval) is Interval else Interval(*interval), *self[dim + 1:]))
 
     def __and__(self, other: Region) -> Region:
         return tuple.__new__(Region, [a & b for a, b in zip(self, other)])

@@ -12,7 +12,7 @@ from typing import Any
 from .. import settings
 from ..cost.compose import CostModel
 from ..cost.corrections import Corrections
-from ..cost.images import of_plan, with_images
+from ..cost.images import may_gain, of_plan, with_images
 from ..devices.base import Device
 from ..devices.registry import find_devices, session_threads
 from ..errors import CoexecError
@@ -67,7 +67,7 @@ def plan_prepared(graph: Graph, *, profile: DeviceProfile | str | None = None, s
     made = partitioner.plan(graph, found, supports, wishes=wishes, corrections=corrections, judging=judging)
     if found is not None and found.in_step and {"cpu", "gpu"} <= made.devices:
         made = replace(made, counters=True)
-    if found is not None and "gpu" in made.devices:
+    if found is not None and "gpu" in made.devices and may_gain(found):
         made = with_images(made, graph, CostModel(found, corrections))
     return replace(made, planning_ms=(time.perf_counter() - started) * 1e3, shapes={v.name: v.shape for v in graph.inputs if v.type.is_static})
 

@@ -10,13 +10,20 @@ from ..graph.ir import Graph
 from ..partition import images
 from ..partition.halos import keep_halos
 from ..partition.plan import Partition, Plan
+from ..profiles import DeviceProfile
 from .compose import CostModel
+
+
+def may_gain(profile: DeviceProfile) -> bool:
+    """Whether any kernel of that board's GPU may be faster on images, or they are asked for."""
+    asked, gpu = settings.get("storage"), profile.gpu
+    return gpu is not None and asked != "buffer" and (bool(asked) or min(gpu.image_shares.values(), default=1.0) < 1.0)
 
 
 def with_images(plan: Plan, graph: Graph, cost: CostModel) -> Plan:
     """The plan with those runs of its nodes on images that make it faster as predicted; as the setting `storage` says where it says something."""
-    asked, gpu = settings.get("storage"), cost.profile.gpu
-    if gpu is None or images.GPU not in plan.devices or asked == "buffer" or not asked and min(gpu.image_shares.values(), default=1.0) >= 1.0:
+    asked = settings.get("storage")
+    if images.GPU not in plan.devices or not may_gain(cost.profile):
         return plan
     parts = keep_halos(graph, [plan[n.name] for n in graph.nodes])
     found, now = frozenset[str](), cost.total_us(graph, parts)

@@ -127,7 +127,13 @@ class Op:
         return self.run(node, [None if a is None or r is None else a[r.slices] for a, r in zip(inputs, read)], region)
 
     def work(self, node: Node, out_region: Region) -> Work:
-        """Work of a piece, fused tail included."""
+        """Work of a piece, fused tail included; kept, as `regions_read` is."""
+        key, kept = (Op.work, type(self), out_region), node.kept
+        if key not in kept:
+            kept[key] = self._work(node, out_region)
+        return kept[key]
+
+    def _work(self, node: Node, out_region: Region) -> Work:
         read = sum(r.size * v.dtype.itemsize for v, r in zip(node.inputs, self.regions_read(node, out_region)) if r is not None and v is not None)
         written = sum(r.size * v.dtype.itemsize for v, r in zip(node.outputs, self.output_regions(node, out_region))
                       if r is not None and v is not None)

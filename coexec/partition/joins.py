@@ -16,7 +16,7 @@ def joined(graph: Graph) -> frozenset[Node]:
     """
     taken: set[Value] = set()
     found: set[Node] = set()
-    views = {n.output for n in graph.nodes if is_native(n) and op_for(n).is_view}
+    views = {n.output for n in graph.nodes if op_for(n).is_view}
     for node in graph.nodes:
         if node.op_type != "Concat" or node.domain or not is_native(node) or node.residual or node.activation:
             continue

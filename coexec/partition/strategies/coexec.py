@@ -98,9 +98,10 @@ class Coexec(Partitioner):
         counts = wishes.objective == "latency" and wishes.memory_bytes is None
         weight, mine, bound = self._weight(situation) if counts else 1.0, None, None  # type: ignore[var-annotated]
         if not all(settled):
+            offers = self.offers(situation, settled)  # first: what nodes take whole is priced along with their cuts
             least_us = [situation.least_us(p) for p in plans]
             wait_us = self.fewer_waits * min(least_us) / max(1, len(graph.nodes))
-            found = self.search(situation, settled, wait_us)
+            found = self.search(situation, settled, wait_us, offers)
             mine = [w.partition for w in found.ways]
             bound = max(0.0, found.bound - wait_us * len(graph.nodes))  # no plan has more waits than nodes
             if counts:  # else each does, however long it takes
@@ -114,14 +115,19 @@ class Coexec(Partitioner):
         provable = bound is not None and situation.cost.shared and self.contention and self.branches and wishes.memory_bytes is None
         return best, min(bound, situation.value(best)) if provable else None
 
-    def search(self, situation: Situation, settled: Sequence[Partition | None], wait_us: float = 0.0) -> Found:
+    def offers(self, situation: Situation, settled: Sequence[Partition | None]) -> Offers:
+        """The ways of every node that the search chooses from."""
+        cost = situation.cost if self.contention else situation.without_contention
+        return Offers(cost, situation.graph, settled, Limits(self.steps, self.axis, self.chains, situation.wishes.max_gpu_share))
+
+    def search(self, situation: Situation, settled: Sequence[Partition | None], wait_us: float = 0.0, offers: Offers | None = None) -> Found:
         """The best plan that may use the GPU beside the CPU, and how good any such plan could be.
 
-        wait_us: what a wait counts beside what it takes.
+        wait_us: what a wait counts beside what it takes. offers: `offers` of the same, where they are made.
         """
         graph, wishes = situation.graph, situation.wishes
-        cost = situation.cost if self.contention else situation.without_contention
-        offers = Offers(cost, graph, settled, Limits(self.steps, self.axis, self.chains, wishes.max_gpu_share))
+        offers = self.offers(situation, settled) if offers is None else offers
+        cost = offers.cost
         objective = Objective(wait=wait_us)
         if wishes.objective == "energy":
             power = cost.power
