@@ -28,7 +28,7 @@ from ..runtime.executor import PreparedRun
 from ..runtime.trace import Trace
 from ..runtime.traced import run_traced
 from .counting import by_counters
-from .observation import between, edges_us, fed_us, quiet, ratios_seen
+from .observation import between, edges_us, fed_us, ratios_seen, usual
 
 #: Plain runs of each plan, then traced ones, of a look. A session runs one plan again and again: in turns run by run, the plans would drive even
 #: the interpreter's data out of the caches, and starting a piece would take twice as long.
@@ -110,7 +110,7 @@ class RunCosts:
             return replace(profile, cpu=replace(profile.cpu, **alone))
         gpu = replace(gpu, **rounded({k: v for k, v in vars(between(traces["cut"])).items() if v is not None}))
         if f"gpu {DEPTHS[0]}" in traces:
-            told = {len(self._asked[k][0].nodes): quiet(edges_us(traces[k], "gpu")) for k in (f"gpu {deep}" for deep in DEPTHS)}
+            told = {len(self._asked[k][0].nodes): usual(edges_us(traces[k], "gpu")) for k in (f"gpu {deep}" for deep in DEPTHS)}
             gpu = replace(gpu, **_away(gpu, told))
             costs = CostModel(replace(profile, cpu_alone=None))  # of a CPU with the threads that it has beside a GPU, whatever the plan
             seen = {name: ratios_seen(*self._asked[name][:2], traces[name], costs) for name in ("cut", "cpu beside", f"gpu {DEPTHS[0]}")}
@@ -151,7 +151,7 @@ def _busier(busy: Mapping[str, float], least: float) -> dict[str, float]:
 def _run(graph: Graph, trace: Trace) -> dict[str, float]:
     """run_us and copy_gbs of a host's section, by traced runs of a plan that gives the host some work."""
     copied = sum(v.type.nbytes for v in graph.inputs)
-    return rounded({"run_us": quiet(edges_us(trace)), "copy_gbs": 2 * copied / 1e3 / max(quiet(fed_us(trace)), 1e-3)})
+    return rounded({"run_us": usual(edges_us(trace)), "copy_gbs": 2 * copied / 1e3 / max(usual(fed_us(trace)), 1e-3)})
 
 
 def _away(gpu: UnitProfile, told: Mapping[int, float]) -> dict[str, float]:

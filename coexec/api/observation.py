@@ -46,7 +46,7 @@ def held_up(trace: Trace) -> dict[str, float]:
 
 
 def between(trace: Trace, typical: Callable[[Sequence[float]], float] | None = None) -> Between:
-    """What was lost between the pieces of traced runs; `typical` of many such times, by default those that nothing else disturbed."""
+    """What was lost between the pieces of traced runs; `typical` of many such times, by default `usual`."""
     free: dict[int, float] = {}  # when each piece could have begun, but for its own enqueueing
     for before, piece in pairwise(sorted(trace.of("piece"), key=lambda s: (s.track, s.start_us))):
         if before.track == piece.track:
@@ -62,7 +62,7 @@ def between(trace: Trace, typical: Callable[[Sequence[float]], float] | None = N
         elif arrow.name == "join":
             late = target.stop_us - source.stop_us
             lost["ready_us" if source.stop_us < target.start_us else "sync_us"].append(min(late, target.duration_us))
-    return Between(**{k: max(0.0, (typical or quiet)(v)) for k, v in lost.items() if v})
+    return Between(**{k: max(0.0, (typical or usual)(v)) for k, v in lost.items() if v})
 
 
 def _sent_after(trace: Trace) -> dict[int, float]:
@@ -94,6 +94,11 @@ def edges_us(trace: Trace, unit: str = "") -> list[float]:
 def fed_us(trace: Trace) -> list[float]:
     """Of each traced run what copying its inputs took."""
     return [s.duration_us for s in trace.spans if s.name == "copy inputs"]
+
+
+def usual(times: Sequence[float]) -> float:
+    """The mean, the longest tenth left out: what is lost at every piece of a run adds up, also where it is long now and then."""
+    return float(np.sort(times)[:len(times) - len(times) // 10].mean())
 
 
 def quiet(times: Sequence[float]) -> float:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from ..cost.compose import ALONE, CostModel
 from ..devices.base import Device
 from ..graph.ir import Graph
+from ..partition.joins import joined
 from ..partition.plan import Plan, pieces
 from ..profiles import DeviceProfile
 from ..profiling.drift import slowness
@@ -80,8 +81,10 @@ class Moments:
 
 def work_by_kernel(plan: Plan, graph: Graph, profile: DeviceProfile) -> dict[tuple[str, str], float]:
     """Microseconds of a plan's pieces, by processor and kernel."""
-    costs, found = CostModel(profile), Counter()  # type: ignore[var-annotated]
+    costs, found, free = CostModel(profile), Counter(), joined(graph)  # type: ignore[var-annotated]
     for node, partition in zip(graph.nodes, plan.partitions):
+        if node in free:
+            continue
         for device, region in pieces(node, partition):
             unit = costs.host_unit(plan.devices == {"cpu"}) if device == "cpu" else device
             found[unit, costs.kernel_name(node, region, unit)] += costs.kernel(node, region, unit).us

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from coexec.api.between import LEAST_LOOKS, MOST_COMPANY, RunCosts, between, company, cut_somehow, made_up, plan_on
-from coexec.api.observation import edges_us, fed_us
+from coexec.api.observation import edges_us, fed_us, usual
 from coexec.cost.compose import CostModel
 from coexec.cost.corrections import Between
 from coexec.devices.null.device import NullDevice
@@ -37,6 +37,12 @@ def test_what_a_trace_says():
     trace.spans += [start, piece, wait]
     trace.arrows += [Arrow("enqueue", start, piece), Arrow("join", piece, wait)]
     assert between(trace) == Between(launch_us=6.0, begin_us=10.0, sync_us=30.0, ready_us=None)
+
+
+def test_what_is_lost_now_and_then_counts_but_for_the_longest_tenth():
+    assert usual([6.0] * 18 + [100.0, 400.0]) == pytest.approx(6.0)
+    assert usual([400.0, 100.0, *[6.0] * 17, 100.0]) == pytest.approx((17 * 6 + 100) / 18)
+    assert usual([7.0]) == 7.0 and usual([1.0, 5.0]) == 3.0
 
 
 def test_the_flush_behind_a_start_is_part_of_it():

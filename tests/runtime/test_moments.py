@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from coexec.api import InferenceSession, SessionOptions, random_feeds
 from coexec.devices.registry import find_devices
+from coexec.graph.ir import Graph, Node, TensorType, Value
 from coexec.partition.strategies.base import parse_strategy
 from coexec.report.moments import Moments, work_by_kernel
 from tests.partition.boards import board, classifier
@@ -28,6 +30,16 @@ def test_work_is_told_by_processor_and_kernel():
         work = work_by_kernel(plan, graph, profile)
         assert {unit for unit, _ in work} <= units and all(us > 0 for us in work.values())
         assert any(kernel.startswith("conv/") for _, kernel in work)
+
+
+def test_a_concatenation_whose_inputs_are_written_in_place_is_no_work():
+    """Else a plan for the GPU alone looked as if the CPU worked beside it."""
+    x, a, b, y = (Value(name, TensorType(np.dtype(np.float32), (1, n, 8, 8))) for name, n in (("x", 4), ("a", 4), ("b", 4), ("y", 8)))
+    nodes = Node("Relu", (x,), (a,), name="a"), Node("Sigmoid", (x,), (b,), name="b"), Node("Concat", (a, b), (y,), {"axis": 1}, name="y")
+    graph, profile = Graph("beside", (x,), (y,), nodes), replace(known(), gpu=replace(known().gpu, operators=("Relu", "Sigmoid", "Concat")))
+    for unit in ("cpu", "gpu"):
+        work = work_by_kernel(parse_strategy(unit).plan(graph, profile), graph, profile)
+        assert {u for u, _ in work} == {unit} and not any("concat" in kernel for _, kernel in work)
 
 
 @pytest.mark.parametrize("strategy", ["cpu", "gpu", "fixed:gpu=0.5"])
