@@ -11,7 +11,7 @@ from ..cost.compose import CostModel
 from ..cost.corrections import Between
 from ..graph.ir import Graph
 from ..partition.plan import Plan, pieces
-from ..runtime.trace import Trace
+from ..runtime.trace import Span, Trace
 
 
 def ratios_seen(graph: Graph, plan: Plan, trace: Trace, costs: CostModel) -> dict[tuple[str, str], float]:
@@ -77,8 +77,9 @@ def _sent_after(trace: Trace) -> dict[int, float]:
 
 
 def edges_us(trace: Trace, unit: str = "") -> list[float]:
-    """Of each traced run what it took before its first step and after its last, but for copying the inputs. With a unit: before the first piece
-    there and after the last, as the host sees it that does nothing but wait meanwhile.
+    """Of each traced run what it took before its first step and after its last, but for copying the inputs, and until the other threads were awake
+    that share its first steps. With a unit: before the first piece there and after the last, as the host sees it that does nothing but wait
+    meanwhile.
     """
     found = []
     for number in range(trace.runs):
@@ -88,7 +89,15 @@ def edges_us(trace: Trace, unit: str = "") -> list[float]:
         inner = [s for s in spans if s.category in ("piece", "enqueue", "wait") and (s.track == unit if unit else s.track in ("cpu", "host"))]
         if inner:
             found.append(run.duration_us - fed.duration_us - (max(s.stop_us for s in inner) - min(s.start_us for s in inner)))
+            found[-1] += 0.0 if unit else _waking_us(spans)
     return found
+
+
+def _waking_us(spans: Sequence[Span]) -> float:
+    """How long the first piece that several threads share had begun before the first of the others did."""
+    first = min((s.start_us for s in spans if s.category == "share"), default=None)
+    begun = [s.start_us for s in spans if s.category == "piece" and s.track == "cpu" and first is not None and s.start_us <= first]
+    return first - max(begun) if begun and first is not None else 0.0
 
 
 def fed_us(trace: Trace) -> list[float]:

@@ -104,6 +104,10 @@ def test_what_a_run_takes_around_its_pieces():
             ("n", "gpu", "piece", 100.0, 900.0), ("wait", "host", "wait", 85.0, 930.0), ("copy outputs", "host", "copy", 940.0, 990.0)):
         trace.spans.append(Span(name, track, start, stop - start, category, {"run": 0}))
     assert edges_us(trace) == [1000 - 50 - (930 - 70)] and edges_us(trace, "gpu") == [1000 - 50 - 800] and fed_us(trace) == [50]
+    # That the others of a team are woken first is before their steps, too: not so later, when they are awake.
+    trace.spans += [Span("a", "cpu: team thread 1", at, 20.0, "share", {"run": 0}) for at in (95.0, 500.0)]
+    trace.spans += [Span("a", "cpu", 80.0, 40.0, "piece", {"run": 0}), Span("b", "cpu", 490.0, 40.0, "piece", {"run": 0})]
+    assert edges_us(trace) == [1000 - 50 - (930 - 70) + (95 - 80)] and edges_us(trace, "gpu") == [1000 - 50 - 800]
     known = board(run_us=7.0, run_piece_us=2.0)
     known = replace(known, cpu=replace(known.cpu, run_us=100.0, copy_gbs=1.0))
     gpu, cpu, cut = ([p for p in plan.partitions] for plan in (plan_on(graph, "gpu"), plan_on(graph, "cpu"), cut_somehow(graph, NullDevice("gpu"))))
