@@ -11,7 +11,6 @@ import json
 import os
 import select
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,6 +20,7 @@ from .. import settings
 from ..devices.base import Device
 from ..errors import DeviceError
 from ..regions import Region
+from . import child
 from .sampler import Sample
 from .table import Measurement, node_of
 
@@ -46,7 +46,7 @@ class Isolated:
     """
 
     def __init__(self, command: Sequence[str] = (), hang_s: float = HANG_S, opencl: str = ""):
-        self.command = list(command) or [sys.executable, "-m", __name__]
+        self.command = list(command) or child.command(__name__)
         self.hang_s, self.opencl = hang_s, opencl
         self.sharing = ""  # how the device shares memory there; "": as the settings say
         self.child: subprocess.Popen | None = None
@@ -182,7 +182,3 @@ def main(arguments: Sequence[str]) -> None:
             from ..devices.registry import gpu_device
 
             serve(gpu_device(), "gpu", lines, answers)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

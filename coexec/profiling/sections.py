@@ -1,6 +1,6 @@
 """Several units' sections at once: where there are many rows, in processes beside this one, for fits are Python that one core runs at a time.
 
-A process is sent lines of JSON, one for each section, and answers with one profile's YAML each, between which it writes a NUL.
+A process is sent lines of JSON, one for each section, and answers with as many, each the text of a profile that has it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from ..devices.cores import usable
 from ..profiles import DeviceProfile, UnitProfile, from_yaml, to_yaml
+from . import child
 from .section import section_from_rows
 from .table import Measurement
 
@@ -54,18 +55,14 @@ def _made_beside(asked: Mapping[str, Asked]) -> dict[str, UnitProfile]:
     """Those of a process of its own; none where it cannot be had or fails."""
     sent = "".join(json.dumps([one.unit, [vars(r) for r in one.rows], dict(one.facts or {})]) + "\n" for one in asked.values())
     try:
-        answer = subprocess.run([sys.executable, "-m", __name__], input=sent, capture_output=True, text=True, encoding="utf-8", check=True)
-        return {name: from_yaml(text).cpu for name, text in zip(asked, answer.stdout.split("\0"), strict=True)}
+        answer = subprocess.run(child.command(__name__), input=sent, capture_output=True, text=True, encoding="utf-8", check=True)
+        return {name: from_yaml(text).cpu for name, text in zip(asked, map(json.loads, answer.stdout.splitlines()), strict=True)}
     except (OSError, ValueError, subprocess.CalledProcessError):
         return {}
 
 
-def main() -> None:
-    """The process beside: answers what it is sent."""
-    told = (json.loads(line) for line in sys.stdin)
-    made = [section_from_rows(unit, [Measurement(**row) for row in rows], facts) for unit, rows, facts in told]
-    sys.stdout.write("\0".join(to_yaml(DeviceProfile("", section)) for section in made))
-
-
-if __name__ == "__main__":
-    main()
+def main(arguments: Sequence[str]) -> None:
+    """The process beside: answers what it is sent. It needs no arguments."""
+    for unit, rows, facts in map(json.loads, sys.stdin):
+        section = section_from_rows(unit, [Measurement(**row) for row in rows], facts)
+        print(json.dumps(to_yaml(DeviceProfile("", section))))

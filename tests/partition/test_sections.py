@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from coexec.errors import UsageError
 from coexec.profiling import sections as made_by
+from coexec.profiling.isolation import Isolated
 from coexec.profiling.section import section_from_rows
 from coexec.profiling.sections import STARTING_ROWS, Asked, sections, shared_out
 from coexec.profiling.table import Measurement
@@ -39,6 +41,16 @@ def test_a_process_beside_makes_the_same_section(monkeypatch: pytest.MonkeyPatch
     answered = made_by._made_beside({"gpu": asked["gpu"]})
     assert answered == {"gpu": section_from_rows(*asked["gpu"])}
     assert sections(asked) == {name: section_from_rows(*one) for name, one in asked.items()}
+
+
+def test_a_process_beside_runs_nothing_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("json", "numpy", "coexec"):
+        (tmp_path / f"{name}.py").write_text("open('ran', 'w').close()")
+    monkeypatch.chdir(tmp_path)
+    assert made_by._made_beside({"gpu": Asked("gpu", rows("gpu"))}) == {"gpu": section_from_rows("gpu", rows("gpu"))}
+    with Isolated() as made:
+        made.start()
+    assert not (tmp_path / "ran").exists()
 
 
 def test_what_no_process_answers_is_made_here(monkeypatch: pytest.MonkeyPatch) -> None:
