@@ -65,10 +65,17 @@ def cases(asked: Sequence[tuple[Node, Parts]], unit: str, facts: Facts) -> Itera
 
 
 def _kind(node: Node, facts: Facts) -> tuple[Any, ...]:
-    """How a node is computed, and all else that nodes must have in common to be computed at once."""
-    rank, kind = len(node.output.shape), node.op_type
+    """How a node is computed, and all else that nodes must have in common to be computed at once; kept, where the board does not matter."""
     if facts.blocks and shapes.form_of(node) is not None:
-        return "shape", shapes.form_of(node), rank
+        return "shape", shapes.form_of(node), len(node.output.shape)
+    found = node.kept.get(_kind)
+    if found is None:
+        found = node.kept[_kind] = _own_kind(node)
+    return found
+
+
+def _own_kind(node: Node) -> tuple[Any, ...]:
+    rank, kind = len(node.output.shape), node.op_type
     tail = node.residual, node.activation.kind if node.activation else None
     ordinary = all(v is None or v.dtype == np.float32 for v in (*node.inputs, *node.outputs)) and node.domain in ("", "coexec")
     weights = kind == "Conv" and node.inputs[1].is_constant and (node.operand(2) is None or node.operand(2).is_constant)

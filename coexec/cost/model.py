@@ -350,9 +350,9 @@ def _correction(sizes: Mapping[str, np.ndarray], wanted: np.ndarray, without: np
     if best[1] is None:
         return None, without
     tried = {best[1].tobytes()}
-    for _ in range(2):  # each size gets a scale of its own
+    for factors in ((0.25, 0.5, 2.0, 4.0), (0.5, 2.0)):  # each size gets a scale of its own, then the better one
         for axis in range(len(inputs)):
-            for factor in (0.25, 0.5, 2.0, 4.0):
+            for factor in factors:
                 scale = best[1].copy()
                 scale[axis] *= factor
                 if scale.tobytes() in tried:
