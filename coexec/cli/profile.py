@@ -26,6 +26,8 @@ EXAMPLES = (
     "coexec profile diff old.yaml new.yaml",
 )
 ON_A_BOARD = ("coexec profile -o p.yaml --time-budget 5m --threads 4 --cpu-affinity 4-7  # on the big cores alone",)
+#: Where others had more than this share of the cores' time, the profile had better be made again.
+QUIET = 0.1
 NOTES = """Let the board be quiet and cool: timings repeat only where clocks do. A machine's first profile spends much of its time on compiling
 kernels: a second one says more. Every timing is written down as it is made: after Ctrl-C what is there is fitted, and --resume adds to it. A kernel
 that hangs or crashes its driver is listed beside the table, and the round goes on."""
@@ -124,6 +126,9 @@ def _measure(options: argparse.Namespace, target: Path | None, raw: Path | None,
     )
     show(units, console)
     console.result(f"{len(rows)} measurements in {seconds:.0f} s")
+    if (others := made.cpu.facts.get("others_share", 0.0)) > QUIET:
+        console.note(f"other programs, or other machines on the same host, had {others:.0%} of the cores' time meanwhile: kernels may be predicted "
+                     "to take longer than they do; profile again (without --resume) when nothing else runs")
     console.note(f"wrote {target}")
     return 0
 

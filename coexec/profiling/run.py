@@ -30,6 +30,7 @@ from .fixed import fixed_costs
 from .images import image_costs
 from .isolation import Isolated
 from .measure import Bench, copies_for
+from .neighbours import Neighbours
 from .quarantine import Quarantine
 from .rounds import COMPANY
 from .sampler import SHAPES, Sample, Sampler
@@ -124,7 +125,7 @@ class Campaign:
         self.file: Any = None
         self.quarantine = None if gpu is None or isolated is None else Quarantine(gpu, isolated, threads, self.fixed["gpu"]["wait_us"])
         self.compiling_s = self.granted = 0.0
-        self.climate = Climate()
+        self.climate, self.neighbours = Climate(), Neighbours()
         self.choosing = Choosing({})
 
     def tell(self, what: str, left_s: float) -> None:
@@ -305,7 +306,9 @@ class Campaign:
         """The profile of what was measured."""
         fitted = sections({unit: Asked(unit[:3], rows, self.facts[unit]) for unit in self.devices if (rows := self.of(unit))})
         made = {unit: measured(unit, device, fitted.get(unit), self.threads[unit], self.fixed[unit]) for unit, device in self.devices.items()}
-        made["cpu"] = replace(made["cpu"], facts={**made["cpu"].facts, **self.climate.facts()})
+        others = self.neighbours.share()
+        around = self.climate.facts() | ({} if others is None else {"others_share": round(others, 3)})
+        made["cpu"] = replace(made["cpu"], facts={**made["cpu"].facts, **around})
         team = biggest(self.threads["cpu"], usable())
         if len(team) < (os.cpu_count() or 1):
             made["cpu"] = replace(made["cpu"], cores=tuple(sorted(team)))
