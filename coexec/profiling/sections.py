@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from ..devices.cores import usable
+from ..errors import CoexecError
 from ..profiles import DeviceProfile, UnitProfile, from_yaml, to_yaml
 from . import child
 from .section import section_from_rows
@@ -53,11 +54,11 @@ def shared_out(rows: Mapping[str, int], processes: int) -> list[list[str]]:
 
 def _made_beside(asked: Mapping[str, Asked]) -> dict[str, UnitProfile]:
     """Those of a process of its own; none where it cannot be had or fails."""
-    sent = "".join(json.dumps([one.unit, [vars(r) for r in one.rows], dict(one.facts or {})]) + "\n" for one in asked.values())
     try:
+        sent = "".join(json.dumps([one.unit, [vars(r) for r in one.rows], dict(one.facts or {})]) + "\n" for one in asked.values())
         answer = subprocess.run(child.command(__name__), input=sent, capture_output=True, text=True, encoding="utf-8", check=True)
         return {name: from_yaml(text).cpu for name, text in zip(asked, map(json.loads, answer.stdout.splitlines()), strict=True)}
-    except (OSError, ValueError, subprocess.CalledProcessError):
+    except (OSError, ValueError, TypeError, CoexecError, subprocess.CalledProcessError):
         return {}
 
 
