@@ -5,18 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy import special
 
 from ..graph.ir import Activation
+
+# scipy.special takes as long to load as all the rest of coexec: only those load it that compute.
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)), without overflow."""
+    from scipy import special
+
     return special.expit(x) if x.dtype in (np.float32, np.float64) else special.expit(x.astype(np.float32)).astype(x.dtype)
 
 
 def erf(x: np.ndarray) -> np.ndarray:
     """The error function, in the type of x."""
+    from scipy import special
+
     return special.erf(x.astype(np.float64 if x.dtype == np.float64 else np.float32)).astype(x.dtype)
 
 
