@@ -126,11 +126,11 @@ def waits(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any]
     """
     rows = []
     for name, graph in models(options.models):
-        plans = {spec: parse_strategy(spec).plan(graph, profile, judging=judging) for spec in ("coexec:least_gain=0", "coexec:least_gain=0,chains=false")}
-        counts = [sum(isinstance(step, Wait) for step in schedule(graph, plan)) for plan in plans.values()]
-        each = sum("gpu" in p.devices for p in next(iter(plans.values())).partitions)
+        plans = [parse_strategy(spec).plan(graph, profile, judging=judging) for spec in ("coexec:least_gain=0", "coexec:least_gain=0,chains=false")]
+        counts = [sum(isinstance(step, Wait) for step in schedule(graph, plan)) for plan in plans]
+        each = sum("gpu" in p.devices for p in plans[0].partitions)
         rows.append({"model": name, "waits": counts[0], "each_by_itself": each, "chains_false": counts[1],
-                     "ms": [plan.predicted_ms for plan in plans.values()]})
+                     "ms": [plan.predicted_ms for plan in plans]})
     return {"rows": rows}
 
 

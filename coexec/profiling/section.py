@@ -82,6 +82,7 @@ def few_of_each(kinds: Sequence[str]) -> np.ndarray:
 
 
 def lines(families: Sequence[str], X: np.ndarray, y: np.ndarray) -> dict[str, LatencyModel]:
+    """Of a `design`: the line through the timings of each family that has enough."""
     members: dict[str, list[int]] = defaultdict(list)
     for i, name in enumerate(families):
         members[name].append(i)

@@ -30,7 +30,8 @@ def _at(monkeypatch: pytest.MonkeyPatch, now_s: float, worked_s: float) -> None:
                                                                         children_system=worked_s / 8))
 
 
-@pytest.mark.parametrize(("worked", "stolen", "ours", "share"), [(10.0, 0.0, 10.0, 0.0), (16.0, 0.0, 10.0, 0.3), (10.0, 4.0, 10.0, 0.2), (3.0, 0.0, 10.0, 0.0)])
+@pytest.mark.parametrize(("worked", "stolen", "ours", "share"),
+                         [(10.0, 0.0, 10.0, 0.0), (16.0, 0.0, 10.0, 0.3), (10.0, 4.0, 10.0, 0.2), (3.0, 0.0, 10.0, 0.0)])
 def test_what_is_not_ours_is_others(tmp_path, monkeypatch, worked, stolen, ours, share):
     """Of two cores, ten seconds long; a third is nobody's business."""
     monkeypatch.setattr(neighbours, "usable", lambda: frozenset({0, 2}))

@@ -59,7 +59,8 @@ def test_what_no_process_answers_is_made_here(monkeypatch: pytest.MonkeyPatch) -
     asked = {unit: Asked(unit, rows(unit)) for unit in ("cpu", "gpu")}
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert sections(asked) == {name: section_from_rows(*one) for name, one in asked.items()}
-    broken = {"cpu": asked["cpu"], "gpu": Asked("gpu", [*rows("gpu"), rows("gpu")[0].__class__("b", "gpu", 1, "Nothing", "x", "float32", *[None] * 12, 0, 1.0)])}
+    impossible = Measurement("board", "gpu", 1, "Nothing", "f32_nothing", "float32", *[None] * 12, 0, 1.0)
+    broken = {"cpu": asked["cpu"], "gpu": Asked("gpu", [*rows("gpu"), impossible])}
     monkeypatch.undo()
     with pytest.raises(UsageError, match="Nothing"):
         sections(broken)
