@@ -107,6 +107,9 @@ def test_retraining_from_the_table_gives_the_same_profile(mine, tmp_path):
     assert load_profile(tmp_path / "again.yaml") == load_profile(mine)
     rows = read_table(mine.with_suffix(".csv"))
     assert refit(load_profile(mine), rows[:len(rows) // 2]).cpu.latency != load_profile(mine).cpu.latency
+    told = load_profile(mine)
+    slowed = replace(told, cpu=replace(told.cpu, busy={"compute": 1.5, "memory": 1.25}))
+    assert refit(slowed, rows).cpu.busy == slowed.cpu.busy, "what company costs is seen in runs, which no table holds"
     with pytest.raises(UsageError, match="another board"):
         refit(load_profile(mine), [replace(rows[0], device="another")])
 

@@ -95,9 +95,11 @@ def edges_us(trace: Trace, unit: str = "") -> list[float]:
 
 def _waking_us(spans: Sequence[Span]) -> float:
     """How long the first piece that several threads share had begun before the first of the others did."""
-    first = min((s.start_us for s in spans if s.category == "share"), default=None)
-    begun = [s.start_us for s in spans if s.category == "piece" and s.track == "cpu" and first is not None and s.start_us <= first]
-    return first - max(begun) if begun and first is not None else 0.0
+    shares = [s.start_us for s in spans if s.category == "share"]
+    if not shares:
+        return 0.0
+    first = min(shares)
+    return first - max((s.start_us for s in spans if s.category == "piece" and s.track == "cpu" and s.start_us <= first), default=first)
 
 
 def fed_us(trace: Trace) -> list[float]:

@@ -288,7 +288,9 @@ def _robust(X: np.ndarray, y: np.ndarray, ridge: float, near: np.ndarray | None 
         weighted = relative[:, used] / scale[used] * weight[:, None]
         normal, wanted = weighted.T @ weighted + held @ held, weighted.T @ weight + held @ aim
         factor, solved, failed = dposv(normal, wanted)
-        if failed or (solved < 0).any():  # else the least squares' own solution is the non-negative one
+        if failed:
+            raise np.linalg.LinAlgError("the normal equations of a fit are not positive definite")
+        if (solved < 0).any():  # else the least squares' own solution is the non-negative one
             solved = nnls(np.triu(factor), dtrtrs(factor, wanted, trans=1)[0])[0]
         coef[used] = solved / scale[used]
         share = relative @ coef
@@ -332,7 +334,9 @@ def _correction(sizes: Mapping[str, np.ndarray], wanted: np.ndarray, without: np
         for noise in noises:
             normal = square + noise * inner
             normal[np.diag_indices_from(normal)] += 1e-8
-            factor = dpotrf(normal, lower=1)[0]
+            factor, failed = dpotrf(normal, lower=1)
+            if failed:
+                raise np.linalg.LinAlgError("the normal equations of a correction are not positive definite")
             weights = dpotrs(factor, pull, lower=1)[0]
             solved = dtrtrs(factor, phi.T, lower=1)[0]
             hat = np.einsum("ij,ij->j", solved, solved)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 
-def command(module: str) -> list[str]:
+def running(module: str) -> list[str]:
     """What runs `main(arguments)` of that module of coexec in another process, arguments to follow.
 
     It finds what this process finds: `python -m` would look into the working directory first, and run whatever lies there under a module's name.

@@ -31,7 +31,8 @@ def fit_profile_from_table(rows: Sequence[Measurement], name: str = "") -> Devic
 
 
 def refit(profile: DeviceProfile, rows: Sequence[Measurement]) -> DeviceProfile:
-    """The profile with its fits made anew from rows of the same devices; facts and fixed costs, which no table holds, stay.
+    """The profile with its fits made anew from rows of the same devices; facts and what runs showed (fixed costs, what company costs), which no
+    table holds, stay.
 
     Raises UsageError where the rows are of other devices.
     """
@@ -44,7 +45,8 @@ def refit(profile: DeviceProfile, rows: Sequence[Measurement]) -> DeviceProfile:
     for unit, fresh in made.items():
         kept = {name: value for name, value in known[unit].facts.items() if not name.startswith("block_")}
         fresh = replace(fresh, facts={**kept, **fresh.facts})
-        made[unit] = replace(known[unit], **{k: getattr(fresh, k) for k in ("peak_gflops", "bandwidth_gbs", "facts", "busy", "latency")})
+        made[unit] = replace(known[unit], busy=known[unit].busy or fresh.busy,
+                             **{k: getattr(fresh, k) for k in ("peak_gflops", "bandwidth_gbs", "facts", "latency")})
     return replace(profile, **made)
 
 

@@ -20,7 +20,7 @@ from .. import settings
 from ..devices.base import Device
 from ..errors import DeviceError
 from ..regions import Region
-from . import child
+from .child import running
 from .sampler import Sample
 from .table import Measurement, node_of
 
@@ -46,7 +46,7 @@ class Isolated:
     """
 
     def __init__(self, command: Sequence[str] = (), hang_s: float = HANG_S, opencl: str = ""):
-        self.command = list(command) or child.command(__name__)
+        self.command = list(command) or running(__name__)
         self.hang_s, self.opencl = hang_s, opencl
         self.sharing = ""  # how the device shares memory there; "": as the settings say
         self.child: subprocess.Popen | None = None

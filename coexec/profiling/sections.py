@@ -15,7 +15,7 @@ from typing import NamedTuple
 from ..devices.cores import usable
 from ..errors import CoexecError
 from ..profiles import DeviceProfile, UnitProfile, from_yaml, to_yaml
-from . import child
+from .child import running
 from .section import section_from_rows
 from .table import Measurement
 
@@ -56,7 +56,7 @@ def _made_beside(asked: Mapping[str, Asked]) -> dict[str, UnitProfile]:
     """Those of a process of its own; none where it cannot be had or fails."""
     try:
         sent = "".join(json.dumps([one.unit, [vars(r) for r in one.rows], dict(one.facts or {})]) + "\n" for one in asked.values())
-        answer = subprocess.run(child.command(__name__), input=sent, capture_output=True, text=True, encoding="utf-8", check=True)
+        answer = subprocess.run(running(__name__), input=sent, capture_output=True, text=True, encoding="utf-8", check=True)
         return {name: from_yaml(text).cpu for name, text in zip(asked, map(json.loads, answer.stdout.splitlines()), strict=True)}
     except (OSError, ValueError, TypeError, CoexecError, subprocess.CalledProcessError):
         return {}
