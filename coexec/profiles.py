@@ -7,6 +7,7 @@ large, too deep or uses YAML references is refused before it is built.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 import os
 import re
@@ -44,15 +45,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class Correction:
-    """A smooth factor on a fit, of the logarithms of the sizes `inputs`: exp of `weights` times nearness to `centres`.
+    """A smooth factor on a fit, of the logarithms of the sizes `inputs`: exp of `weights` times nearness to `sizes`.
 
-    scale: what each logarithm is multiplied by; centres: that of each weight, one number an input, one after another. most: the factor
+    scale: what each logarithm is multiplied by; sizes: those of each weight, one number an input, one after another. most: the factor
     lies between 1 / most and most.
     """
 
     inputs: tuple[str, ...]
     scale: tuple[float, ...]
-    centres: tuple[float, ...]
+    sizes: tuple[float, ...]
     weights: tuple[float, ...]
     most: float = 1.8
 
@@ -210,7 +211,7 @@ def _plain(item: Any) -> Any:
             body["correction"] = _plain(item.correction)
         return body | {k: v for k in ("error_pct", "held_out_pct", "drift") if (v := getattr(item, k)) is not None}
     if isinstance(item, Correction):  # numbers as one text: a list of thousands would take long to read
-        numbers = {k: " ".join(f"{v:.6g}" for v in getattr(item, k)) for k in ("scale", "centres", "weights")}
+        numbers = {k: " ".join(f"{v:.6g}" for v in getattr(item, k)) for k in ("scale", "sizes", "weights")}
         return {"inputs": list(item.inputs), **numbers, "most": item.most}
     if isinstance(item, (Machine, UnitProfile)):
         return {f.name: _plain(value) for f in fields(item) if (value := getattr(item, f.name)) or f.name not in _LATER}
@@ -411,12 +412,17 @@ class _Reader:
         return Latency(terms, **more)
 
     def correction(self, key: str, item: Any) -> Correction:
-        needed = ("inputs", "scale", "centres", "weights")
+        needed = ("inputs", "scale", "sizes", "weights")
+        old = isinstance(item, _Mapping) and "centres" in item.items  # profiles until November 2026: logarithms, scaled
+        needed = tuple("centres" if old and n == "sizes" else n for n in needed)
         body = self.mapping(item, key, (*needed, "most"), needed)
         inputs = self.words(f"{key}.inputs", body["inputs"])
         rest = {n: self.line_of_numbers(f"{key}.{n}", body[n]) for n in needed[1:]}
-        if not inputs or len(rest["scale"]) != len(inputs) or len(rest["centres"]) != len(inputs) * len(rest["weights"]):
-            self.wrong(key, item, "a scale an input, and for each weight a centre of as many numbers", found="other counts")
+        if not inputs or len(rest["scale"]) != len(inputs) or len(rest[needed[2]]) != len(inputs) * len(rest["weights"]):
+            self.wrong(key, item, "a scale an input, and for each weight as many sizes", found="other counts")
+        if old:
+            scale = itertools.cycle(rest["scale"])
+            rest["sizes"] = tuple(math.exp(min(v / by, 700.0)) if by else 1.0 for v, by in zip(rest.pop("centres"), scale))
         return Correction(inputs, **rest, **({"most": self.number(f"{key}.most", body["most"], 1.0)} if "most" in body else {}))
 
     def line_of_numbers(self, key: str, item: Any) -> tuple[float, ...]:

@@ -169,7 +169,7 @@ def measured(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, A
 
 
 def oracle(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any]:
-    """Operators that can be cut and take more than five times the wait: the plan's cut beside the best of those measured. The CPU has as many
+    """Operators that can be cut and take more than five times the wait: the cut planned for each beside the best of those measured. The CPU has as many
     cores without the GPU as beside it: with all, it would leave nothing to gain from a GPU that is emulated on one of them.
     """
     from coexec.devices.registry import find_devices
@@ -177,9 +177,9 @@ def oracle(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any
 
     devices, rows, threads = find_devices(), [], profile.cpu.threads or 1
     profile = profile.with_threads(threads)
+    strategy = parse_strategy("coexec")
     for name, graph in models(options.models):
-        found = measure_all(graph, parse_strategy("coexec").plan(graph, profile, judging=judging), devices,
-                            {"cpu": threads, "gpu": threads}, 0.01)["ops"]
+        found = measure_all(graph, lambda g: strategy.plan(g, profile, judging=judging), devices, {"cpu": threads, "gpu": threads}, 0.01)["ops"]
         large = [r for r in found if min(r["cpu_us"], r["gpu_us"]) > 5 * profile.gpu.sync_us]
         single = [min(r["cpu_us"], r["gpu_us"]) for r in large]
         rows.append({"model": name, "operators": len(found), "large": len(large),

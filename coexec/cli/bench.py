@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import files
 from ..errors import UsageError
@@ -12,6 +12,10 @@ from . import options as shared
 from .console import Console, milliseconds, table
 from .progress import Progress
 from .session import add_inputs, feeds, profile, session_options, shapes_of
+
+if TYPE_CHECKING:
+    from ..graph.ir import Graph
+    from ..partition.plan import Plan
 
 HELP = "latency of several strategies, side by side"
 EXAMPLES = (
@@ -87,7 +91,7 @@ def execute(options: argparse.Namespace, console: Console) -> int:
             for unit, d in s.devices.items()
         }
         compared = compare(found)
-        oracle = _oracle(sessions, compared["compared"], console) if options.oracle else {}
+        oracle = _oracle(sessions, compared["compared"], options.threads, console) if options.oracle else {}
     report = {
         "model": options.model,
         "profile": getattr(known, "name", None),
@@ -109,17 +113,22 @@ def execute(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _oracle(sessions: dict[str, Any], name: str | None, console: Console) -> dict[str, Any]:
-    """Every operator by itself, beside what the strategy `name` chose for it."""
+def _oracle(sessions: dict[str, Any], name: str | None, wanted: int, console: Console) -> dict[str, Any]:
+    """Every operator by itself, beside what the strategy `name` chooses for it."""
+    from ..api.planning import plan_prepared
     from ..devices.registry import session_threads
     from ..report.oracle import oracle
 
     session = sessions.get(name)
     if session is None or "gpu" not in session.devices:
         raise UsageError("--oracle needs a strategy that may split, and a GPU", found=", ".join(sessions), hint="add coexec to --compare")
-    threads = {"cpu": session_threads(session.devices, gpu_used=False), "gpu": session_threads(session.devices)}
+    threads = {"cpu": session_threads(session.devices, wanted, gpu_used=False), "gpu": session_threads(session.devices, wanted)}
+
+    def choose(graph: Graph) -> Plan:
+        return plan_prepared(graph, profile=session.profile, strategy=name, devices=session.devices, threads=wanted)
+
     with Progress(console, "oracle") as tick:
-        return oracle(session.graph, session.plan, session.devices, threads, progress=tick)
+        return oracle(session.graph, choose, session.devices, threads, progress=tick)
 
 
 def compare(found: dict[str, dict[str, Any]]) -> dict[str, Any]:

@@ -111,10 +111,11 @@ class KernelModel:
 
     Features and sizes are given by name, as `kernels.cases` makes them. After `fit`: latency_ (what a profile keeps; predictions use
     just that, so they are the same after saving), error_pct_ (median of the samples), left_out_pct_ (of samples left out).
+    centres: samples that the correction is made of, at most.
     """
 
-    def __init__(self, correct: bool = True):
-        self.correct = correct
+    def __init__(self, correct: bool = True, centres: int = MOST_CENTRES):
+        self.correct, self.centres = correct, centres
 
     def fit(self, terms: Mapping[str, np.ndarray], sizes: Mapping[str, np.ndarray], y: np.ndarray,
             kin: Mapping[str, float] | None = None, prior: Mapping[str, float] | None = None) -> KernelModel:
@@ -133,7 +134,7 @@ class KernelModel:
         base = sum((told[k] * np.asarray(terms[n], float) for k, n in zip(told, names)), np.zeros(len(y)))
         correction, left_out = None, np.abs(np.log(np.maximum(ratio, 1e-3)))
         if self.correct and len(y) >= 2 * LEAST_SAMPLES and sizes:
-            correction, left_out = _correction(sizes, np.log(np.maximum(base, 1e-3) / y) * -1, left_out)
+            correction, left_out = _correction(sizes, np.log(np.maximum(base, 1e-3) / y) * -1, left_out, self.centres)
         self.left_out_pct_ = float(np.expm1(np.median(left_out)) * 100)
         told = told or {"fixed_us": _rounded(float(np.median(y)))}
         self._keep(Latency(told, len(y), None, "measured", correction))
@@ -153,7 +154,7 @@ class KernelModel:
             if name in terms:
                 us = us + value * terms[name]
         if self._weights is not None and all(n in sizes for n in self.latency_.correction.inputs):
-            z = np.stack([np.log(np.maximum(sizes[n], 0.5)) for n in self.latency_.correction.inputs], axis=1) * self._scale
+            z = _logs(np.stack([sizes[n] for n in self.latency_.correction.inputs], axis=1)) * self._scale
             most = np.log(self.latency_.correction.most)
             us = us * np.exp(np.clip(_bumps(z, self._centres) @ self._weights, -most, most))
         return np.maximum(us, 1e-3)
@@ -176,7 +177,7 @@ class KernelModel:
         self._weights = None if c is None else np.array(c.weights)
         if c is not None:
             self._scale = np.array(c.scale)
-            self._centres = np.array(c.centres).reshape(len(c.weights), len(c.inputs))
+            self._centres = _logs(np.array(c.sizes).reshape(len(c.weights), len(c.inputs))) * self._scale
 
 
 #: How strongly coefficients are held back, weakest first; samples that were left out choose. The second is what a first look has.
@@ -302,6 +303,16 @@ def _robust(X: np.ndarray, y: np.ndarray, ridge: float, near: np.ndarray | None 
     return coef
 
 
+def _logs(sizes: np.ndarray) -> np.ndarray:
+    """Logarithms of sizes, of which 0 counts as a half."""
+    return np.log(np.maximum(sizes, 0.5))
+
+
+def _six(numbers: np.ndarray) -> tuple[float, ...]:
+    """With six significant digits each, as corrections are kept in profiles."""
+    return tuple(float(f"{v:.6g}") for v in numbers.ravel())
+
+
 def _bumps(z: np.ndarray, centres: np.ndarray) -> np.ndarray:
     """How near each of z (n, d) is to each centre (m, d): 1 where they are one, smoothly down to 0."""
     square = (z * z).sum(1)[:, None] + (centres * centres).sum(1) - 2 * z @ centres.T
@@ -309,22 +320,24 @@ def _bumps(z: np.ndarray, centres: np.ndarray) -> np.ndarray:
     return (1 + distance) * np.exp(-distance)
 
 
-def _correction(sizes: Mapping[str, np.ndarray], wanted: np.ndarray, without: np.ndarray) -> tuple[Correction | None, np.ndarray]:
+def _correction(sizes: Mapping[str, np.ndarray], wanted: np.ndarray, without: np.ndarray, most: int) -> tuple[Correction | None, np.ndarray]:
     """The correction that predicts left-out samples best, and by how much it misses them; None where there is none better than nothing.
 
-    wanted: logarithms of what samples took by what the terms say; without: how far off left-out samples are without a correction, as logarithms.
+    wanted: logarithms of what samples took by what the terms say; without: how far off left-out samples are without a correction, as logarithms;
+    most: bumps.
     """
     from scipy.linalg.lapack import dpotrf, dpotrs, dtrtrs
 
     inputs = [n for n, v in sizes.items() if np.ptp(v) > 0]
     if not inputs:
         return None, without
-    raw = np.stack([np.log(np.maximum(sizes[n], 0.5)) for n in inputs], axis=1)
+    timed = np.stack([sizes[n] for n in inputs], axis=1)
+    raw = _logs(timed)
     spread = np.maximum(raw.std(axis=0), 1e-6)
     wanted = np.clip(wanted, -np.log(MOST_CORRECTION), np.log(MOST_CORRECTION))
-    everything = raw, wanted, _spread_out(raw / spread, MOST_CENTRES)
+    everything = raw, wanted, _spread_out(raw / spread, most)
     some = np.random.default_rng(0).permutation(len(raw))[:MOST_SCORED]  # a choice of scales does not need every sample
-    scored = everything if len(some) == len(raw) else (raw[some], wanted[some], _spread_out(raw[some] / spread, SCORED_CENTRES))
+    scored = everything if len(some) == len(raw) else (raw[some], wanted[some], _spread_out(raw[some] / spread, min(most, SCORED_CENTRES)))
 
     def left_out(scale: np.ndarray, noises: Sequence[float], data: tuple = scored) -> list[tuple[np.ndarray, np.ndarray]]:
         """Of each noise the weights, and what every sample is missed by where it is left out."""
@@ -365,12 +378,9 @@ def _correction(sizes: Mapping[str, np.ndarray], wanted: np.ndarray, without: np
                 found = score(left_out(scale, [best[2]])[0][1])
                 if found < 0.995 * best[0]:
                     best = (found, scale, best[2])
-    scale = np.array([float(f"{v:.6g}") for v in best[1]])
-    (weights, errors), = left_out(scale, [best[2]], everything)
-    chosen = everything[2]
-    keep = tuple(float(f"{v:.6g}") for v in weights)
-    centres = tuple(float(f"{v:.6g}") for v in (raw[chosen] * scale).ravel())
-    return Correction(tuple(inputs), tuple(scale.tolist()), centres, keep, MOST_CORRECTION), np.abs(errors)
+    scale = _six(best[1])
+    (weights, errors), = left_out(np.array(scale), [best[2]], everything)
+    return Correction(tuple(inputs), scale, _six(timed[everything[2]]), _six(weights), MOST_CORRECTION), np.abs(errors)
 
 
 def _spread_out(z: np.ndarray, most: int) -> np.ndarray:
@@ -461,7 +471,8 @@ def _gaussian(sizes: Mapping[str, np.ndarray], wanted: np.ndarray) -> tuple[Corr
     inputs = [n for n, v in sizes.items() if np.ptp(v) > 0]
     if not inputs or not np.ptp(wanted):
         return None, wanted
-    raw = np.stack([np.log(np.maximum(sizes[n], 0.5)) for n in inputs], axis=1)
+    timed = np.stack([sizes[n] for n in inputs], axis=1)
+    raw = _logs(timed)
     spread = np.maximum(raw.std(axis=0), 1e-6)
     kept = _spread_out(raw / spread, MOST_SHAPE_CENTRES)
     z, target = (raw / spread)[kept], np.clip(wanted[kept], -np.log(MOST_SHAPE_CORRECTION), np.log(MOST_SHAPE_CORRECTION))
@@ -485,10 +496,8 @@ def _gaussian(sizes: Mapping[str, np.ndarray], wanted: np.ndarray) -> tuple[Corr
     good = off <= max(FAR_OFF, float(np.quantile(off, 1 - MOST_FAR_OFF)))
     process = GaussianProcessRegressor(learnt, optimizer=None).fit(z[good], target[good])
     factor, lengths = learnt.k1.k1.constant_value, learnt.k1.k2.length_scale
-    scale = tuple(float(f"{v:.6g}") for v in np.atleast_1d(1 / (lengths * spread)))
-    weights = tuple(float(f"{v:.6g}") for v in np.ravel(process.alpha_) * factor)
-    centres = tuple(float(f"{v:.6g}") for v in (raw[kept][good] * np.array(scale)).ravel())
-    return Correction(tuple(inputs), scale, centres, weights, MOST_SHAPE_CORRECTION), missed
+    scale, weights = _six(np.atleast_1d(1 / (lengths * spread))), _six(process.alpha_ * factor)
+    return Correction(tuple(inputs), scale, _six(timed[kept][good]), weights, MOST_SHAPE_CORRECTION), missed
 
 
 def forest(kind: str, seed: int = 0) -> Any:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.linalg.lapack  # noqa: F401  (now, not when a fit needs it: a BLAS that comes while others are held to one thread is not)
 
 from ..cost import shapes
 from ..cost.cases import Case, joined_cases
 from ..cost.geometry import Facts, bounds
 from ..cost.kernels import bound_by, cases, kin
-from ..cost.model import LEAST_SAMPLES, KernelModel, ShapeModel, costs_of_kin, quick_costs
+from ..cost.model import LEAST_SAMPLES, MOST_CENTRES, KernelModel, ShapeModel, costs_of_kin, quick_costs
 from ..devices.cpu.blas import held_to_one
 from ..profiles import Latency
 from .drift import EXPECTED, at_usual_moments, facts_of_drift, learnt, powers, readings, slow_moments, usual_readings
@@ -106,6 +107,19 @@ def prior_costs() -> dict[str, Any]:
 HEAVY, LEAST_ALIKE = ("conv/", "product/"), 3
 
 
+#: How many numbers all corrections of a unit may have: a profile must stay small enough to read, however many timings it is made of.
+MOST_NUMBERS = 45_000
+
+
+def centres_each(kernels: Iterable[tuple[int, int]], most: int = MOST_NUMBERS) -> int:
+    """How many samples each correction may be made of, so that all of them together have so few numbers. kernels: samples and sizes of each."""
+    kernels = list(kernels)
+    for each in range(MOST_CENTRES, 1, -1):
+        if sum(min(count, each) * (sizes + 1) for count, sizes in kernels) <= most:
+            return each
+    return 1
+
+
 class KernelFits:
     """A KernelModel for every kernel with enough rows; `predict` gives the microseconds of other rows, NaN where no model is.
 
@@ -131,9 +145,10 @@ class KernelFits:
             groups[kin(name)].append((terms, us[at]))
         costs = {group: costs_of_kin(members) for group, members in groups.items() if len(members) > 1}
         prior = prior_costs().get(rows[0].unit, {}) if rows else {}
+        centres = centres_each((len(at), len(sizes)) for at, _, sizes in found.values())
         for name, (at, terms, sizes) in found.items():
             if len(at) >= LEAST_SAMPLES:
-                self.models[name] = KernelModel(correct).fit(terms, sizes, us[at], costs.get(kin(name)), prior.get(name))
+                self.models[name] = KernelModel(correct, centres).fit(terms, sizes, us[at], costs.get(kin(name)), prior.get(name))
         self.models |= self._estimated(prior, {name: (told[1], us[told[0]]) for name, told in found.items()}, frozenset(self.models))
 
     @staticmethod

@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ..collecting import uncollected
 from ..cost.features import COLUMNS, family, features
 from ..cost.geometry import Facts
 from ..cost.kernels import bound_by
@@ -23,6 +24,7 @@ ASSUMED_LAUNCH_US, ASSUMED_SYNC_US = 20.0, 200.0
 _MFLOP, _MBYTE = COLUMNS.index("mflop"), COLUMNS.index("mbyte")
 
 
+@uncollected()  # a hundred thousand rows make millions of small things
 def section_from_rows(unit: str, rows: Sequence[Measurement], facts: Mapping[str, float] | None = None) -> UnitProfile:
     """One unit's section: peaks and fits from the rows, costs of starting and waiting assumed."""
     # Those beside a busy unit last: what is said of the others is their beginning.

@@ -1,4 +1,4 @@
-"""Each operator by itself: on one device, cut as the plan says, and in every sensible cut. How close a plan comes to the best."""
+"""Each operator by itself: on one device, cut as a strategy chooses, and in every sensible cut. How close the choice comes to the best."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ LEAST_TURNS, MOST_TURNS = 5, 200
 
 def oracle(
     graph: Graph,
-    plan: Plan,
+    choose: Callable[[Graph], Plan],
     devices: Mapping[str, Device],
     threads: Mapping[str, int],
     seconds_each: float = 0.01,
@@ -35,6 +35,8 @@ def oracle(
 ) -> dict[str, Any]:
     """`ops`, `oracle_speedup_geomean` and `chosen_speedup_geomean`, over operators that both devices run and that can be cut.
 
+    choose: the plan of a graph of one operator. What is timed is an operator by itself, so what it is compared with is chosen for that, too: in the
+    plan of a whole network an operator may be on its slower device, for a branch beside it has the faster one.
     threads: of the CPU by itself (`cpu`) and beside the GPU (`gpu`). Times include starting, sharing and waiting. Which cut is the best is
     found by measuring all of them; what is told of it, of the chosen one and of each device alone is measured once more, in turns: the least
     of many noisy times is too good to be true.
@@ -42,7 +44,7 @@ def oracle(
     nodes = [n for n in candidates(graph) if op_for(n).split_axes(n) and devices["gpu"].declines(n) is None]
     rows = []
     for done, node in enumerate(nodes):
-        rows.append(_row(node, plan[node.name], devices, threads, seconds_each))
+        rows.append(_row(node, choose(by_itself(node))[node.name], devices, threads, seconds_each))
         if progress is not None:
             progress(done + 1, len(nodes), node.op_type)
     best = [min(r["cpu_us"], r["gpu_us"]) for r in rows]
@@ -51,6 +53,12 @@ def oracle(
         "oracle_speedup_geomean": geomean([b / r["oracle_us"] for b, r in zip(best, rows)]),
         "chosen_speedup_geomean": geomean([b / r["chosen_us"] for b, r in zip(best, rows)]),
     }
+
+
+def by_itself(node: Node) -> Graph:
+    """A graph of that operator alone; what it reads of others is an input."""
+    inputs = tuple(dict.fromkeys(v for v in node.inputs if v is not None and not v.is_constant))
+    return Graph(node.name, inputs, tuple(v for v in node.outputs if v is not None), (node,))
 
 
 def geomean(values: Sequence[float]) -> float | None:
@@ -94,15 +102,14 @@ def _cuts(node: Node) -> Iterator[Partition]:
 
 def _time(node: Node, partitions: Sequence[Partition], devices: Mapping[str, Device], threads: Mapping[str, int], seconds: float) -> list[float]:
     """Microseconds of a run of that operator alone under each of the partitions, taken in turns, without copying feeds in and results out."""
-    inputs = tuple(dict.fromkeys(v for v in node.inputs if v is not None and not v.is_constant))
-    graph = Graph(node.name, inputs, tuple(v for v in node.outputs if v is not None), (node,))
+    graph = by_itself(node)
     with ExitStack() as stack:
         runs = []
         for partition in partitions:
             plan = Plan(node.name, graph.digest, "oracle", (partition,))
             prepared = PreparedRun(graph, plan, devices, threads["gpu" if "gpu" in partition.devices else "cpu"])
             stack.callback(prepared.close)
-            prepared.run({v.name: _feed(v) for v in inputs})
+            prepared.run({v.name: _feed(v) for v in graph.inputs})
             runs.append(prepared)
         times: list[list[float]] = [[] for _ in runs]
         turns, begun = orders(len(runs)), time.perf_counter()

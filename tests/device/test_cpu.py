@@ -492,6 +492,22 @@ def test_blas_is_held_to_one_thread_while_any_run_lasts_and_given_back():
             lib.set_num_threads(count)
 
 
+def test_a_blas_that_comes_later_is_held_too():
+    """In a process of its own: SciPy brings another library than NumPy's, mostly when it is needed, and after the first search."""
+    told = """
+import sys
+from coexec.devices.cpu import blas
+before = blas.libraries()
+assert "scipy.linalg" not in sys.modules
+import scipy.linalg
+assert len(blas.libraries()) > len(before) > 0
+with blas.held_to_one():
+    print({lib.get_num_threads() for lib in blas.libraries()})
+"""
+    found = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, env={**os.environ, "OPENBLAS_NUM_THREADS": "2"})
+    assert found.stdout.strip() == "{1}", found.stderr
+
+
 def test_a_team_runs_every_task_and_hands_errors_to_the_caller():
     team, seen = ThreadTeam(3), []
     team.run([lambda: seen.append(threading.get_ident())] * 3)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 
 from coexec.cost.compose import CostModel
 from coexec.cost.geometry import Facts, bounds
 from coexec.cost.kernels import bound_by, cases
-from coexec.cost.model import FEW, KernelModel, costs_of_kin
+from coexec.cost.model import FEW, MOST_CENTRES, KernelModel, costs_of_kin
 from coexec.devices.cpu.simd import LANES
 from coexec.devices.opencl import conv
 from coexec.devices.registry import find_devices
 from coexec.errors import ProfileMismatch, UsageError
 from coexec.graph.ir import Node, TensorType, Value
 from coexec.ops import op_for
-from coexec.profiles import from_yaml, to_yaml
+from coexec.profiles import MAX_BYTES, from_yaml, to_yaml
 from coexec.profiling.facts import board_facts
-from coexec.profiling.fit import KernelFits, facts_of_rows, kernels_of
+from coexec.profiling.fit import MOST_NUMBERS, KernelFits, centres_each, facts_of_rows, kernels_of
 from coexec.profiling.from_table import fit_profile_from_table
 from coexec.profiling.measure import Bench, with_constants
 from coexec.profiling.run import profile_devices
@@ -243,8 +245,35 @@ def test_a_correction_is_learnt_where_features_do_not_tell_all():
         KernelModel().predict(terms, sizes)
 
 
+def test_however_many_timings_a_profile_is_made_of_its_corrections_stay_few_numbers():
+    assert centres_each([(1000, 4)]) == MOST_CENTRES == centres_each([(50, 4)])
+    many = [(count, sizes) for count in (20, 400, 5000) for sizes in (3, 5, 8) for _ in range(20)]
+    each = centres_each(many)
+    assert 20 < each < MOST_CENTRES
+    assert sum(min(count, each) * (sizes + 1) for count, sizes in many) <= MOST_NUMBERS < sum(
+        min(count, each + 1) * (sizes + 1) for count, sizes in many)
+    # Four units of them, each number with six digits and a space, and the rest of the file.
+    assert 4 * MOST_NUMBERS * 5.2 < MAX_BYTES, "sizes are whole numbers, mostly of a few digits"
+    assert centres_each([(100, 9)] * 6000) == 1
+
+
+def test_a_profile_from_before_with_scaled_logarithms_predicts_the_same():
+    rng = np.random.default_rng(1)
+    work, size, other = rng.uniform(1, 100, 60), rng.integers(0, 1000, 60).astype(float), rng.integers(1, 9, 60).astype(float)
+    terms, sizes = {"fixed": np.ones(60), "mflop": work}, {"size": size, "other": other}
+    fit = KernelModel().fit(terms, sizes, 2 * work * np.exp(0.3 * np.sin(np.log(np.maximum(size, 0.5)))) + 0.1 * other).to_profile()
+    known = fit_profile_from_table(timed(200))
+    text = to_yaml(replace(known, cpu=replace(known.cpu, latency={"conv/x": fit}), gpu=None))
+    tree = yaml.safe_load(text)
+    told = tree["cpu"]["latency"]["conv/x"]["correction"]
+    scaled = np.log(np.maximum(np.reshape([float(v) for v in told.pop("sizes").split()], (-1, 2)), 0.5)) * fit.correction.scale
+    told["centres"] = " ".join(f"{v:.6g}" for v in scaled.ravel())
+    before, now = (KernelModel.from_profile(from_yaml(t).cpu.latency["conv/x"]).predict(terms, sizes) for t in (yaml.safe_dump(tree), text))
+    assert before == pytest.approx(now, rel=1e-3)
+
+
 @pytest.mark.parametrize("change,words", [
-    (lambda t: t.replace("centres: ", "centres: x ", 1), "centres' is wrong"),
+    (lambda t: t.replace(" sizes: ", " sizes: x ", 1), "sizes' is wrong"),
     (lambda t: t.replace(" weights: ", " weights: 1 ", 1), "correction' is wrong"),
     (lambda t: t.replace("scale: ", "scales: ", 1), "unknown key|did you mean scale"),
 ])

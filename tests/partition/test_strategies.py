@@ -220,7 +220,7 @@ def test_an_emulated_gpu_is_used_where_it_gains_more_than_predictions_are_off():
     lost = []
     for share in range(1, 71):
         known = board(100.0, 100.0 * share / 70, launch_us=2, sync_us=5)
-        emulated = replace(known, gpu=replace(known.gpu, emulated=True))
+        emulated = replace(known, gpu=replace(known.gpu, emulated=True), cpu_alone=known.cpu)
         graph = classifier()
         both, usual, real = (parse_strategy(spec).plan(graph, profile) for spec, profile in
                              (("coexec:least_gain=0", emulated), ("coexec", emulated), ("coexec", known)))
@@ -229,6 +229,8 @@ def test_an_emulated_gpu_is_used_where_it_gains_more_than_predictions_are_off():
         assert usual.predicted_ms in (both.predicted_ms, alone)
         assert (usual.predicted_ms == both.predicted_ms) == (both.predicted_ms < (1 - LEAST_GAIN) * alone or both.predicted_ms == alone)
         lost.append(usual.predicted_ms > both.predicted_ms)
+        apart = parse_strategy("coexec").plan(graph, replace(emulated, cpu_alone=None))
+        assert apart.partitions == real.partitions, "on a core that the CPU leaves alone anyway it is a GPU of its own"
     assert 0 < sum(lost) < len(lost)
     with pytest.raises(UsageError, match="least_gain"):
         parse_strategy("coexec:least_gain=1")

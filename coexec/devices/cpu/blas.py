@@ -7,6 +7,7 @@ A library that also started its own threads would run 2n of them on n cores. The
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,9 +29,17 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-@lru_cache(maxsize=1)
+#: Modules that bring a BLAS library of their own.
+BRINGING = ("numpy", "scipy.linalg", "scipy.special", "sklearn", "torch")
+
+
 def libraries() -> tuple:
-    """The BLAS libraries of this process. Searching costs milliseconds, so it is done once."""
+    """The BLAS libraries of this process. Searching costs milliseconds, so it is done once, and again where a module may have brought another."""
+    return _found(tuple(name in sys.modules for name in BRINGING))
+
+
+@lru_cache(maxsize=None)
+def _found(brought: tuple[bool, ...]) -> tuple:
     return tuple(ThreadpoolController().select(user_api="blas").lib_controllers)
 
 

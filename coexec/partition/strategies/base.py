@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gc
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, TypeVar
 
+from ...collecting import uncollected
 from ...cost.compose import CostModel
 from ...cost.corrections import Corrections
 from ...errors import UsageError, suggest
@@ -232,18 +231,6 @@ class Partitioner:
     def place(self, node: Node, situation: Situation) -> Partition:
         """A partition for a node that both devices can compute. Override this, or `arrange`."""
         raise NotImplementedError
-
-
-@contextmanager
-def uncollected() -> Iterator[None]:
-    """No garbage collection meanwhile: planning makes many small things that live until it ends, among all that a process with kernels holds."""
-    was = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was:
-            gc.enable()
 
 
 def finish(situation: Situation, partitions: Sequence[Partition], spec: str, bound: float | None = None) -> Plan:

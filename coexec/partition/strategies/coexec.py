@@ -20,7 +20,7 @@ EFFORT, SMALL, EFFORT_OF_SMALL = 60_000, 12, 6_000_000
 #: A plan with a wait less is preferred where it is predicted to take no longer than by this share of an average operator: both sides are a
 #: little uneven from run to run, and at each wait the later one counts. What so much costs, and how many waits it saves: docs/planner.md.
 FEWER_WAITS = 0.03
-#: By what share a plan on the CPU and a GPU emulated on its cores must be predicted to be faster than one of them alone. Both are one processor,
+#: By what share a plan on the CPU and a GPU emulated on one of its cores must be predicted to be faster than one of them alone. Both are one processor,
 #: so there is little to gain, and of many plans the one that is taken is mostly one of which too much is expected: on two cores with PoCL,
 #: plans that were predicted to gain less than this gained nothing when they were run.
 LEAST_GAIN = 0.15
@@ -36,8 +36,8 @@ class Coexec(Partitioner):
 
     width: beginnings of plans followed at once; 0: as many as planning may take time for. steps: cut at n/steps of an axis only.
     fewer_waits: a wait less may cost this share of an average operator, as the better single device takes it. least_gain: an emulated GPU
-    is used beside the CPU where that is predicted to be faster by this share than the better one alone; counts where latency is the objective,
-    without a limit.
+    that takes a core of the CPU's is used beside it where that is predicted to be faster by this share than the better one alone; counts where
+    latency is the objective, without a limit.
     The others leave something out, to see what it is good for: axis: cut this one only, where a node has it; chains=false: every operator
     by itself, no cuts that suit their neighbours', nothing computed twice; branches=false: as if no branch ran beside another;
     contention=false: as if no unit slowed the other down.
@@ -88,8 +88,10 @@ class Coexec(Partitioner):
 
     def _weight(self, situation: Situation) -> float:
         """By what a single device's time is multiplied before it is compared with that of both."""
-        gpu = situation.profile.gpu if situation.profile is not None else None
-        return 1 - self.least_gain if gpu is not None and gpu.emulated else 1.0
+        profile = situation.profile
+        # An emulated GPU on a core that the CPU leaves alone anyway is a unit of its own.
+        takes_a_core = profile is not None and profile.gpu is not None and profile.gpu.emulated and profile.cpu_alone is not None
+        return 1 - self.least_gain if takes_a_core else 1.0
 
     def bounded(self, situation: Situation) -> tuple[list[Partition], float | None]:
         graph, wishes = situation.graph, situation.wishes
