@@ -121,12 +121,12 @@ def planning_time(options: argparse.Namespace, profile: DeviceProfile) -> dict[s
 
 def waits(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any]:
     """Waits of a run: as planned; if each operator with a GPU piece shared its output at its own end, with no chains at all; and as planned
-    without cuts that suit their neighbours', where a run still waits only for what it reads. All with least_gain=0: a plan that leaves an emulated
-    GPU alone has no waits to tell of.
+    without cuts that suit their neighbours', where a run still waits only for what it reads. The CPU has as many cores without an emulated GPU as
+    beside it: with all, most plans would leave the GPU alone, and those have no waits to tell of.
     """
-    rows = []
+    profile, rows = profile.with_threads(profile.cpu.threads or 1), []
     for name, graph in models(options.models):
-        plans = [parse_strategy(spec).plan(graph, profile, judging=judging) for spec in ("coexec:least_gain=0", "coexec:least_gain=0,chains=false")]
+        plans = [parse_strategy(spec).plan(graph, profile, judging=judging) for spec in ("coexec", "coexec:chains=false")]
         counts = [sum(isinstance(step, Wait) for step in schedule(graph, plan)) for plan in plans]
         each = sum("gpu" in p.devices for p in plans[0].partitions)
         rows.append({"model": name, "waits": counts[0], "each_by_itself": each, "chains_false": counts[1],

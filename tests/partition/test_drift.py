@@ -14,7 +14,7 @@ from coexec.profiling.drift import at_usual_moments, facts_of_drift, slowness
 from coexec.profiling.fit import facts_of_rows, kernels_of, steadied
 from coexec.profiling.from_table import fit_profile_from_table
 from coexec.profiling.judging import held_out_accuracy
-from coexec.profiling.sampler import Sampler, draw, row, whole_of
+from coexec.profiling.sampler import Sampler, draw
 from coexec.profiling.table import Measurement, read_table, write_table
 from tests.partition.test_kernels import timed
 
@@ -93,14 +93,6 @@ def test_what_least_is_known_of_is_chosen():
     assert len(only) == 1 and only[0] in known, "no kernel is timed that was not compiled before"
     fresh = Choosing({"cpu": Facts()})
     assert fresh.best([[other[0]], [other[0], other[1]]]) == other[:2], "one that was just chosen is known"
-
-
-def test_what_lies_far_from_all_that_networks_have_is_not_chosen():
-    """Of thirty convolutions of much the same size and one like no other, one of the thirty tells more; when that is known, the other."""
-    usual, strange = [whole_of(row("Conv", 1, 64, 56, 56 + i, 64, 3)) for i in range(30)], whole_of(row("Conv", 1, 2048, 7, 7, 8, 3))
-    choosing = Choosing({"cpu": Facts()})
-    assert choosing.best([[strange, *usual]])[0] in usual
-    assert choosing.best([[strange, *usual], [strange, *usual]])[1] is strange
 
 
 def test_a_sampler_told_a_seed_draws_other_shapes_after_the_same_first_ones():
