@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("regions",),
     ("seals",),
     ("settings",),
-    ("errors", "files"),
+    ("errors", "files", "collecting"),
     ("__init__",),
 )
 

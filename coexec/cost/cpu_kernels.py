@@ -16,6 +16,8 @@ WINOGRAD_LEAST, WINOGRAD_BLOCK, BLOCKS_BAND = 16, 2 << 20, 6 << 20
 MOST_SMALL, MOST_FEW = 256, 4
 #: What reading a weight costs in multiply-adds of one lane, and packing a pixel of a small map in those of one output channel.
 WEIGHT_COST, PIXEL_COST = 16, 15
+#: What makes threads share rows rather than channels (`devices.cpu.conv`), and how uneven shares of a channel-wise operator may be.
+ALL_INPUT_COST, ELEMENT_COST, FAIR_SHARE = 1.13, 32, 1.15
 #: Outputs of a row that the kernel of narrow depthwise maps sums at a time.
 LANES_WIDTH = 8
 
@@ -85,16 +87,21 @@ def _conv_share(g: Windowed, f: Facts) -> tuple[Windowed, Array]:
             each = np.min(_block_costs(g, f, oc, oh, g.ow), axis=0)
         return pairs * (g.n * each + WEIGHT_COST * g.taps)
 
-    options = [(_largest(g.oc, f.threads, a * per), g.oh) for a in (1, *(() if grouped else (f.tile_rows,)))]
-    options += [(g.oc, _largest(g.oh, f.threads, a)) for a in (1, 2, 4)]
-    if g.depthwise:  # the first axis that can be cut fairly
-        channels_first = g.full_oc // per >= g.h // g.sh
-        first, second = ([np.where(channels_first == way, options[0][i], options[1][i]) for i in (0, 1)] for way in (True, False))
-        fair = first[0] * first[1] * f.threads <= 1.15 * g.oc * g.oh
-        oc, oh = (np.where(fair, first[i], second[i]) for i in (0, 1))
+    channels = [(_largest(g.oc, f.threads, a * per), g.oh) for a in (1, *(() if grouped else (f.tile_rows,)))]
+    rows = [(g.oc, _largest(g.oh, f.threads, a)) for a in (1, 2, 4)]
+    if g.depthwise:  # along channels, at whole vectors where that is fair
+        vectors = _largest(g.oc, f.threads, int(f.lanes)), g.oh
+        oc, oh = rows[0]
+        for way in (channels[0], vectors):
+            fair = way[0] * f.threads <= FAIR_SHARE * g.oc
+            oc, oh = (np.where(fair, way[i], (oc, oh)[i]) for i in (0, 1))
     else:
-        best = np.argmin([cost(*o) for o in options], axis=0)
-        oc, oh = (np.choose(best, [o[i] for o in options]) for i in (0, 1))
+        read = g.n * g.groups * g.icg * g.ih * g.iw
+        each_read = np.where((g.taps == 1) & (read > g.n * g.oc * g.pixels), ELEMENT_COST * read, 0.0)
+        costs = [cost(*o) * (1 if g.taps == 1 else ALL_INPUT_COST) + each_read for o in channels]
+        costs += [cost(*o) + each_read / np.maximum(1, up(g.oh, o[1])) for o in rows]
+        best = np.argmin(costs, axis=0)
+        oc, oh = (np.choose(best, [o[i] for o in (*channels, *rows)]) for i in (0, 1))
     return g.resized(np.where(split, oc, g.oc), np.where(split, oh, g.oh)), split
 
 
@@ -366,7 +373,9 @@ def pool(g: Windowed, f: Facts, kind: str) -> Iterator[Case]:
     woken = np.zeros(len(g.n), bool)
     if f.threads > 1:
         woken = 4.0 * g.n * g.oc * (g.ih * g.iw + g.pixels) >= SPLIT_BYTES
-        g = g.resized(np.where(woken, up(g.oc, f.threads), g.oc), g.oh)
+        channels = up(g.oc, f.threads)
+        fair = channels * f.threads <= FAIR_SHARE * g.oc
+        g = g.resized(np.where(woken & fair, channels, g.oc), np.where(woken & ~fair, up(g.oh, f.threads), g.oh))
     direct = kind == "MaxPool" and (g.kh, g.sh) in ((3, 1), (3, 2), (2, 2)) and (g.kw, g.sw, g.dh, g.dw) == (g.kh, g.sh, 1, 1)
     yield _rows(g, f, f"pool/maxpool_{g.kh}", woken) if direct else _planes(g, f, f"pool/{kind.lower()}_planes", woken)
 

@@ -16,7 +16,7 @@ def plain(p: Plain, f: Facts, node: Node, unit: str) -> Iterator[Case]:
     """Pieces of nodes that are computed like this one."""
     elements, rows, runs, chunks, read, written = p.elements, p.rows, p.runs, p.chunks, p.read, p.written
     woken = np.zeros(len(elements), bool)
-    if unit == "cpu" and f.threads > 1:
+    if unit == "cpu" and f.threads > 1 and plain_name(node) != "gather":  # which holds Python's lock
         woken = (p.flops >= SPLIT_FLOPS) | (read + written >= SPLIT_BYTES)
         share = np.where(woken, f.threads, 1)
         elements, rows, runs, chunks, read, written = (v / share for v in (elements, rows, runs, chunks, read, written))

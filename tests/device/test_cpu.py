@@ -508,6 +508,40 @@ with blas.held_to_one():
     assert found.stdout.strip() == "{1}", found.stderr
 
 
+@pytest.mark.parametrize("label", ["depthwise", "maxpool"])
+def test_channel_wise_operators_are_shared_by_channels(label):
+    """What a convolution shared by channels wrote is then read by the thread that wrote it; with too few channels, by rows."""
+    def parts(channels: int, threads: int) -> list[Region]:
+        x, y = (Value(n, TensorType(np.dtype(np.float32), (1, channels, 128, 128))) for n in "xy")
+        if label == "maxpool":
+            node = Node("MaxPool", (x,), (y,), {"kernel_shape": [3, 3], "pads": [1] * 4})
+        else:
+            node = Node("Conv", (x, constant("w", np.ones((channels, 1, 3, 3), np.float32))), (y,), {"group": channels, "pads": [1] * 4})
+        return device.shares(op_for(node), node, Region.whole(y.shape), threads)
+
+    assert [p.shape for p in parts(96, 2)] == [(1, 48, 128, 128)] * 2
+    assert [p.shape for p in parts(6, 4)] == [(1, 6, 32, 128)] * 4
+
+
+def test_a_window_of_a_table_is_gathered_without_a_copy_of_the_table():
+    rng = np.random.default_rng(0)
+    table, words = rng.random((1000, 64), np.float32), rng.integers(-1000, 1000, (1, 20))
+    node = Node("Gather", (constant("t", table), Value("i", TensorType(np.dtype(np.int64), words.shape))),
+                (Value("y", TensorType(np.dtype(np.float32), (1, 20, 64))),))
+    out = np.zeros((1, 20, 64), np.float32)
+    for region in (Region.whole(out.shape).replace(2, (0, 24)), Region.whole(out.shape).replace(2, (24, 64))):
+        assert len(device.shares(op_for(node), node, region, 2)) == 1
+        target, given = (TensorView.contiguous(HostBuffer(a.nbytes), a.dtype, Region.whole(a.shape)) for a in (out, words))
+        given.array[...] = words
+        queue = CPU.queue()
+        kernel = queue.compile(node, region, [node.inputs[0], given], [target.sub(region)])
+        queue.seal()
+        kernel.start().wait()
+        assert "gather_window" in kernel.implementation
+        out[..., region[2].start:region[2].stop] = target.sub(region).array
+    assert np.array_equal(out, table[words])
+
+
 def test_a_team_runs_every_task_and_hands_errors_to_the_caller():
     team, seen = ThreadTeam(3), []
     team.run([lambda: seen.append(threading.get_ident())] * 3)

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import yaml
 
+from coexec.cost import cpu_kernels
 from coexec.cost.compose import CostModel
 from coexec.cost.geometry import Facts, bounds
 from coexec.cost.kernels import bound_by, cases
 from coexec.cost.model import FEW, MOST_CENTRES, KernelModel, costs_of_kin
-from coexec.devices.cpu.simd import LANES
+from coexec.devices.cpu.device import shares
+from coexec.devices.cpu.simd import LANES, ROWS
 from coexec.devices.opencl import conv
 from coexec.devices.registry import find_devices
 from coexec.errors import ProfileMismatch, UsageError
@@ -243,6 +245,22 @@ def test_a_correction_is_learnt_where_features_do_not_tell_all():
         KernelModel().fit(terms, sizes, y * 0)
     with pytest.raises(UsageError, match="not fitted"):
         KernelModel().predict(terms, sizes)
+
+
+@pytest.mark.parametrize("family,least", [("conv_1x1", 0.9), ("conv_3x3", 0.9), ("conv_dense", 0.9), ("conv_depthwise", 0.8), ("conv_grouped", 0.9)])
+def test_the_rules_share_work_among_threads_as_the_cpu_does(family, least, monkeypatch):
+    """Of random pieces for 2 to 8 threads: the slowest thread's channels and rows. Ties, and last vectors that are not full, may differ."""
+    shared, rng, same = [], np.random.default_rng(7), []
+    rule = cpu_kernels._conv_share
+    monkeypatch.setattr(cpu_kernels, "_conv_share", lambda g, f: shared.append(rule(g, f)) or shared[-1])
+    for _ in range(120):
+        sample, threads = draw(family, rng), int(rng.choice([2, 3, 4, 8]))
+        shared.clear()
+        list(cases([(sample.node, [bounds([sample.region], 4)])], "cpu", Facts(lanes=LANES, tile_rows=ROWS, threads=threads)))
+        (g, _), = shared
+        slowest = max(shares(op_for(sample.node), sample.node, sample.region, threads), key=lambda piece: piece.size)
+        same.append((int(g.oc[0]), int(g.oh[0])) == slowest.shape[1:3])
+    assert np.mean(same) >= least
 
 
 def test_however_many_timings_a_profile_is_made_of_its_corrections_stay_few_numbers():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -172,6 +172,24 @@ def share_out(op: Op, node: Node, out_region: Region, threads: int) -> list[Regi
     _discover()
     sharer = _sharers.get(node.op_type)
     return None if sharer is None else sharer(op, node, out_region, threads)
+
+
+#: Shares of an axis are taken where the largest is at most this much above the mean.
+FAIR_SHARE = 1.15
+
+
+def along_channels(op: Op, node: Node, out_region: Region, threads: int, aligns: Sequence[int] = (1,)) -> list[Region] | None:
+    """Near-equal shares of the channels, at the first alignment that is fair; None where there are too few channels for any.
+
+    For operators that compute each channel by itself. Convolutions are mostly cut along channels, so a thread then reads what it has written and
+    has in its cache, no row twice, and one stretch of memory.
+    """
+    channels = next((a for a in op.split_axes(node) if a.name == "channel"), None)
+    for align in aligns if channels is not None else ():
+        pieces = cut_evenly(channels, out_region, threads, align)
+        if max(p.size for p in pieces) * threads <= FAIR_SHARE * out_region.size:
+            return pieces
+    return None
 
 
 def cut_evenly(axis: SplitAxis, out_region: Region, parts: int, align: int = 1) -> list[Region]:

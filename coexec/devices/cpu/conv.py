@@ -12,7 +12,7 @@ from ...ops.base import Op
 from ...ops.conv import conv_input, conv_params
 from ...regions import Region
 from . import conv_small
-from .build import Piece, Program, builds, cut_evenly, shares_out
+from .build import Piece, Program, along_channels, builds, cut_evenly, shares_out
 from .conv_depthwise import depthwise
 from .conv_few import few
 from .conv_shallow import shallow
@@ -30,6 +30,10 @@ WEIGHT_COST = 16
 #: What packing one pixel of a small map costs beside the multiply-adds of one output channel: every thread that has a share of the channels
 #: packs all pixels.
 PIXEL_COST = 15
+#: A share of the channels reads and packs all of the input, a part of which another thread has just written and holds in its cache. What that makes
+#: of its arithmetic where taps overlap, and, of a kernel of one tap that makes less than it reads, what each element costs it. One that makes more
+#: than it reads is followed by what reads those channels.
+ALL_INPUT_COST, ELEMENT_COST = 1.13, 32
 
 
 class Convolution(NamedTuple):
@@ -86,9 +90,11 @@ def conv(piece: Piece) -> Program | None:
 def share(op: Op, node: Node, out_region: Region, threads: int) -> list[Region] | None:
     """Along height or channel, whichever leaves the slowest thread less to do: whole tiles, and weights read by one thread only, count."""
     w = node.inputs[1].shape
-    if len(w) != 4 or node.output.dtype != np.float32 or w[1] == 1:
+    if len(w) != 4 or node.output.dtype != np.float32:
         return None
     params = conv_params(node)
+    if w[1] == 1:
+        return along_channels(op, node, out_region, threads, (LANES, 1)) if params.group > 1 else None
     dense = params.group == 1 and set(params.strides) == set(params.dilations) == {1}
 
     def cost(region: Region) -> float:
@@ -104,11 +110,17 @@ def share(op: Op, node: Node, out_region: Region, threads: int) -> list[Region] 
             each = min(block_arithmetic(w[2], w[1], oc, oh, ow))
         return pairs * (n * each + WEIGHT_COST * taps)
 
-    options = []
-    for axis in op.split_axes(node):
+    options, read, taps = [], op.input_regions(node, out_region)[0].size, w[2] * w[3]  # type: ignore[union-attr]
+    each_read = ELEMENT_COST * read if taps == 1 and read > out_region.size else 0
+    for axis in (a for a in op.split_axes(node) if a.name != "width"):  # rows that lie apart are slower to read
         for align in {"height": (1, 2, 4), "channel": (1, ROWS)}.get(axis.name, (1,)):
             pieces = cut_evenly(axis, out_region, threads, align)
-            options.append((max(map(cost, pieces)), len(options), pieces))
+            slowest = max(map(cost, pieces))
+            if axis.name == "channel":
+                slowest = slowest * (1 if taps == 1 else ALL_INPUT_COST) + each_read
+            else:
+                slowest += each_read / len(pieces)
+            options.append((slowest, len(options), pieces))
     return min(options)[2] if options else None
 
 

@@ -20,13 +20,11 @@ from ...regions import Region
 from ..base import DONE, Call, Device, DeviceFacts, Event, Kernel, Operand, Queue, Shared, TensorView
 from ..cores import Within, apart, for_team, usable
 from . import blas, denormals
-from .build import Options, Packs, Piece, Program, build, cut_evenly, ready, share_out
+from .build import FAIR_SHARE, Options, Packs, Piece, Program, build, cut_evenly, ready, share_out
 from .threads import Task, ThreadTeam
 
 #: Below both, a piece stays on the calling thread: waking another one costs about as much as the work (20-40 us).
 SPLIT_FLOPS, SPLIT_BYTES = 1_000_000, 256 * 1024
-#: The best known axis is taken where its largest share is at most this much above the mean; else the most even axis.
-FAIR_SHARE = 1.15
 
 
 class CpuDevice(Device):
@@ -207,7 +205,10 @@ class CpuKernel(Kernel):
 
 
 def shares(op: Op, node: Node, out_region: Region, threads: int) -> list[Region]:
-    """The piece cut for `threads` threads at legal multiples; one share where the work is small or cannot be cut."""
+    """The piece cut for `threads` threads at legal multiples; one share where the work is small or cannot be cut.
+
+    As the operator's kernels like it, else along the first axis whose shares are fair, else along the one where they are most even.
+    """
     if threads == 1 or not out_region.size:
         return [out_region]
     work = op.work(node, out_region)

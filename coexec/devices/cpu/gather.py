@@ -6,9 +6,18 @@ from functools import partial
 
 import numpy as np
 
+from ...graph.ir import Node
+from ...ops.base import Op
 from ...ops.gather import from_front
 from ...ops.operands import axes_of
-from .build import Piece, Program, builds
+from ...regions import Region
+from .build import Piece, Program, builds, shares_out
+
+
+@shares_out("Gather")
+def share(op: Op, node: Node, out_region: Region, threads: int) -> list[Region] | None:
+    """One thread's: a NumPy call holds Python's lock for most of what it takes."""
+    return [out_region] if not node.inputs[1].is_constant else None
 
 
 @builds("Gather")
@@ -17,8 +26,15 @@ def gather(piece: Piece) -> Program | None:
     data, indices, y, node = piece.inputs[0], piece.inputs[1], piece.outputs[0], piece.node
     axis = axes_of(data.ndim, (node.attr("axis", 0),))[0]
     extent, first = node.operands[0].shape[axis], piece.regions[0][axis].start
-    if not (data.flags.c_contiguous and y.flags.c_contiguous) or data.dtype != y.dtype:
+    if data.dtype != y.dtype:
         return None
+    if not (data.flags.c_contiguous and y.flags.c_contiguous):  # of a window `take` would copy the whole first
+        before = (slice(None),) * axis
+
+        def pick() -> None:
+            np.copyto(y, data[(*before, from_front(node, indices, extent) - first)])
+
+        return Program(f"{y.dtype.name}_gather_window", lambda scratch: pick)
 
     def run() -> None:
         np.take(data, from_front(node, indices, extent) - first, axis, y, "clip")  # they are in range: "raise" would take into a copy first

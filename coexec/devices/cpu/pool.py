@@ -8,13 +8,17 @@ import numpy as np
 
 from ...ops.pool import average_divisors, pool_input, pool_params
 from ...ops.sliding import spatial, taps_inside
-from .build import Piece, Program, builds
+from .build import Piece, Program, along_channels, builds, shares_out
 from .conv_depthwise import copy_row
 from .elementwise import put
 from .jit import flat, inlined, kernel, rows_contiguous, strides
 from .panels import round_up
 from .rows import as_rows
 from .simd import LANES, keep, load, load_inside, load_strided, pick_less, pick_number, splat, store
+
+
+for _op_type in ("MaxPool", "AveragePool"):
+    shares_out(_op_type)(along_channels)
 
 
 @builds("MaxPool", "AveragePool")
