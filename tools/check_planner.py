@@ -169,18 +169,21 @@ def measured(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, A
 
 
 def oracle(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any]:
-    """Operators that can be cut and take more than five times the wait: the cut planned for each beside the best of those measured. The CPU has as many
+    """Operators that can be cut and take more than five times the wait (from starting a piece on the GPU to hearing of its end, less what it takes
+    itself): the cut planned for each beside the best of those measured. The CPU has as many
     cores without the GPU as beside it: with all, it would leave nothing to gain from a GPU that is emulated on one of them.
     """
     from coexec.devices.registry import find_devices
+    from coexec.report.oracle import inside_runs
     from coexec.report.oracle import oracle as measure_all
 
-    devices, rows, threads = find_devices(), [], profile.cpu.threads or 1
-    profile = profile.with_threads(threads)
-    strategy = parse_strategy("coexec")
+    rows, threads, gpu = [], profile.cpu.threads or 1, profile.gpu
+    profile, devices, wait_us = profile.with_threads(threads), find_devices(), gpu.launch_us + gpu.begin_us + gpu.sync_us
+    devices["gpu"] = devices["gpu"].used_by(gpu.sharing)  # as sessions with that profile do
+    strategy, board = parse_strategy("coexec"), inside_runs(profile)
     for name, graph in models(options.models):
-        found = measure_all(graph, lambda g: strategy.plan(g, profile, judging=judging), devices, {"cpu": threads, "gpu": threads}, 0.01)["ops"]
-        large = [r for r in found if min(r["cpu_us"], r["gpu_us"]) > 5 * profile.gpu.sync_us]
+        found = measure_all(graph, lambda g: strategy.plan(g, board, judging=judging), devices, {"cpu": threads, "gpu": threads}, 0.01)["ops"]
+        large = [r for r in found if min(r["cpu_us"], r["gpu_us"]) > 5 * wait_us]
         single = [min(r["cpu_us"], r["gpu_us"]) for r in large]
         rows.append({"model": name, "operators": len(found), "large": len(large),
                      "best": geomean([s / r["oracle_us"] for s, r in zip(single, large)]),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,13 +24,14 @@ from ..partition.plan import Plan, on_one_device
 from ..partition.strategies.base import preferred_axis, share
 from ..profiles import DeviceProfile, UnitProfile, rounded
 from ..profiling.rounds import own_bytes
+from ..runtime.edges import Edges, run_at_edges
 from ..runtime.executor import PreparedRun
 from ..runtime.trace import Trace
 from ..runtime.traced import run_traced
 from .counting import by_counters
-from .observation import between, edges_us, fed_us, ratios_seen, usual
+from .observation import between, inner_us, ratios_seen, usual, waking_us
 
-#: Plain runs of each plan, then traced ones, of a look. A session runs one plan again and again: in turns run by run, the plans would drive even
+#: Runs of each plan that do not count, then traced ones, and as many that look at the clock at their edges alone, of a look. A session runs one plan again and again: in turns run by run, the plans would drive even
 #: the interpreter's data out of the caches, and starting a piece would take twice as long.
 WARM, RUNS = 2, 8
 #: Fewer looks are added to.
@@ -45,6 +46,23 @@ STAGES = ((56, 64), (28, 128), (14, 256), (14, 384), (7, 512))
 MOST_COMPANY = 2.0
 
 
+class Looked(NamedTuple):
+    """What one look saw of a plan: traced runs, and plain ones. A trace lengthens what lies around the steps: the interpreter's work is mostly that."""
+
+    trace: Trace
+    plain: list[Edges]
+
+    @property
+    def around_us(self) -> float:
+        """Before the first step and after the last, but for copying; and until the other threads are awake that share the first."""
+        return usual([p.around_us for p in self.plain]) + usual(waking_us(self.trace))
+
+    @property
+    def beside_gpu_us(self) -> float:
+        """Of a run whose pieces are all the GPU's, what it takes beside them and copying."""
+        return max(0.0, usual([p.steps_us + p.around_us for p in self.plain]) - usual(inner_us(self.trace, "gpu")))
+
+
 class RunCosts:
     """What runs on these devices lose between and around their pieces, as several looks show it, each at another moment.
 
@@ -54,7 +72,7 @@ class RunCosts:
 
     def __init__(self, devices: Mapping[str, Device], threads: int):
         self._devices, self._threads = devices, threads
-        self._seen: list[tuple[dict[str, Trace], Between | None]] = []
+        self._seen: list[tuple[dict[str, Looked], Between | None]] = []
         self._other = np.ones(2 * own_bytes() // 4, np.float32)
         self._asked: dict[str, tuple[Graph, Plan, int]] = {}
         self._prepared: dict[str, PreparedRun] = {}
@@ -73,20 +91,25 @@ class RunCosts:
         return len(self._seen)
 
     def look(self) -> None:
-        """Traced runs of the made-up networks under each plan, after some that do not count; they stay prepared for the next look.
+        """Runs of the made-up networks under each plan, traced and plain, after some that do not count; they stay prepared for the next look.
 
         As after the end of a real one, nothing of a network's inputs is in a core's own cache when it begins.
         """
         for name, (graph, plan, threads) in self._asked.items():
             if name not in self._prepared:
                 self._prepared[name] = PreparedRun(graph, plan, self._devices, threads, trace=Trace())
-        traces = {name: Trace() for name in self._asked}
+        seen = {name: Looked(Trace(), []) for name in self._asked}
         for name, run in self._prepared.items():
-            for number in range(WARM + RUNS):
+            for number in range(WARM + 2 * RUNS):
                 self._other.max()
-                run.run(self._feeds) if number < WARM else run_traced(run, self._feeds, traces[name], by_events=True)
-        counted = by_counters(between(traces["cut"]), self._devices["gpu"], self._threads) if "cut" in traces else None
-        self._seen.append((traces, counted))
+                if number < WARM:
+                    run.run(self._feeds)
+                elif number < WARM + RUNS:
+                    run_traced(run, self._feeds, seen[name].trace, by_events=True)
+                else:
+                    seen[name].plain.append(run_at_edges(run, self._feeds))
+        counted = by_counters(between(seen["cut"].trace), self._devices["gpu"], self._threads) if "cut" in seen else None
+        self._seen.append((seen, counted))
 
     def told(self, profile: DeviceProfile) -> DeviceProfile:
         """The profile with what the looks showed, the middle of each number, in the way that its runs will be kept in step; where there were too
@@ -94,7 +117,7 @@ class RunCosts:
         """
         while self.looks < LEAST_LOOKS:
             self.look()
-        made = [self._by(profile, traces) for traces, _ in self._seen]
+        made = [self._by(profile, seen) for seen, _ in self._seen]
         sections = {unit: replace(section, **{k: _middle([getattr(getattr(one, unit), k) for one in made]) for k in (*OF_RUNS, "busy")})
                     for unit in ("cpu", "gpu", "cpu_alone") if (section := getattr(profile, unit)) is not None}
         counted = [one for _, one in self._seen if one is not None]
@@ -102,21 +125,20 @@ class RunCosts:
             sections["gpu"] = replace(sections["gpu"], **{k: _middle([getattr(one, k) for one in counted]) for k in vars(counted[0])})
         return replace(profile, **sections)
 
-    def _by(self, profile: DeviceProfile, traces: Mapping[str, Trace]) -> DeviceProfile:
+    def _by(self, profile: DeviceProfile, looked: Mapping[str, Looked]) -> DeviceProfile:
         """The profile with what one look showed."""
         graph, gpu = self._asked["cpu"][0], profile.gpu
-        alone = _run(graph, traces["cpu"])
-        if gpu is None or "cut" not in traces:
+        alone = _run(graph, looked["cpu"])
+        if gpu is None or "cut" not in looked:
             return replace(profile, cpu=replace(profile.cpu, **alone))
-        gpu = replace(gpu, **rounded({k: v for k, v in vars(between(traces["cut"])).items() if v is not None}))
-        if f"gpu {DEPTHS[0]}" in traces:
-            told = {len(self._asked[k][0].nodes): usual(edges_us(traces[k], "gpu")) for k in (f"gpu {deep}" for deep in DEPTHS)}
-            gpu = replace(gpu, **_away(gpu, told))
+        gpu = replace(gpu, **rounded({k: v for k, v in vars(between(looked["cut"].trace)).items() if v is not None}))
+        if f"gpu {DEPTHS[0]}" in looked:
+            gpu = replace(gpu, **_away(gpu, {len(self._asked[k][0].nodes): looked[k].beside_gpu_us for k in (f"gpu {deep}" for deep in DEPTHS)}))
             costs = CostModel(replace(profile, cpu_alone=None))  # of a CPU with the threads that it has beside a GPU, whatever the plan
-            seen = {name: ratios_seen(*self._asked[name][:2], traces[name], costs) for name in ("cut", "cpu beside", f"gpu {DEPTHS[0]}")}
+            seen = {name: ratios_seen(*self._asked[name][:2], looked[name].trace, costs) for name in ("cut", "cpu beside", f"gpu {DEPTHS[0]}")}
             gpu = replace(gpu, busy=_busier(gpu.busy, company(seen["cut"], seen[f"gpu {DEPTHS[0]}"], "gpu")))
             profile = replace(profile, cpu=replace(profile.cpu, busy=_busier(profile.cpu.busy, company(seen["cut"], seen["cpu beside"], "cpu"))))
-        return replace(profile, cpu=replace(profile.cpu, **_run(graph, traces["cut"])), gpu=gpu,
+        return replace(profile, cpu=replace(profile.cpu, **_run(graph, looked["cut"])), gpu=gpu,
                        cpu_alone=None if profile.cpu_alone is None else replace(profile.cpu_alone, **alone))
 
     def close(self) -> None:
@@ -148,10 +170,10 @@ def _busier(busy: Mapping[str, float], least: float) -> dict[str, float]:
     return {bound: max(float(f"{least:.4g}"), busy.get(bound, 1.0)) for bound in BOUNDS}
 
 
-def _run(graph: Graph, trace: Trace) -> dict[str, float]:
-    """run_us and copy_gbs of a host's section, by traced runs of a plan that gives the host some work."""
+def _run(graph: Graph, looked: Looked) -> dict[str, float]:
+    """run_us and copy_gbs of a host's section, by runs of a plan that gives the host some work."""
     copied = sum(v.type.nbytes for v in graph.inputs)
-    return rounded({"run_us": usual(edges_us(trace)), "copy_gbs": 2 * copied / 1e3 / max(usual(fed_us(trace)), 1e-3)})
+    return rounded({"run_us": looked.around_us, "copy_gbs": 2 * copied / 1e3 / max(usual([p.feed_us for p in looked.plain]), 1e-3)})
 
 
 def _away(gpu: UnitProfile, told: Mapping[int, float]) -> dict[str, float]:

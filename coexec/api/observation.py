@@ -76,35 +76,24 @@ def _sent_after(trace: Trace) -> dict[int, float]:
     return found
 
 
-def edges_us(trace: Trace, unit: str = "") -> list[float]:
-    """Of each traced run what it took before its first step and after its last, but for copying the inputs, and until the other threads were awake
-    that share its first steps. With a unit: before the first piece there and after the last, as the host sees it that does nothing but wait
-    meanwhile.
-    """
+def inner_us(trace: Trace, unit: str) -> list[float]:
+    """Of each traced run what lies between the beginning of the first piece of that unit and the end of its last."""
+    return [max(s.stop_us for s in mine) - min(s.start_us for s in mine)
+            for spans in _runs(trace) if (mine := [s for s in spans if s.category == "piece" and s.track == unit])]
+
+
+def waking_us(trace: Trace) -> list[float]:
+    """Of each traced run how long the first piece that several threads share had begun before the first of the others did."""
     found = []
-    for number in range(trace.runs):
-        spans = [s for s in trace.spans if s.args.get("run") == number]
-        run = next(s for s in spans if s.category == "run")
-        fed = next(s for s in spans if s.name == "copy inputs")
-        inner = [s for s in spans if s.category in ("piece", "enqueue", "wait") and (s.track == unit if unit else s.track in ("cpu", "host"))]
-        if inner:
-            found.append(run.duration_us - fed.duration_us - (max(s.stop_us for s in inner) - min(s.start_us for s in inner)))
-            found[-1] += 0.0 if unit else _waking_us(spans)
+    for spans in _runs(trace):
+        first = min((s.start_us for s in spans if s.category == "share"), default=0.0)
+        found.append(first - max((s.start_us for s in spans if s.category == "piece" and s.track == "cpu" and s.start_us <= first), default=first))
     return found
 
 
-def _waking_us(spans: Sequence[Span]) -> float:
-    """How long the first piece that several threads share had begun before the first of the others did."""
-    shares = [s.start_us for s in spans if s.category == "share"]
-    if not shares:
-        return 0.0
-    first = min(shares)
-    return first - max((s.start_us for s in spans if s.category == "piece" and s.track == "cpu" and s.start_us <= first), default=first)
-
-
-def fed_us(trace: Trace) -> list[float]:
-    """Of each traced run what copying its inputs took."""
-    return [s.duration_us for s in trace.spans if s.name == "copy inputs"]
+def _runs(trace: Trace) -> list[list[Span]]:
+    """The spans of each traced run."""
+    return [[s for s in trace.spans if s.args.get("run") == number] for number in range(trace.runs)]
 
 
 def usual(times: Sequence[float]) -> float:

@@ -117,15 +117,17 @@ def _oracle(sessions: dict[str, Any], name: str | None, wanted: int, console: Co
     """Every operator by itself, beside what the strategy `name` chooses for it."""
     from ..api.planning import plan_prepared
     from ..devices.registry import session_threads
-    from ..report.oracle import oracle
+    from ..report.oracle import inside_runs, oracle
 
     session = sessions.get(name)
     if session is None or "gpu" not in session.devices:
         raise UsageError("--oracle needs a strategy that may split, and a GPU", found=", ".join(sessions), hint="add coexec to --compare")
     threads = {"cpu": session_threads(session.devices, wanted, gpu_used=False), "gpu": session_threads(session.devices, wanted)}
 
+    board = None if session.profile is None else inside_runs(session.profile)
+
     def choose(graph: Graph) -> Plan:
-        return plan_prepared(graph, profile=session.profile, strategy=name, devices=session.devices, threads=wanted)
+        return plan_prepared(graph, profile=board, strategy=name, devices=session.devices, threads=wanted)
 
     with Progress(console, "oracle") as tick:
         return oracle(session.graph, choose, session.devices, threads, progress=tick)

@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..devices.base import Device
 from ..graph.ir import Graph, Node
 from ..ops import op_for
 from ..partition.plan import Partition, Plan, cut
+from ..profiles import DeviceProfile
 from ..runtime.executor import PreparedRun
 from .evaluation import candidates
 from .timing import orders
@@ -35,12 +37,14 @@ def oracle(
 ) -> dict[str, Any]:
     """`ops`, `oracle_speedup_geomean` and `chosen_speedup_geomean`, over operators that both devices run and that can be cut.
 
-    choose: the plan of a graph of one operator. What is timed is an operator by itself, so what it is compared with is chosen for that, too: in the
+    choose: the plan of a graph of one operator, on a board such as `inside_runs` makes. What is timed is an operator by itself, so what it is compared with is chosen for that, too: in the
     plan of a whole network an operator may be on its slower device, for a branch beside it has the faster one.
     threads: of the CPU by itself (`cpu`) and beside the GPU (`gpu`). Times include starting, sharing and waiting. Which cut is the best is
     found by measuring all of them; what is told of it, of the chosen one and of each device alone is measured once more, in turns: the least
     of many noisy times is too good to be true.
     """
+    # One hand-over is all that an operator by itself has: gates before it cost what they save.
+    devices = {name: device.used_by(waiting="event") if device.waiting == "flag" else device for name, device in devices.items()}
     nodes = [n for n in candidates(graph) if op_for(n).split_axes(n) and devices["gpu"].declines(n) is None]
     rows = []
     for done, node in enumerate(nodes):
@@ -53,6 +57,13 @@ def oracle(
         "oracle_speedup_geomean": geomean([b / r["oracle_us"] for b, r in zip(best, rows)]),
         "chosen_speedup_geomean": geomean([b / r["chosen_us"] for b, r in zip(best, rows)]),
     }
+
+
+def inside_runs(profile: DeviceProfile) -> DeviceProfile:
+    """That profile without what runs take at their edges: an operator is timed between those."""
+    sections = {unit: replace(section, run_us=0.0, run_piece_us=0.0)
+                for unit in ("cpu", "gpu", "cpu_alone") if (section := getattr(profile, unit)) is not None}
+    return replace(profile, **sections)
 
 
 def by_itself(node: Node) -> Graph:

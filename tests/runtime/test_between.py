@@ -5,15 +5,18 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
-from coexec.api.between import LEAST_LOOKS, MOST_COMPANY, RunCosts, between, company, cut_somehow, made_up, plan_on
-from coexec.api.observation import edges_us, fed_us, usual
+from coexec.api.between import LEAST_LOOKS, MOST_COMPANY, Looked, RunCosts, between, company, cut_somehow, made_up, plan_on
+from coexec.api.observation import inner_us, usual, waking_us
 from coexec.cost.compose import CostModel
 from coexec.cost.corrections import Between
 from coexec.devices.null.device import NullDevice
 from coexec.devices.registry import find_devices
 from coexec.profiles import DeviceProfile, UnitProfile, from_yaml, to_yaml
+from coexec.runtime.edges import Edges, run_at_edges
+from coexec.runtime.executor import PreparedRun
 from coexec.runtime.trace import Arrow, Span, Trace
 
 
@@ -89,10 +92,8 @@ def test_one_odd_moment_says_nothing():
         for run_us in (41.0, 40.0, odd, 42.0, 41.0):
             trace = Trace()
             trace.runs = 1
-            for name, track, category, start, length in (("run 0", "run", "run", 0.0, 100.0 + run_us), ("copy inputs", "host", "copy", 0.0, 50.0),
-                                                         ("n", "cpu", "piece", 60.0, 50.0)):
-                trace.spans.append(Span(name, track, start, length, category, {"run": 0}))
-            runs._seen.append(({"cpu": trace}, None))
+            trace.spans.append(Span("n", "cpu", 60.0, 50.0, "piece", {"run": 0}))
+            runs._seen.append(({"cpu": Looked(trace, [Edges(50.0, 100.0, 9.0, run_us)])}, None))
         assert runs.told(replace(board(), gpu=None)).cpu.run_us == 41.0
 
 
@@ -103,11 +104,18 @@ def test_what_a_run_takes_around_its_pieces():
             ("run 0", "run", "run", 0.0, 1000.0), ("copy inputs", "host", "copy", 10.0, 60.0), ("enqueue n", "host", "enqueue", 70.0, 80.0),
             ("n", "gpu", "piece", 100.0, 900.0), ("wait", "host", "wait", 85.0, 930.0), ("copy outputs", "host", "copy", 940.0, 990.0)):
         trace.spans.append(Span(name, track, start, stop - start, category, {"run": 0}))
-    assert edges_us(trace) == [1000 - 50 - (930 - 70)] and edges_us(trace, "gpu") == [1000 - 50 - 800] and fed_us(trace) == [50]
+    looked = Looked(trace, [Edges(60.0, 900.0, 40.0, 5.0), Edges(60.0, 904.0, 40.0, 5.0)])
+    assert inner_us(trace, "gpu") == [800] and waking_us(trace) == [0] and looked.around_us == 5 and looked.beside_gpu_us == 902 + 5 - 800
     # That the others of a team are woken first is before their steps, too: not so later, when they are awake.
     trace.spans += [Span("a", "cpu: team thread 1", at, 20.0, "share", {"run": 0}) for at in (95.0, 500.0)]
     trace.spans += [Span("a", "cpu", 80.0, 40.0, "piece", {"run": 0}), Span("b", "cpu", 490.0, 40.0, "piece", {"run": 0})]
-    assert edges_us(trace) == [1000 - 50 - (930 - 70) + (95 - 80)] and edges_us(trace, "gpu") == [1000 - 50 - 800]
+    assert waking_us(trace) == [95 - 80] and looked.around_us == 5 + 15
+    run = PreparedRun(graph, plan_on(graph, "cpu"), {"cpu": find_devices("none")["cpu"]})
+    with closing(run):
+        feeds = {v.name: np.ones(v.shape, np.float32) for v in graph.inputs}
+        run.run(feeds)
+        edges = run_at_edges(run, feeds)
+    assert all(us > 0 for us in edges) and edges.steps_us > 20 * edges.around_us, "nothing is traced there"
     known = board(run_us=7.0, run_piece_us=2.0)
     known = replace(known, cpu=replace(known.cpu, run_us=100.0, copy_gbs=1.0))
     gpu, cpu, cut = ([p for p in plan.partitions] for plan in (plan_on(graph, "gpu"), plan_on(graph, "cpu"), cut_somehow(graph, NullDevice("gpu"))))
