@@ -135,8 +135,8 @@ def waits(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any]
 
 
 def ablation(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any]:
-    """Predicted times, as the whole cost model tells them, over those of coexec."""
-    rows = []
+    """Predicted times, as the whole cost model tells them, over those of coexec; the CPU with as many cores without an emulated GPU as beside it."""
+    profile, rows = profile.with_threads(profile.cpu.threads or 1), []
     for name, graph in models(options.models):
         times = {label: parse_strategy(spec).plan(graph, profile, judging=judging).predicted_ms
                  for label, spec in {**ABLATIONS, "cpu": "cpu", "gpu": "gpu"}.items()}

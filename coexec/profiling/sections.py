@@ -17,7 +17,7 @@ from ..errors import CoexecError
 from ..profiles import DeviceProfile, UnitProfile, from_yaml, to_yaml
 from .child import running
 from .section import section_from_rows
-from .table import Measurement
+from .table import COLUMNS, Measurement
 
 #: Starting a process takes as long as fitting so many rows.
 STARTING_ROWS = 4000
@@ -55,7 +55,7 @@ def shared_out(rows: Mapping[str, int], processes: int) -> list[list[str]]:
 def _made_beside(asked: Mapping[str, Asked]) -> dict[str, UnitProfile]:
     """Those of a process of its own; none where it cannot be had or fails."""
     try:
-        sent = "".join(json.dumps([one.unit, [vars(r) for r in one.rows], dict(one.facts or {})]) + "\n" for one in asked.values())
+        sent = "".join(json.dumps([one.unit, [list(map(r.__dict__.get, COLUMNS)) for r in one.rows], dict(one.facts or {})]) + "\n" for one in asked.values())
         answer = subprocess.run(running(__name__), input=sent, capture_output=True, text=True, encoding="utf-8", check=True)
         return {name: from_yaml(text).cpu for name, text in zip(asked, map(json.loads, answer.stdout.splitlines()), strict=True)}
     except (OSError, ValueError, TypeError, CoexecError, subprocess.CalledProcessError):
@@ -65,5 +65,5 @@ def _made_beside(asked: Mapping[str, Asked]) -> dict[str, UnitProfile]:
 def main(arguments: Sequence[str]) -> None:
     """The process beside: answers what it is sent. It needs no arguments."""
     for unit, rows, facts in map(json.loads, sys.stdin):
-        section = section_from_rows(unit, [Measurement(**row) for row in rows], facts)
+        section = section_from_rows(unit, [Measurement(*row) for row in rows], facts)
         print(json.dumps(to_yaml(DeviceProfile("", section))))
