@@ -31,7 +31,7 @@ from ..runtime.traced import run_traced
 from .counting import by_counters
 from .observation import between, inner_us, ratios_seen, usual, waking_us
 
-#: Runs of each plan that do not count, then traced ones, and as many that look at the clock at their edges alone, of a look. A session runs one plan again and again: in turns run by run, the plans would drive even
+#: Runs of each plan that do not count, then traced ones, and as many in turns that look at the clock at their edges alone, of a look. A session runs one plan again and again: in turns run by run, the plans would drive even
 #: the interpreter's data out of the caches, and starting a piece would take twice as long.
 WARM, RUNS = 2, 8
 #: Fewer looks are added to.
@@ -59,8 +59,9 @@ class Looked(NamedTuple):
 
     @property
     def beside_gpu_us(self) -> float:
-        """Of a run whose pieces are all the GPU's, what it takes beside them and copying."""
-        return max(0.0, usual([p.steps_us + p.around_us for p in self.plain]) - usual(inner_us(self.trace, "gpu")))
+        """Of a run whose pieces are all the GPU's, what it takes beside them and copying; not less than around its steps."""
+        around = usual([p.around_us for p in self.plain])
+        return max(around, usual([p.steps_us for p in self.plain]) + around - usual(inner_us(self.trace, "gpu")))
 
 
 class RunCosts:
@@ -104,7 +105,7 @@ class RunCosts:
                 self._other.max()
                 if number < WARM:
                     run.run(self._feeds)
-                elif number < WARM + RUNS:
+                elif number % 2:  # in turns: what one is compared with the other for must not be another moment's
                     run_traced(run, self._feeds, seen[name].trace, by_events=True)
                 else:
                     seen[name].plain.append(run_at_edges(run, self._feeds))
