@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -65,3 +69,24 @@ def test_runs_within_runs():
         assert not ours_is_whole()
         denormals.restore()
     assert ours_is_whole()
+
+
+def test_no_module_of_the_cpu_compiles_what_only_an_x86_core_has(tmp_path):
+    """In a process of its own that takes itself for an aarch64 one: there LLVM would end it, and every run imports all of them."""
+    told = """
+import platform
+platform.machine = lambda: "aarch64"
+from llvmlite import ir
+declare = ir.Module.declare_intrinsic
+def checked(self, name, *more, **others):
+    assert not name.startswith("llvm.x86"), name
+    return declare(self, name, *more, **others)
+ir.Module.declare_intrinsic = checked
+from coexec.devices.cpu import build, denormals
+build._discover()
+denormals.flush()
+denormals.restore()
+print("fine")
+"""
+    found = subprocess.run([sys.executable, "-c", told], capture_output=True, text=True, env={**os.environ, "COEXEC_CACHE_DIR": str(tmp_path)})
+    assert found.stdout == "fine\n", found.stderr

@@ -1,4 +1,4 @@
-"""The control word of an x86 core's floating-point unit, of the calling thread."""
+"""The control word of an x86 core's floating-point unit, of the calling thread. Nothing is compiled on other cores, which have no such word."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.core.extending import intrinsic
 
+from .denormals import POSSIBLE
 from .jit import kernel, prepare
 
 _I8, _I32 = ir.IntType(8), ir.IntType(32)
@@ -35,4 +36,5 @@ def exchange(more, word):
     return _exchange(more, word)
 
 
-prepare(partial(exchange, 0, 0))  # also where the cache cannot be written
+if POSSIBLE:
+    prepare(partial(exchange, 0, 0))  # also where the cache cannot be written
