@@ -61,6 +61,10 @@ say "the tests: ${tests[*]}"
 rm -rf "$root/opt/coexec"
 mkdir -p "$root/opt/coexec"
 tar -C "$here" --exclude=.git --exclude=./models --exclude=__pycache__ -cf - . | tar -C "$root/opt/coexec" -xf -
+for place in proc sys; do  # in a container debootstrap leaves a link to this machine's own, which must be neither used nor unmounted
+    [ ! -L "$root/$place" ] || rm "$root/$place"
+    mkdir -p "$root/$place"
+done
 trap 'umount "$root/proc" "$root/sys"' EXIT
 mountpoint -q "$root/proc" || mount -t proc proc "$root/proc"
 mountpoint -q "$root/sys" || mount -t sysfs -o ro sysfs "$root/sys"  # PoCL asks it for the memory there is
