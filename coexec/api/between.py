@@ -31,8 +31,9 @@ from ..runtime.traced import run_traced
 from .counting import by_counters
 from .observation import between, inner_us, ratios_seen, usual, waking_us
 
-#: Runs of each plan that do not count, then traced ones, and as many in turns that look at the clock at their edges alone, of a look. A session runs one plan again and again: in turns run by run, the plans would drive even
-#: the interpreter's data out of the caches, and starting a piece would take twice as long.
+#: Runs of each plan that do not count, then traced ones and as many, in turns, that look at the clock at their edges alone, of a look. A session
+#: runs one plan again and again: in turns run by run, the plans would drive even the interpreter's data out of the caches, and starting a piece
+#: would take twice as long.
 WARM, RUNS = 2, 8
 #: Fewer looks are added to.
 LEAST_LOOKS = 3
@@ -47,7 +48,7 @@ MOST_COMPANY = 2.0
 
 
 class Looked(NamedTuple):
-    """What one look saw of a plan: traced runs, and plain ones. A trace lengthens what lies around the steps: the interpreter's work is mostly that."""
+    """What one look saw of a plan: traced runs, and plain ones, for a trace lengthens what lies around the steps."""
 
     trace: Trace
     plain: list[Edges]

@@ -55,7 +55,8 @@ def shared_out(rows: Mapping[str, int], processes: int) -> list[list[str]]:
 def _made_beside(asked: Mapping[str, Asked]) -> dict[str, UnitProfile]:
     """Those of a process of its own; none where it cannot be had or fails."""
     try:
-        sent = "".join(json.dumps([one.unit, [list(map(r.__dict__.get, COLUMNS)) for r in one.rows], dict(one.facts or {})]) + "\n" for one in asked.values())
+        sent = "".join(json.dumps([one.unit, [list(map(r.__dict__.get, COLUMNS)) for r in one.rows], dict(one.facts or {})]) + "\n"
+                       for one in asked.values())
         answer = subprocess.run(running(__name__), input=sent, capture_output=True, text=True, encoding="utf-8", check=True)
         return {name: from_yaml(text).cpu for name, text in zip(asked, map(json.loads, answer.stdout.splitlines()), strict=True)}
     except (OSError, ValueError, TypeError, CoexecError, subprocess.CalledProcessError):

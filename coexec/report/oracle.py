@@ -37,8 +37,9 @@ def oracle(
 ) -> dict[str, Any]:
     """`ops`, `oracle_speedup_geomean` and `chosen_speedup_geomean`, over operators that both devices run and that can be cut.
 
-    choose: the plan of a graph of one operator, on a board such as `inside_runs` makes. What is timed is an operator by itself, so what it is compared with is chosen for that, too: in the
-    plan of a whole network an operator may be on its slower device, for a branch beside it has the faster one.
+    choose: the plan of a graph of one operator, on a board such as `inside_runs` makes. What is timed is an operator by itself, so what it is
+    compared with is chosen for that, too: in the plan of a whole network an operator may be on its slower device, for a branch beside it has the
+    faster one.
     threads: of the CPU by itself (`cpu`) and beside the GPU (`gpu`). Times include starting, sharing and waiting. Which cut is the best is
     found by measuring all of them; what is told of it, of the chosen one and of each device alone is measured once more, in turns: the least
     of many noisy times is too good to be true.

@@ -20,9 +20,9 @@ EFFORT, SMALL, EFFORT_OF_SMALL = 60_000, 12, 6_000_000
 #: A plan with a wait less is preferred where it is predicted to take no longer than by this share of an average operator: both sides are a
 #: little uneven from run to run, and at each wait the later one counts. What so much costs, and how many waits it saves: docs/planner.md.
 FEWER_WAITS = 0.03
-#: By what share a plan on the CPU and a GPU emulated on one of its cores must be predicted to be faster than one of them alone. Both are one processor,
-#: so there is little to gain, and of many plans the one that is taken is mostly one of which too much is expected: on two cores with PoCL,
-#: plans that were predicted to gain less than this gained nothing when they were run.
+#: By what share a plan on the CPU and a GPU emulated on one of its cores must be predicted to be faster than one of them alone. Both are one
+#: processor, so there is little to gain, and of many plans the one that is taken is mostly one of which too much is expected: on two cores with
+#: PoCL, plans that were predicted to gain less than this gained nothing when they were run.
 LEAST_GAIN = 0.15
 #: Prices of memory that are tried, and beginnings followed in each of those searches.
 PRICES, LEAN = 12, 32
