@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
 from ..errors import UsageError
-from ..profiles import DeviceProfile
+from ..profiles import DeviceProfile, UnitProfile
 from .fit import of_coexec
 from .sections import Asked, sections
 from .table import Measurement
 
+log = logging.getLogger("coexec")
+
 
 def fit_profile_from_table(rows: Sequence[Measurement], name: str = "") -> DeviceProfile:
-    """The profile that a table of measurements supports. What no table says (launch, wait) is assumed, and the sections say `estimated`.
+    """The profile that a table of measurements supports. What no table says (launch, wait) is assumed, and the sections say `estimated`. Of a GPU's
+    table the CPU is taken to be as fast, which a warning says.
 
-    Raises UsageError where there are no rows of a CPU, or a row is impossible.
+    Raises UsageError where there are no rows of either, or a row is impossible.
     """
     by_unit = {unit: one_device([r for r in rows if r.unit == unit]) for unit in ("cpu", "gpu")}
-    if not by_unit["cpu"]:
-        raise UsageError("the table has no rows with unit cpu", expected="timings of the CPU, and, where there is one, of the GPU")
+    if not any(by_unit.values()):
+        raise UsageError("the table has no rows with unit cpu or gpu", expected="timings of the CPU, of the GPU, or of both")
     threads = {r.threads or 1 for r in by_unit["cpu"]}
     by_unit["cpu_alone"] = [r for r in by_unit["cpu"] if (r.threads or 1) == max(threads)] if len(threads) > 1 and by_unit["gpu"] else []
     if by_unit["cpu_alone"]:
         by_unit["cpu"] = [r for r in by_unit["cpu"] if (r.threads or 1) == min(threads)]
     made = sections({unit: Asked(unit[:3], found) for unit, found in by_unit.items() if found})
+    if "cpu" not in made:
+        log.warning("the table has no rows with unit cpu: the CPU is taken to be as fast as the GPU, an estimate")
+        made["cpu"] = UnitProfile("unknown", made["gpu"].peak_gflops, made["gpu"].bandwidth_gbs, provenance="estimated")
     called = name or " + ".join(made[u].name or u for u in ("cpu", "gpu") if u in made)
     return DeviceProfile(called, made["cpu"], made.get("gpu"), cpu_alone=made.get("cpu_alone"))
 

@@ -242,8 +242,16 @@ def test_a_profile_from_a_table_predicts_the_table():
         assert cost.kernel(node, Region.whole(node.output.shape), told.unit).us == pytest.approx(told.latency_us, rel=0.05)
     few = [r for r in rows if r.op_type != "Softmax"] + [r for r in rows if r.op_type == "Softmax"][:MIN_SAMPLES - 1]
     assert "softmax" not in fit_profile_from_table(few).cpu.latency
-    with pytest.raises(UsageError, match="no rows with unit cpu"):
-        fit_profile_from_table(_timed(0.2, "gpu"))
+    with pytest.raises(UsageError, match="no rows with unit cpu or gpu"):
+        fit_profile_from_table([])
+
+
+def test_of_a_gpus_table_alone_the_cpu_is_a_marked_estimate(caplog):
+    profile = fit_profile_from_table(_timed(0.2, "gpu"))
+    assert "the CPU is taken to be as fast" in caplog.text and from_yaml(to_yaml(profile)) == profile
+    assert profile.cpu.provenance == "estimated" and not profile.cpu.latency and profile.gpu.latency["conv_1x1"].provenance == "measured"
+    node = node_of(_timed(0.2, "gpu")[0])
+    assert CostModel(profile).kernel(node, Region.whole(node.output.shape), "cpu").estimated
 
 
 def test_rows_beside_a_busy_unit_are_not_mixed_in():
