@@ -188,7 +188,8 @@ def oracle(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any
         rows.append({"model": name, "operators": len(found), "large": len(large),
                      "best": geomean([s / r["oracle_us"] for s, r in zip(single, large)]),
                      "chosen": geomean([s / r["chosen_us"] for s, r in zip(single, large)]),
-                     "balance": geomean([1 / (1 / r["cpu_us"] + 1 / r["gpu_us"]) / r["chosen_us"] for r in large]), "ops": found})
+                     **{name: geomean([1 / (1 / r["cpu_us"] + 1 / r["gpu_us"]) / r[which] for r in large])
+                        for name, which in (("balance", "chosen_us"), ("best_balance", "oracle_us"))}, "ops": found})
     return {"rows": rows}
 
 
@@ -229,11 +230,12 @@ def tables(found: dict[str, Any]) -> Iterator[str]:
                f"{gains[worst]:.2f}x ({worst}).")
     if "oracle" in found:
         rows = found["oracle"]["rows"]
-        yield from _table(("model", "operators", "large", "best gain", "chosen gain", "of the best", "balance"),
+        yield from _table(("model", "operators", "large", "best gain", "chosen gain", "of the best", "balance", "of the best cuts"),
                           [(r["model"], r["operators"], r["large"], f"{r['best']:.3f}", f"{r['chosen']:.3f}",
-                            f"{100 * r['chosen'] / r['best']:.1f} %", f"{r['balance']:.3f}") for r in rows]
+                            f"{100 * r['chosen'] / r['best']:.1f} %", f"{r['balance']:.3f}", f"{r['best_balance']:.3f}") for r in rows]
                           + [("geometric mean", "", "", f"{geomean([r['best'] for r in rows]):.3f}", f"{geomean([r['chosen'] for r in rows]):.3f}",
-                              f"{100 * geomean([r['chosen'] / r['best'] for r in rows]):.1f} %", f"{geomean([r['balance'] for r in rows]):.3f}")])
+                              f"{100 * geomean([r['chosen'] / r['best'] for r in rows]):.1f} %",
+                              *(f"{geomean([r[b] for r in rows]):.3f}" for b in ("balance", "best_balance")))])
 
 
 def _percent(gap: float | None) -> str:

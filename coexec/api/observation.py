@@ -86,8 +86,9 @@ def waking_us(trace: Trace) -> list[float]:
     """Of each traced run how long the first piece that several threads share had begun before the first of the others did."""
     found = []
     for spans in _runs(trace):
-        first = min((s.start_us for s in spans if s.category == "share"), default=0.0)
-        found.append(first - max((s.start_us for s in spans if s.category == "piece" and s.track == "cpu" and s.start_us <= first), default=first))
+        first = min((s.start_us for s in spans if s.category == "share"), default=None)
+        begun = [s.start_us for s in spans if s.category == "piece" and s.track == "cpu" and first is not None and s.start_us <= first]
+        found.append(first - max(begun) if begun and first is not None else 0.0)
     return found
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from coexec.api.between import LEAST_LOOKS, MOST_COMPANY, Looked, RunCosts, between, company, cut_somehow, made_up, plan_on
+from coexec.api.between import DEPTHS, LEAST_LOOKS, MOST_COMPANY, Looked, RunCosts, between, company, cut_somehow, made_up, plan_on
 from coexec.api.observation import inner_us, usual, waking_us
 from coexec.cost.compose import CostModel
 from coexec.cost.corrections import Between
@@ -77,7 +77,8 @@ def test_this_machines_runs_are_asked():
         made = runs.told(board())
         assert runs.looks == LEAST_LOOKS, "a single moment says little"
     assert 0 < made.gpu.launch_us < 5000 and made.gpu.launch_us != 1.0 and made.gpu.begin_us >= 0 and made.gpu.sync_us > 0
-    assert 0 < made.cpu.run_us < 5000 and made.cpu.copy_gbs > 0.1 and min(made.gpu.run_us, made.gpu.run_piece_us) >= 0
+    assert 0 < made.cpu.run_us < 5000 and made.cpu.copy_gbs > 0.1 and all(
+        seen[f"gpu {deep}"].beside_gpu_us > 0 for seen, _ in runs._seen for deep in DEPTHS)
     assert all(1.0 <= v <= MOST_COMPANY for unit in (made.cpu, made.gpu) for v in unit.busy.values()) and set(made.gpu.busy) == {"compute", "memory"}
     assert from_yaml(to_yaml(made)) == made
     with closing(RunCosts({"cpu": devices["cpu"]}, 1)) as runs:
@@ -106,6 +107,7 @@ def test_what_a_run_takes_around_its_pieces():
         trace.spans.append(Span(name, track, start, stop - start, category, {"run": 0}))
     looked = Looked(trace, [Edges(60.0, 900.0, 40.0, 5.0), Edges(60.0, 904.0, 40.0, 5.0)])
     assert inner_us(trace, "gpu") == [800] and waking_us(trace) == [0] and looked.around_us == 5 and looked.beside_gpu_us == 902 + 5 - 800
+    assert looked._replace(plain=[Edges(60.0, 700.0, 40.0, 5.0)]).beside_gpu_us == 5, "a quick moment's runs are no shorter than their own edges"
     # That the others of a team are woken first is before their steps, too: not so later, when they are awake.
     trace.spans += [Span("a", "cpu: team thread 1", at, 20.0, "share", {"run": 0}) for at in (95.0, 500.0)]
     trace.spans += [Span("a", "cpu", 80.0, 40.0, "piece", {"run": 0}), Span("b", "cpu", 490.0, 40.0, "piece", {"run": 0})]

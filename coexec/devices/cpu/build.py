@@ -155,11 +155,11 @@ Sharer = Callable[[Op, Node, Region, int], "list[Region] | None"]
 _sharers: dict[str, Sharer] = {}
 
 
-def shares_out(op_type: str) -> Callable[[Sharer], Sharer]:
-    """Decorator: the function cuts pieces of that operator for threads better than evenly along the best axis, or returns None."""
+def shares_out(*op_types: str) -> Callable[[Sharer], Sharer]:
+    """Decorator: the function cuts pieces of these operators for threads better than evenly along the best axis, or returns None."""
 
     def add(sharer: Sharer) -> Sharer:
-        _sharers[op_type] = sharer
+        _sharers.update(dict.fromkeys(op_types, sharer))
         return sharer
 
     return add

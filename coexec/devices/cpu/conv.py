@@ -88,7 +88,9 @@ def conv(piece: Piece) -> Program | None:
 
 @shares_out("Conv")
 def share(op: Op, node: Node, out_region: Region, threads: int) -> list[Region] | None:
-    """Along height or channel, whichever leaves the slowest thread less to do: whole tiles, and weights read by one thread only, count."""
+    """Along height or channel, whichever leaves the slowest thread less to do: whole tiles, weights read by one thread only, and input that others
+    read too, count. Depthwise ones by channels, whole vectors of them where that is fair.
+    """
     w = node.inputs[1].shape
     if len(w) != 4 or node.output.dtype != np.float32:
         return None

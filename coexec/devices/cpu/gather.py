@@ -16,8 +16,9 @@ from .build import Piece, Program, builds, shares_out
 
 @shares_out("Gather")
 def share(op: Op, node: Node, out_region: Region, threads: int) -> list[Region] | None:
-    """One thread's: a NumPy call holds Python's lock for most of what it takes."""
-    return [out_region] if not node.inputs[1].is_constant else None
+    """One thread's: a NumPy call holds Python's lock for most of what it takes. By one number that is known it is a copy."""
+    index = node.inputs[1]
+    return None if index.is_constant and index.type.size == 1 else [out_region]
 
 
 @builds("Gather")

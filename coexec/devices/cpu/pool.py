@@ -16,9 +16,7 @@ from .panels import round_up
 from .rows import as_rows
 from .simd import LANES, keep, load, load_inside, load_strided, pick_less, pick_number, splat, store
 
-
-for _op_type in ("MaxPool", "AveragePool"):
-    shares_out(_op_type)(along_channels)
+shares_out("MaxPool", "AveragePool")(along_channels)
 
 
 @builds("MaxPool", "AveragePool")
