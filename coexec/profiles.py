@@ -158,11 +158,11 @@ class DeviceProfile:
         return found
 
     def with_threads(self, threads: int) -> DeviceProfile:
-        """As a session sees it whose CPU pool has that many threads, with and without a GPU beside it: the section measured with that many, or
-        with the nearest number. 0, the pool's own choice: the profile itself."""
-        if not threads or self.cpu_alone is None:
+        """As a session sees it whose CPU pool has at most that many threads: without the section of a CPU alone that has more. 0, the pool's own
+        choice: the profile itself."""
+        if not threads or self.cpu_alone is None or threads > (self.cpu.threads or 1):
             return self
-        return replace(self, cpu=min(self.cpu, self.cpu_alone, key=lambda section: abs(section.threads - threads)), cpu_alone=None)
+        return replace(self, cpu_alone=None)
 
     @property
     def in_step(self) -> bool:

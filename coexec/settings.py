@@ -111,7 +111,8 @@ define("check", False, _flag, "1 recomputes every node unsplit after it ran and 
 define("cache_dir", None, Path, "Where profiles, tuning results and program binaries are kept. Default: $XDG_CACHE_HOME/coexec or ~/.cache/coexec.")
 define("key_file", None, Path, "Where the key lies by which compiled kernels in the cache are known to be this user's own; made where it is missing. "
        "Default: $XDG_STATE_HOME/coexec/key or ~/.local/state/coexec/key.")
-define("threads", 0, _count, "CPU threads of a session. 0: every core this process may use, less those an emulated GPU needs.")
+define("threads", 0, _count, "CPU threads of a session, beside an emulated GPU at most the cores that it leaves. 0: every core this process may use, "
+       "less those.")
 define("opencl", "", str, "Which OpenCL device is the GPU: PLATFORM:DEVICE, each an index or a part of the name; `none` for no GPU.")
 define("emulated_gpu_threads", 1, _count, "Cores given to an OpenCL device that runs on the CPU's own cores (PoCL); set before the first OpenCL "
        "call.")

@@ -56,7 +56,8 @@ class PlanChoice:
 
     def again(self, graph: Graph, corrections: Corrections) -> Plan:
         """The strategy's plan after what runs have shown."""
-        return plan_prepared(graph, profile=self.profile, strategy=self.strategy, wishes=self._wishes, devices=self.devices, corrections=corrections)
+        return plan_prepared(graph, profile=self.profile, strategy=self.strategy, wishes=self._wishes, devices=self.devices, corrections=corrections,
+                             threads=self.options.intra_op_num_threads)
 
     def _planned(self, graph: Graph, feeds: Mapping[str, Any] | None, trace: Trace | None) -> Plan:
         partitioner = parse_strategy(self.strategy)

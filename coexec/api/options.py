@@ -15,7 +15,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass
 class SessionOptions:
-    """How a session runs. `intra_op_num_threads` 0: every core less those of an emulated GPU.
+    """How a session runs. `intra_op_num_threads` 0: every core; beside an emulated GPU, whatever was asked for, at most those that it leaves.
 
     strict: fail where a node cannot run where the plan puts it, or its device fails, instead of moving it to the CPU.
     device_retries: how many times a device that failed is tried again, each time with the next run; `retry_device` does so when told.

@@ -89,17 +89,18 @@ def find_devices(gpu: str = "", need_gpu: bool = False) -> dict[str, Device]:
 
 
 def session_threads(devices: dict[str, Device], wanted: int = 0, gpu_used: bool = True) -> int:
-    """CPU threads of a session: what was asked for, else every usable core less those of a second cluster and of an emulated GPU."""
-    wanted = wanted or settings.get("threads")
-    if wanted:
-        return wanted
-    cores = devices["cpu"].facts.compute_units
+    """CPU threads of a session: what was asked for, else every usable core less those of a second cluster and of an emulated GPU.
+
+    Beside an emulated GPU never more than it leaves cores: threads that share a core with the GPU wait for each other's turns, and a run takes
+    many times as long.
+    """
+    wanted, cores, gpu = wanted or settings.get("threads"), devices["cpu"].facts.compute_units, devices.get("gpu")
     if "little" in devices:
         cores -= devices["little"].facts.compute_units
-    gpu = devices.get("gpu")
     if gpu is not None and gpu_used and gpu.facts.emulated:
-        cores -= min(gpu.facts.compute_units, settings.get("emulated_gpu_threads") or gpu.facts.compute_units)
-    return max(1, cores)
+        cores = max(1, cores - min(gpu.facts.compute_units, settings.get("emulated_gpu_threads") or gpu.facts.compute_units))
+        return min(wanted or cores, cores)
+    return wanted or max(1, cores)
 
 
 def threads_alone(devices: Mapping[str, Device], threads: int) -> int:

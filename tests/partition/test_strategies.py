@@ -211,8 +211,17 @@ def test_a_plan_for_one_cpu_thread_does_not_count_on_two():
     made = api.plan_prepared(graph, profile=both, threads=1)
     assert made.devices == {"cpu", "gpu"}
     assert made.predicted_ms == api.plan_prepared(graph, profile=replace(both, cpu_alone=None)).predicted_ms
-    wide = api.plan_prepared(graph, profile=replace(both, cpu=two, cpu_alone=None))
-    assert api.plan_prepared(graph, profile=both, threads=2).predicted_ms == wide.predicted_ms
+
+
+def test_more_threads_than_an_emulated_gpu_leaves_cores_are_of_use_without_it_only():
+    """Whoever asks for both cores where the GPU needs one of them gets them in plans of the CPU alone: never both cores and the GPU."""
+    one = board(cpu_gflops=100.0, gpu_gflops=100.0, launch_us=1.0, sync_us=5.0)
+    both = replace(one, cpu=replace(one.cpu, threads=1), cpu_alone=board(cpu_gflops=500.0).cpu)
+    graph = classifier()
+    for strategy in ("cpu", "greedy", "coexec"):
+        asked, default = (api.plan_prepared(graph, profile=both, strategy=strategy, threads=threads) for threads in (2, 0))
+        assert (asked.partitions, asked.predicted_ms) == (default.partitions, default.predicted_ms)
+    assert api.plan_prepared(graph, profile=both, threads=2).devices == {"cpu"}
 
 
 def test_an_emulated_gpu_is_used_where_it_gains_more_than_predictions_are_off():

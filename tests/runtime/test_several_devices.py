@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -127,6 +129,19 @@ def test_what_fails_on_the_cluster_is_told_to_whoever_waits():
         queue.push(lambda: None, ClusterEvent()).wait()
     finally:
         queue.close()
+
+
+def test_threads_keep_off_an_emulated_gpus_cores_however_many_were_asked_for():
+    def machine(cores: int, gpu_cores: int, emulated: bool) -> dict:
+        named = {"cpu": (cores, False), "gpu": (gpu_cores, emulated)}
+        return {name: SimpleNamespace(facts=SimpleNamespace(compute_units=units, emulated=fake)) for name, (units, fake) in named.items()}
+
+    with coexec_settings.override(emulated_gpu_threads=1):
+        assert [session_threads(machine(2, 2, True), wanted) for wanted in (0, 1, 2, 9)] == [1, 1, 1, 1]
+        assert [session_threads(machine(8, 2, True), wanted) for wanted in (0, 3, 7, 8)] == [7, 3, 7, 7]
+        assert session_threads(machine(1, 1, True), 2) == 1
+        assert [session_threads(machine(2, 2, True), wanted, gpu_used=False) for wanted in (0, 1, 2)] == [2, 1, 2]
+        assert [session_threads(machine(4, 9, False), wanted) for wanted in (0, 2, 4)] == [4, 2, 4], "a GPU of its own takes no cores"
 
 
 def test_the_setting_names_the_cores():
