@@ -31,9 +31,9 @@ from ..runtime.traced import run_traced
 from .counting import by_counters
 from .observation import between, inner_us, ratios_seen, usual, waking_us
 
-#: Runs of each plan that do not count, then traced ones and as many, in turns, that look at the clock at their edges alone, of a look. A session
-#: runs one plan again and again: in turns run by run, the plans would drive even the interpreter's data out of the caches, and starting a piece
-#: would take twice as long.
+#: Runs of each plan that do not count, then traced ones and as many, in turns, that look at the clock at their edges alone, of a look. The plans take
+#: turns run by run, as an application does other things between runs: each finds the caches as the others left them. Of kernels, too, those count
+#: whose weights come from memory (`profiling.rounds`).
 WARM, RUNS = 2, 8
 #: Fewer looks are added to.
 LEAST_LOOKS = 3
@@ -101,8 +101,8 @@ class RunCosts:
             if name not in self._prepared:
                 self._prepared[name] = PreparedRun(graph, plan, self._devices, threads, trace=Trace())
         seen = {name: Looked(Trace(), []) for name in self._asked}
-        for name, run in self._prepared.items():
-            for number in range(WARM + 2 * RUNS):
+        for number in range(WARM + 2 * RUNS):
+            for name, run in self._prepared.items():
                 self._other.max()
                 if number < WARM:
                     run.run(self._feeds)

@@ -54,8 +54,9 @@ SMALL_FAR = 2 << 20
 FAR = "far"
 
 PAGE = 4096
-#: Bytes of a board's last cache, where the system does not tell, and at most.
-SMALL_CACHE, LARGE_CACHE = 4 << 20, 64 << 20
+#: Bytes of a board's last cache, where the system does not tell. Caches that keep what was used before, or take in only what a core's own let go,
+#: hold out against reading as much as they hold: so many times as much is read, and at most so much.
+SMALL_CACHE, TIMES, MOST_COLD = 4 << 20, 4, 128 << 20
 #: The same of a core's own caches.
 SMALL_OWN, LARGE_OWN = 512 << 10, 4 << 20
 
@@ -432,12 +433,12 @@ def _nothing() -> None:
 
 
 def cold_bytes() -> int:
-    """What must be read to drive everything else out of the caches: as much as the largest that the system tells of."""
+    """What must be read to drive everything else out of the caches: some times as much as the largest that the system tells of holds."""
     found = [SMALL_CACHE]
     for size in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         with suppress(OSError, ValueError):
             found.append(int(size.read_text().strip().removesuffix("K")) << 10)
-    return min(max(found), LARGE_CACHE)
+    return min(TIMES * max(found), MOST_COLD)
 
 
 def own_bytes() -> int:
