@@ -131,5 +131,5 @@ def _tail(node: Node, size: Array, lines: Array) -> dict[str, Array]:
     if kind in _CHEAP:
         found |= {"cheap_melem": size * M, "cheap_lines_k": lines * K}
     elif kind is not None and kind not in _FREE:
-        found |= {"slow_melem": size * M, "slow_lines_k": lines * K}
+        found |= {"slow_melem": size * M, "slow_lines_k": lines * K, f"{kind.lower()}_melem": size * M}  # what one needs beyond the quickest of them
     return found

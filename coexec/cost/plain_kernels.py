@@ -75,6 +75,8 @@ def _form(node: Node) -> str:
         return f"resize_{node.attr('mode', 'nearest')}"
     if len([v for v in node.operands if v is not None]) > 1 and node.op_type in ("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow"):
         return f"{name}{spread(node)}"
+    if name == "pad":
+        return "pad" if node.attr("mode", "constant") == "constant" else "pad_inside"  # whose elements are the input's, wherever they lie
     if name == "gather":  # a number that is known makes it a copy
         return f"{name}{'_one' if node.operands[1].is_constant and node.operands[1].type.size == 1 else ''}"
     return name
