@@ -30,7 +30,7 @@ from coexec.profiling.from_table import fit_profile_from_table
 from coexec.profiling.table import read_table
 from coexec.report.evaluation import PASSES, Passes, Sample, baselines, by_kernel, judge, query_us, samples_of, timed, worst
 from coexec.report.moments import Moments, Run
-from coexec.report.timing import percentile
+from coexec.report.timing import interleave, percentile
 
 STRATEGIES = ("cpu", "gpu", "coexec")
 
@@ -48,9 +48,8 @@ def whole_model(path: Path, profile: Any, iters: int, devices: Mapping[str, Devi
         moments = stack.enter_context(Moments(profile, devices))
         timers = {name: moments.timer(session.plan, session.graph) for name, session in sessions.items()}
         runs: dict[str, list[Run]] = {s: [] for s in STRATEGIES}
-        for turn in range(2 + iters):
-            for name in STRATEGIES[turn % 3:] + STRATEGIES[:turn % 3]:
-                runs[name].append(timers[name](lambda s=sessions[name]: s.run(None, feeds)))
+        interleave({name: lambda n=name, s=session: runs[n].append(timers[n](lambda: s.run(None, feeds))) for name, session in sessions.items()},
+                   2, iters)
         found = {}
         for name, session in sessions.items():
             kept, predicted = runs[name][2:], session.plan.predicted_ms  # the first runs are slower

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..graph.ir import Node
 from . import cpu_kernels, gpu_kernels, shapes
-from .cases import Case, K, M
+from .cases import Case, K, M, beyond
 from .geometry import Array, Facts, Plain, Products, Windowed, product_kind, window_kind
 from .plain_kernels import plain, plain_name
 
@@ -96,12 +96,14 @@ def _cases_of(name: str, asked: Sequence[tuple[Node, Parts]], unit: str, facts: 
         told = shapes.Sizes.joined(shapes.sizes_of(*one) for one in joined)
         yield Case(shapes.form_of(node) or "", np.arange(len(told.form)), shapes.terms(told, dict(facts.blocks)), shapes.sizes(told))
         return
-    rules = cpu_kernels if unit == "cpu" else gpu_kernels
+    rules, far = cpu_kernels if unit == "cpu" else gpu_kernels, {}
     if name == "conv":
         g = Windowed(joined)
         found = rules.conv(g, facts)
         size = g.n * g.oc * g.oh * g.ow
         flops, lines = size * (2.0 * g.icg * g.taps), g.n * g.oc
+        moved = (g.n * g.groups * g.icg * g.ih * g.iw + size * (1 + node.residual)) * 4
+        far = {"mb_beyond": beyond(moved, facts), "mb_far": beyond(moved, facts, 4)}  # activations that are in no cache of a core's own
     elif name == "pool":
         g = Windowed(joined)
         found = rules.pool(g, facts, node.op_type)
@@ -117,10 +119,10 @@ def _cases_of(name: str, asked: Sequence[tuple[Node, Parts]], unit: str, facts: 
         found = plain(p, facts, node, unit)
         # What is fused behind has features of its own, and a clamp costs nothing.
         size, flops, lines = p.elements, p.flops - p.elements * (node.residual + (node.activation is not None)), p.rows
-    tail = {"mflop": flops * M, **_tail(node, size, lines)}
+    tail = {"mflop": flops * M, **far, **_tail(node, size, lines)}
     for case in found:
         every = len(case.at) == len(size)
-        yield case._replace(terms={**case.terms, **(tail if every else {k: v[case.at] for k, v in tail.items()})})
+        yield case._replace(terms={**(tail if every else {k: v[case.at] for k, v in tail.items()}), **case.terms})
 
 
 def _tail(node: Node, size: Array, lines: Array) -> dict[str, Array]:

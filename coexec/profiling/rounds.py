@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -57,6 +58,8 @@ PAGE = 4096
 #: Bytes of a board's last cache, where the system does not tell. Caches that keep what was used before, or take in only what a core's own let go,
 #: hold out against reading as much as they hold: so many times as much is read, and at most so much.
 SMALL_CACHE, TIMES, MOST_COLD = 4 << 20, 4, 128 << 20
+#: Memory of activations is used again after about so many times as much as an operator reads and writes.
+AGAIN = 4
 #: The same of a core's own caches.
 SMALL_OWN, LARGE_OWN = 512 << 10, 4 << 20
 
@@ -118,9 +121,10 @@ class Round:
         self._cold, self._other = _ones(cold_bytes()), _ones(2 * own_bytes() * team_of(device, threads))
         self.queue = device.queue(threads)
         try:
-            self.arena = device.allocate(max([1, *(sum(_nbytes(v) for v in (*n.inputs, *n.outputs) if v is not None and not v.is_constant)
-                                                  for n, _ in pieces)]))
+            moved = [sum(_nbytes(v) for v in (*n.inputs, *n.outputs) if v is not None and not v.is_constant) for n, _ in pieces]
+            self.arena = device.allocate(max([1, *moved]))
             self.buffers.append(self.arena)
+            self._warm = max((nbytes for nbytes in moved if nbytes <= last_bytes() // AGAIN), default=0)
             self.timer: Timer | None = timed(self.queue) if device.asynchronous else None
             self._shares = timed(self.queue) if threads > 1 and not device.asynchronous else None
             if device.asynchronous and (self.timer is None or not self.timer.own_clock):
@@ -248,11 +252,12 @@ class Round:
 
     def _sweep(self) -> None:
         """Reads so much that no weights are left in the caches: a network's are long gone when they are used again. Its activations are not:
-        their memory is used again and again.
+        their memory is used again and again; but for those that are so large that the caches have seen too much else until then.
         """
         self._cold.max()
-        if self.arena.shared:
-            self.arena.host.max()
+        if self.arena.shared and self._warm:
+            self.arena.host[:self._warm].max()
+            self.arena.host[-self._warm:].max()
 
     def _play(self, turns: Sequence[_Turn], count: bool) -> None:
         """One round of a device that returns when the work is done."""
@@ -375,7 +380,7 @@ class Round:
             return
         self.doubts = max(0, self.doubts - 1)
         gaps = [begun - ended for (_, ended), (begun, _) in zip(spans, spans[1:])]
-        usual_us = float(np.percentile(gaps, 25)) / 1e3 if gaps else 0.0
+        usual_us = usual_gap_us(self.device.facts.name, float(np.percentile(gaps, 25)) / 1e3 if gaps else 0.0)
         groups: list[list[tuple[_Turn, float]]] = [[]]
         readings: list[list[float]] = []
         was_reference = False
@@ -403,6 +408,21 @@ class Round:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+#: By device: what lay between two commands in the latest rounds of this process.
+_gaps_us: dict[str, deque[float]] = {}
+#: So many of them.
+GAPS = 500
+
+
+def usual_gap_us(device: str, latest_us: float) -> float:
+    """What usually lies between two commands of a device, by the latest rounds, this one among them.
+
+    It depends on what ran before: of one round it would make the same small kernel look as much longer or shorter as it takes itself.
+    """
+    _gaps_us.setdefault(device, deque(maxlen=GAPS)).append(latest_us)
+    return float(np.median(_gaps_us[device]))
 
 
 @cache
@@ -433,12 +453,17 @@ def _nothing() -> None:
 
 
 def cold_bytes() -> int:
-    """What must be read to drive everything else out of the caches: some times as much as the largest that the system tells of holds."""
+    """What must be read to drive everything else out of the caches: some times as much as the last one holds."""
+    return min(TIMES * last_bytes(), MOST_COLD)
+
+
+def last_bytes() -> int:
+    """The largest cache that the system tells of."""
     found = [SMALL_CACHE]
     for size in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
         with suppress(OSError, ValueError):
             found.append(int(size.read_text().strip().removesuffix("K")) << 10)
-    return min(TIMES * max(found), MOST_COLD)
+    return max(found)
 
 
 def own_bytes() -> int:
