@@ -93,7 +93,7 @@ def _one(name: str, path: str, known: Any, options: argparse.Namespace, console:
 
 
 def _runs(session: Any, given: Any, known: Any, iters: int, tick: Any) -> list[Any]:
-    """So many runs, each beside what moment it was measured in where the profile tells."""
+    """So many runs, each beside what moment it was measured in where the profile tells, with nothing of the session's in the caches."""
     from ..report.moments import Moments, Run
     from ..report.timing import interleave
 
@@ -101,7 +101,7 @@ def _runs(session: Any, given: Any, known: Any, iters: int, tick: Any) -> list[A
         return [Run(ms, 1.0) for ms in interleave({"": lambda: session.run(None, given)}, 1, iters, tick)[""]]
     found = []
     with Moments(known, session.devices) as moments:
-        timed = moments.timer(session.plan, session.graph)
+        timed = moments.timer(session.plan, session.graph, cold=True)
         for number in range(1 + iters):  # the first is slower
             found.append(timed(lambda: session.run(None, given)))
             tick(number, 1 + iters)

@@ -118,7 +118,7 @@ class Round:
         self.buffers: list = []
         self.errors: dict[int, DeviceError] = {}
         self.doubts, self._flipped = 0, False
-        self._cold, self._other = _ones(cold_bytes()), _ones(2 * own_bytes() * team_of(device, threads))
+        self._other = _ones(2 * own_bytes() * team_of(device, threads))
         self.queue = device.queue(threads)
         try:
             moved = [sum(_nbytes(v) for v in (*n.inputs, *n.outputs) if v is not None and not v.is_constant) for n, _ in pieces]
@@ -254,7 +254,7 @@ class Round:
         """Reads so much that no weights are left in the caches: a network's are long gone when they are used again. Its activations are not:
         their memory is used again and again; but for those that are so large that the caches have seen too much else until then.
         """
-        self._cold.max()
+        sweep()
         if self.arena.shared and self._warm:
             self.arena.host[:self._warm].max()
             self.arena.host[-self._warm:].max()
@@ -287,7 +287,8 @@ class Round:
         """What moment this is, by the references alone: between runs of something else. beside: another processor's round, whose references are
         run at the same time, for what both take from one another; its reading comes second.
 
-        A core that has slept is slow at first, and its caches are cold: so much is run before what counts.
+        A core that has slept is slow at first: so much is run before what counts. Then its caches are filled as before a kernel's turn, else all that
+        the references read would lie in them for once.
         """
         if beside is not None and self.timer is None and beside.timer is None:  # the host works for both: one after the other
             return *self.reading(), *beside.reading()
@@ -304,17 +305,23 @@ class Round:
             return (self._begin_reading(1)(),)
         self.queue.begin_run()
         try:
-            for kernel in self.references * WAKING_RUNS:
-                kernel.start()
+            self._wake()
             return (self._reference(),)
         finally:
             self.queue.end_run()
 
+    def _wake(self) -> None:
+        for kernel in self.references * WAKING_RUNS:
+            kernel.start()
+        if isinstance(self._fill, Kernel):
+            self._fill.start()
+        else:
+            self._fill()
+
     def _begin_reading(self, times: int) -> Callable[[], Reading]:
         """Starts the references of a device that works through a queue, so many times as often as usual; what is returned waits for them."""
         self.queue.begin_run()
-        for kernel in self.references * WAKING_RUNS:
-            kernel.start()
+        self._wake()
         tape = [(index, *self.timer.start(kernel)) for _ in range(times) for index, kernel in enumerate(self.references)  # type: ignore[union-attr]
                 for _ in range(REFERENCE_RUNS)]
         self.queue.flush()
@@ -452,6 +459,11 @@ def _nothing() -> None:
     """For inputs that only the host could write, into memory that is not the host's."""
 
 
+def sweep() -> None:
+    """Reads so much that nothing else is left in the caches."""
+    _ones(cold_bytes()).max()
+
+
 def cold_bytes() -> int:
     """What must be read to drive everything else out of the caches: some times as much as the last one holds."""
     return min(TIMES * last_bytes(), MOST_COLD)
@@ -512,9 +524,10 @@ def reference_nodes(threads: int = 1) -> list[Node]:
     """What tells the moment: one that reads from far, one that stores much, one that computes much; the latter two small enough for a core's own
     caches.
 
-    Several threads have more to compute: they wait for Python's lock when they are done.
+    Several threads have more to compute: they wait for Python's lock when they are done. And more to read: each reads a share, which its own caches
+    must not hold either; near to what they do hold, where the pages happen to lie would tell.
     """
-    edge = math.isqrt(max(SMALL_FAR, 2 * own_bytes()) // 4 // 32)
+    edge = math.isqrt(max(SMALL_FAR, 2 * own_bytes()) * threads // 4 // 32)
     planes, means = (TensorType(np.dtype(np.float32), (1, 32, edge, edge)) for edge in (edge, 1))
     line = TensorType(np.dtype(np.float32), (1, 1, 1, 32 << 10))
     square = TensorType(np.dtype(np.float32), (96 if threads == 1 else 288,) * 2)

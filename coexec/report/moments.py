@@ -15,7 +15,7 @@ from ..partition.joins import joined
 from ..partition.plan import Plan, pieces
 from ..profiles import DeviceProfile
 from ..profiling.drift import slowness
-from ..profiling.rounds import NoClock, Round
+from ..profiling.rounds import NoClock, Round, sweep
 from ..profiling.references import named
 
 #: Nanoseconds of each unit's reference kernels.
@@ -47,13 +47,19 @@ class Moments:
                 with suppress(NoClock):
                     self.rounds[unit] = Round(device, [], section.threads or 1)
 
-    def timer(self, plan: Plan, graph: Graph) -> Callable[[Callable[[], Any]], Run]:
-        """What times one run of that plan, between two readings of its processors."""
+    def timer(self, plan: Plan, graph: Graph, cold: bool = False) -> Callable[[Callable[[], Any]], Run]:
+        """What times one run of that plan, between two readings of its processors.
+
+        cold: the caches hold nothing of the session's when it begins, as where an application does other things between runs, and as kernels are
+        timed for profiles. Sessions that take turns leave one another little anyway.
+        """
         work = work_by_kernel(plan, graph, self.profile)
         units = [unit for unit in dict.fromkeys(u for u, _ in work) if unit in self.rounds]
 
         def timed(run: Callable[[], Any]) -> Run:
             before = self._read(units)
+            if cold:
+                sweep()
             begun = time.perf_counter()
             run()
             ms = (time.perf_counter() - begun) * 1e3
