@@ -33,8 +33,11 @@ from .observation import between, inner_us, ratios_seen, usual, waking_us
 
 #: Runs of each plan that do not count, then traced ones and as many, in turns, that look at the clock at their edges alone, of a look. The plans take
 #: turns run by run, as an application does other things between runs: each finds the caches as the others left them. Of kernels, too, those count
-#: whose weights come from memory (`profiling.rounds`).
+#: whose weights come from memory (`profiling.rounds`). What is lost between pieces is told by as many runs in a row, for what tracing itself costs
+#: there is several times as much in the other way.
 WARM, RUNS = 2, 8
+#: The name of those.
+IN_A_ROW = "cut, in a row"
 #: Fewer looks are added to.
 LEAST_LOOKS = 3
 #: What a section has from runs.
@@ -110,7 +113,17 @@ class RunCosts:
                     run_traced(run, self._feeds, seen[name].trace, by_events=True)
                 else:
                     seen[name].plain.append(run_at_edges(run, self._feeds))
-        counted = by_counters(between(seen["cut"].trace), self._devices["gpu"], self._threads) if "cut" in seen else None
+        counted = None
+        if "cut" in seen:
+            run, in_a_row = self._prepared["cut"], Looked(Trace(), [])
+            for number in range(WARM + RUNS):
+                self._other.max()
+                if number < WARM:
+                    run.run(self._feeds)
+                else:
+                    run_traced(run, self._feeds, in_a_row.trace, by_events=True)
+            seen[IN_A_ROW] = in_a_row
+            counted = by_counters(between(in_a_row.trace), self._devices["gpu"], self._threads)
         self._seen.append((seen, counted))
 
     def told(self, profile: DeviceProfile) -> DeviceProfile:
@@ -133,7 +146,7 @@ class RunCosts:
         alone = _run(graph, looked["cpu"])
         if gpu is None or "cut" not in looked:
             return replace(profile, cpu=replace(profile.cpu, **alone))
-        gpu = replace(gpu, **rounded({k: v for k, v in vars(between(looked["cut"].trace)).items() if v is not None}))
+        gpu = replace(gpu, **rounded({k: v for k, v in vars(between(looked[IN_A_ROW].trace)).items() if v is not None}))
         if f"gpu {DEPTHS[0]}" in looked:
             gpu = replace(gpu, **_away(gpu, {len(self._asked[k][0].nodes): looked[k].beside_gpu_us for k in (f"gpu {deep}" for deep in DEPTHS)}))
             costs = CostModel(replace(profile, cpu_alone=None))  # of a CPU with the threads that it has beside a GPU, whatever the plan

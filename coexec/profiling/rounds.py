@@ -43,8 +43,6 @@ STRETCH, REFERENCE_RUNS = 3, 4
 FOLLOWS = 0.9
 #: How often they are run before a reading for which nothing else has just run.
 WAKING_RUNS = 24
-#: How many times as many readings a processor makes while another's references run beside.
-LONGER = 8
 #: What a round took by the device's own clock must be at least and at most these shares of what it took by the wall's, give or take what
 #: starting and waiting cost; else the clock is not believed.
 BELIEVED, SLACK_NS, MOST_DOUBTS = (0.7, 1.02), 300_000, 5
@@ -283,62 +281,37 @@ class Round:
             times.append(float(min(found)))
         return tuple(times)
 
-    def reading(self, beside: Round | None = None) -> tuple[Reading, ...]:
-        """What moment this is, by the references alone: between runs of something else. beside: another processor's round, whose references are
-        run at the same time, for what both take from one another; its reading comes second.
+    def reading(self) -> Reading:
+        """What moment this is, by the references alone: between runs of something else.
 
         A core that has slept is slow at first: so much is run before what counts. Then its caches are filled as before a kernel's turn, else all that
         the references read would lie in them for once.
         """
-        if beside is not None and self.timer is None and beside.timer is None:  # the host works for both: one after the other
-            return *self.reading(), *beside.reading()
-        if beside is not None and self.timer is not None:
-            return beside.reading(self)[::-1]
-        if beside is not None:
-            finish = beside._begin_reading(LONGER)
-            try:
-                mine = self.reading()
-            finally:
-                theirs = finish()
-            return *mine, theirs
-        if self.timer is not None:
-            return (self._begin_reading(1)(),)
         self.queue.begin_run()
         try:
             self._wake()
-            return (self._reference(),)
+            return self._reference() if self.timer is None else self._reference_by_events(self.timer)
         finally:
             self.queue.end_run()
 
     def _wake(self) -> None:
-        for kernel in self.references * WAKING_RUNS:
+        for kernel in self.references * (WAKING_RUNS if self._by_kernels else 0):  # the host's own core is awake
             kernel.start()
         if isinstance(self._fill, Kernel):
             self._fill.start()
         else:
             self._fill()
 
-    def _begin_reading(self, times: int) -> Callable[[], Reading]:
-        """Starts the references of a device that works through a queue, so many times as often as usual; what is returned waits for them."""
-        self.queue.begin_run()
-        self._wake()
-        tape = [(index, *self.timer.start(kernel)) for _ in range(times) for index, kernel in enumerate(self.references)  # type: ignore[union-attr]
-                for _ in range(REFERENCE_RUNS)]
+    def _reference_by_events(self, timer: Timer) -> Reading:
+        """`_reference` of a device that works through a queue."""
+        tape = [(index, *timer.start(kernel)) for index, kernel in enumerate(self.references) for _ in range(REFERENCE_RUNS)]
         self.queue.flush()
-
-        def finish() -> Reading:
-            try:
-                tape[-1][1].wait()
-                found: list[list[float]] = [[] for _ in self.references]
-                for index, _, read in tape:
-                    if told := read():
-                        found[index].append(float(told[0].stop_ns - told[0].start_ns))
-                # Beside another's, the median: the fastest may have run before the other began, or after it ended.
-                return tuple(float((min if times == 1 else np.median)(f)) if f else np.inf for f in found)
-            finally:
-                self.queue.end_run()
-
-        return finish
+        tape[-1][1].wait()
+        found = [np.inf] * len(self.references)
+        for index, _, read in tape:
+            if told := read():
+                found[index] = min(found[index], float(told[0].stop_ns - told[0].start_ns))
+        return tuple(found)
 
     def _play_queue(self, turns: Sequence[_Turn], count: bool) -> None:
         """One round of a device that works through a queue: all is started at once, and its own clock tells, beside the wall's."""

@@ -72,10 +72,8 @@ class Moments:
         return timed
 
     def _read(self, units: Sequence[str]) -> Reading:
-        """Of processors that work at the same time, the readings are of the same time, too: virtual ones may share a real one."""
-        if len(units) == 2:
-            return dict(zip(units, self.rounds[units[0]].reading(self.rounds[units[1]])))
-        return {unit: self.rounds[unit].reading()[0] for unit in units}
+        """Each by itself, as in the profile's rounds: what both take from one another when they work at the same time is told by plans (`busy`)."""
+        return {unit: self.rounds[unit].reading() for unit in units}
 
     def __enter__(self) -> Moments:
         return self

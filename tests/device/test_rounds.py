@@ -14,7 +14,7 @@ from coexec.profiling import rounds
 from coexec.profiling.drift import MOST, USUAL
 from coexec.profiling.measure import Bench, with_constants
 from coexec.profiling.references import FACTS, named
-from coexec.profiling.rounds import COUNT, FOLLOWS, NoClock, Round, _timing, _Turn, team_of
+from coexec.profiling.rounds import COUNT, FOLLOWS, NoClock, Round, _timing, _Turn, last_bytes, team_of, usual_gap_us
 from coexec.profiling.run import profile_devices
 from coexec.profiling.sampler import SHAPES, whole_of
 from coexec.profiling.timing import time_round, together
@@ -121,20 +121,30 @@ def test_a_gpus_references_do_not_depend_on_the_cpus_threads():
     known = find_devices(need_gpu=True)
     for threads in (1, 3):
         with Round(known["cpu"], [], threads) as cpu, Round(known["gpu"], [], threads) as gpu:
-            assert [len(cpu.reading()[0]), len(gpu.reading()[0])] == [len(FACTS)] * 2
+            assert [len(cpu.reading()), len(gpu.reading())] == [len(FACTS)] * 2
         assert [team_of(known[unit], threads) for unit in ("cpu", "gpu")] == [threads, 1]
 
 
-def test_processors_that_work_together_are_read_together():
-    known = find_devices(need_gpu=True)
-    with Round(known["cpu"], []) as cpu, Round(known["gpu"], []) as gpu:
-        ours, theirs = cpu.reading(gpu)
-        again, mine = gpu.reading(cpu)
-        assert all(len(m) == len(FACTS) and np.isfinite(m).all() for m in (ours, theirs, mine, again))
-    null = NullDevice("cpu", 1e-4, asynchronous=False)
-    with Round(null, []) as one, Round(null, []) as other:
-        assert len(one.reading(other)) == 2, "both are the host's work: one after the other"
+def test_readings_between_runs_tell_of_every_reference():
+    for unit, device in find_devices(need_gpu=True).items():
+        for threads in (1, 2) if unit == "cpu" else (1,):
+            with Round(device, [], threads) as alone:
+                told = np.array([alone.reading() for _ in range(3)])
+                assert told.shape == (3, len(FACTS)) and np.isfinite(told).all() and (told > 0).all()
     assert named((np.inf, 5.0)) == {"reference_store_ns": 5.0}, "what no clock told is left out"
+
+
+def test_what_was_used_before_large_activations_come_around_is_not_kept_in_the_caches():
+    small, large = (TensorType(np.dtype(np.float32), (1, 1, 1, size)) for size in (1 << 10, last_bytes() // 4))
+    nodes = [Node("Relu", (Value("x", kind),), (Value("y", kind),), name="relu") for kind in (small, large)]
+    with Round(NullDevice("cpu", 1e-6, asynchronous=False), [(node, Region.whole(node.output.shape)) for node in nodes]) as company:
+        assert company._warm == 2 * small.nbytes and company.arena.nbytes == 2 * large.nbytes
+
+
+def test_the_usual_gap_is_that_of_many_rounds():
+    found = [usual_gap_us("a device of the test", us) for us in (1.0, 9.0, 1.0, 1.0, 1.0)]
+    assert found == [1.0, 5.0, 1.0, 1.0, 1.0]
+    assert usual_gap_us("another device of the test", 3.0) == 3.0
 
 
 def test_without_a_clock_kernels_are_timed_one_by_one():
