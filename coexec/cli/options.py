@@ -116,7 +116,8 @@ def measuring(parser: argparse.ArgumentParser) -> None:
 
 def processors(parser: argparse.ArgumentParser) -> None:
     """Which processors are used. `coexec.cli.main` puts both into the settings."""
-    parser.add_argument("--threads", metavar="N", type=count, default=0, help="CPU threads, beside an emulated GPU at most the cores that it leaves (default: every core that is free)")
+    parser.add_argument("--threads", metavar="N", type=count, default=0,
+                        help="CPU threads, beside an emulated GPU at most the cores that it leaves (default: every core that is free)")
     parser.add_argument(
         "--gpu",
         metavar="PLATFORM:DEVICE",
