@@ -19,7 +19,7 @@ from coexec.devices.cpu.simd import LANES, ROWS
 from coexec.devices.opencl import conv
 from coexec.devices.registry import find_devices
 from coexec.errors import ProfileMismatch, UsageError
-from coexec.graph.ir import Node, TensorType, Value
+from coexec.graph.ir import Node, TensorType, Value, constant
 from coexec.ops import op_for
 from coexec.profiles import MAX_BYTES, from_yaml, to_yaml
 from coexec.profiling.facts import board_facts
@@ -207,6 +207,28 @@ def test_tables_keep_what_is_fused_behind_a_node():
     assert fused and all(tail_text(node_of(r)) == "+" + r.implementation.partition("+")[2] for r in fused)
     terms = {t for _, found, _ in kernels_of(fused, facts_of_rows(fused)).values() for t in found}
     assert {"residual_melem", "cheap_melem", "slow_melem"} & terms
+
+
+def test_what_each_slow_activation_needs_is_told_apart():
+    """Else one that takes several times as long as another, as one by `erf` may, makes both look like the middle of the two."""
+    rng, rows, needs = np.random.default_rng(3), [], {"": 0.0, "+Silu": 0.2e-3, "+Tanh": 0.3e-3, "+Gelu": 1.2e-3}
+    for number in range(160):
+        channels, size, more = int(rng.integers(2, 40)) * 8, int(rng.integers(7, 57)), int(rng.integers(2, 40)) * 8
+        shape, tail = sized("Conv", 1, channels, size, size, more, 1), list(needs)[number % len(needs)]
+        us = 3 + channels * more * size * size / 40e3 + needs[tail] * more * size * size
+        rows.append(replace(shape, unit="cpu", threads=1, implementation="f32_conv_pointwise_8x48" + tail, latency_us=us))
+    off = {tail: [] for tail in needs}
+    for row, us in zip(rows, KernelFits(rows, facts_of_rows(rows)).predict(rows)):
+        off["+".join(["", *row.implementation.split("+")[1:]])].append(us / row.latency_us - 1)
+    assert all(abs(np.median(errors)) < 0.05 for errors in off.values()), {tail: np.median(errors) for tail, errors in off.items()}
+
+
+def test_paddings_that_repeat_what_is_inside_are_told_apart_from_others():
+    x, y = (Value(name, TensorType(np.dtype(np.float32), (1, 4, size, size))) for name, size in (("x", 8), ("y", 10)))
+    pads = constant("pads", np.array([0, 0, 1, 1, 0, 0, 1, 1]))
+    names = {mode: kernel_of(Node("Pad", (x, pads), (y,), {"mode": mode}, name="pad"), Region.whole(y.shape), "gpu", Facts())
+             for mode in ("constant", "reflect", "edge", "wrap")}
+    assert names["constant"] == "plain/pad" and {names[mode] for mode in ("reflect", "edge", "wrap")} == {"plain/pad_inside"}
 
 
 def test_what_few_samples_have_costs_nothing_of_its_own():
