@@ -285,7 +285,8 @@ def remembered(graph: Graph, profile: DeviceProfile, devices: Mapping[str, Devic
 
 
 def _path(graph: Graph, profile: DeviceProfile, devices: Mapping[str, Device], threads: int, wishes: Wishes) -> Path:
-    told = [f"format {FORMAT}", __version__, graph.digest, profile.name, repr(profile.machine), f"threads {threads}", np.__version__,
+    told = [f"format {FORMAT}", __version__, graph.digest, profile.name, repr(profile.machine), f"threads {threads or settings.get('threads')}",
+            np.__version__,
             *(str(settings.get(name)) for name in ("sharing", "handshake", "wait", "storage")), json.dumps(wishes.to_dict(), sort_keys=True)]
     told += [f"{name}|{d.facts.name}|{d.facts.driver}|{d.facts.compute_units}" for name, d in sorted(devices.items())]
     digest = hashlib.sha256("\n".join(map(str, told)).encode()).hexdigest()[:32]

@@ -114,6 +114,8 @@ def test_a_kept_plan_is_found_again_and_damage_is_not(graph, tmp_path):
         assert remembered(graph, profile, devices, 0) is None
         path = remember(plan, graph, profile, devices, 0)
         assert remembered(graph, profile, devices, 0).partitions == plan.partitions
+        with settings.override(threads=3):  # as the command line's --threads
+            assert remembered(graph, profile, devices, 0) is None, "it was measured with other threads"
         assert remembered(graph, profile, devices, 3) is None and remembered(graph, board(sync_us=1.0), devices, 0) is not None
         with settings.override(storage="image"):
             assert remembered(graph, profile, devices, 0) is None, "it was measured in another memory"
