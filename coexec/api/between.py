@@ -33,8 +33,8 @@ from .observation import between, inner_us, ratios_seen, usual, waking_us
 
 #: Runs of each plan that do not count, then traced ones and as many, in turns, that look at the clock at their edges alone, of a look. The plans take
 #: turns run by run, as an application does other things between runs: each finds the caches as the others left them. Of kernels, too, those count
-#: whose weights come from memory (`profiling.rounds`). What is lost between pieces is told by as many runs in a row, for what tracing itself costs
-#: there is several times as much in the other way.
+#: whose weights come from memory (`profiling.rounds`). What is lost between pieces is told by as many traced runs in a row: in
+#: turns, tracing itself finds the caches cold and makes starting a piece look dearer than it is in a plain run.
 WARM, RUNS = 2, 8
 #: The name of those.
 IN_A_ROW = "cut, in a row"
@@ -115,15 +115,15 @@ class RunCosts:
                     seen[name].plain.append(run_at_edges(run, self._feeds))
         counted = None
         if "cut" in seen:
-            run, in_a_row = self._prepared["cut"], Looked(Trace(), [])
+            run, in_a_row = self._prepared["cut"], Trace()
             for number in range(WARM + RUNS):
                 self._other.max()
                 if number < WARM:
                     run.run(self._feeds)
                 else:
-                    run_traced(run, self._feeds, in_a_row.trace, by_events=True)
-            seen[IN_A_ROW] = in_a_row
-            counted = by_counters(between(in_a_row.trace), self._devices["gpu"], self._threads)
+                    run_traced(run, self._feeds, in_a_row, by_events=True)
+            seen[IN_A_ROW] = Looked(in_a_row, [])
+            counted = by_counters(between(in_a_row), self._devices["gpu"], self._threads)
         self._seen.append((seen, counted))
 
     def told(self, profile: DeviceProfile) -> DeviceProfile:
