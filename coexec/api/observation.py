@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -63,6 +65,18 @@ def between(trace: Trace, typical: Callable[[Sequence[float]], float] | None = N
             late = target.stop_us - source.stop_us
             lost["ready_us" if source.stop_us < target.start_us else "sync_us"].append(min(late, target.duration_us))
     return Between(**{k: max(0.0, (typical or usual)(v)) for k, v in lost.items() if v})
+
+
+def by_counters(in_step: Trace, by_events: Between) -> Between | None:
+    """What was lost between the pieces of traced runs that kept in step by counters: pieces stand at their gates, and none begins late. None
+    where it was more than `by_events`, of other runs of the same plan.
+
+    How late a wait ends is the median: one that lasts for long naps between looks, and the made-up network has more of those than a plan.
+    """
+    seen, sync_us = between(in_step), between(in_step, statistics.median).sync_us
+    if seen.launch_us is None or (sync_us or 0.0) > (by_events.begin_us or 0.0) + (by_events.sync_us or 0.0):
+        return None
+    return replace(seen, begin_us=0.0, sync_us=sync_us)
 
 
 def _sent_after(trace: Trace) -> dict[int, float]:

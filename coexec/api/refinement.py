@@ -20,7 +20,7 @@ import numpy as np
 
 from .. import __version__, files, settings
 from ..cost.compose import CostModel
-from ..cost.corrections import Corrections
+from ..cost.corrections import Between, Corrections
 from ..devices.base import Device
 from ..devices.registry import company, session_threads
 from ..errors import CoexecError, DeviceHang, UsageError
@@ -37,8 +37,7 @@ from ..runtime.schedule import HOST
 from ..runtime.trace import Trace
 from ..runtime.traced import run_traced
 from ..runtime.watchdog import TimedOut, Watch
-from .counting import by_counters
-from .observation import between, quiet, ratios_seen
+from .observation import between, by_counters, quiet, ratios_seen
 from .planning import plan_prepared
 
 log = logging.getLogger("coexec")
@@ -127,9 +126,9 @@ def refine(graph: Graph, feeds: Mapping[str, Any], devices: Mapping[str, Device]
         for turn in range(ROUNDS):
             if "gpu" not in latest.devices:
                 break
-            corrections = _observe(runs, graph, latest, prepare, feeds, costs, corrections)
+            corrections, in_step = _observe(runs, graph, latest, prepare, feeds, costs, corrections, is_first=turn == 0)
             if turn == 0:
-                counted = by_counters(corrections.between, devices["gpu"], session_threads(dict(devices), threads))
+                counted = in_step
             shown = replace(corrections, between=counted) if latest.counters and counted is not None else corrections
             again = plan_prepared(graph, strategy=eager, corrections=shown, **asked)
             if again.partitions == latest.partitions:
@@ -223,17 +222,22 @@ class _Runs:
 
 
 def _observe(runs: _Runs, graph: Graph, plan: Plan, prepare: Callable[..., PreparedRun], feeds: Mapping[str, Any], costs: CostModel,
-             known: Corrections) -> Corrections:
-    """What traced runs of the plan add to the corrections."""
-    trace = Trace()
-    prepared = prepare(plan, trace)
+             known: Corrections, is_first: bool) -> tuple[Corrections, Between | None]:
+    """What traced runs of the plan add to the corrections, in which what is lost between pieces is by events; and, of the first plan, by counters."""
+    trace, counted = Trace(), None
+    prepared = prepare(replace(plan, counters=True) if is_first else plan, trace)
     try:
         runs.run(prepared, feeds)
         for _ in range(TRACED):
             runs.do(prepared, lambda: run_traced(prepared, feeds, trace, by_events=True))
+        if is_first and prepared.in_step is not None:
+            in_step = Trace()
+            for _ in range(TRACED):
+                runs.do(prepared, lambda: run_traced(prepared, feeds, in_step))
+            counted = by_counters(in_step, between(trace))
     finally:
         runs.retire(prepared)
-    return known.seen(ratios_seen(graph, prepared.plan, trace, costs), between(trace))
+    return known.seen(ratios_seen(graph, prepared.plan, trace, costs), between(trace)), counted
 
 
 def _compare(runs: _Runs, first: PreparedRun, second: PreparedRun, feeds: Mapping[str, Any]) -> tuple[float, float, bool]:

@@ -15,12 +15,15 @@ SPLIT_FLOPS, SPLIT_BYTES = 1_000_000, 256 << 10
 
 
 class Case(NamedTuple):
-    """Pieces of one kernel. `at`: which of the pieces asked for; terms, sizes: arrays of one entry for each of them."""
+    """Pieces of one kernel. `at`: which of the pieces asked for; terms, sizes: arrays of one entry for each of them. far_mb: millions of bytes that
+    each has from memory whatever ran before it: weights, and activations too large for the caches.
+    """
 
     kernel: str
     at: Array
     terms: dict[str, Array]
     sizes: dict[str, Array]
+    far_mb: Array | float = 0.0
 
 
 def joined_cases(several: Sequence[Case]) -> tuple[Array, dict[str, Array], dict[str, Array]]:

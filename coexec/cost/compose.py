@@ -26,8 +26,9 @@ from ..regions import Region
 from .cases import Case, joined_cases
 from .corrections import Corrections
 from .features import COLUMNS, family, features, features_of
+from .contention import exposed, slower
 from .geometry import Facts, bounds
-from .kernels import bound_by, cases
+from .kernels import cases
 from .model import KernelModel, LatencyModel
 
 #: The section of the CPU as plans that leave the GPU alone use it.
@@ -103,6 +104,12 @@ class CostModel:
             self.kernel(node, region, unit)
         return self._slow.get(key, 1.0)
 
+    def waiting(self, node: Node, region: Region, unit: str) -> float:
+        """How much of the piece's time waits for memory, 0 to 1 (`contention.exposed`); 0 where it is no kernel's."""
+        asked = [(node, [bounds([region], len(region))])]
+        far_mb = sum(float(np.sum(case.far_mb)) for case in cases(asked, "gpu" if unit == "gpu" else "cpu", self.facts[unit]))
+        return float(exposed(np.array(far_mb), np.array(self.kernel(node, region, unit).us), self.units[unit].bandwidth_gbs))
+
     def op(self, node: Node) -> Op:
         """`op_for`, kept."""
         found = self._ops.get(node)
@@ -172,18 +179,18 @@ class CostModel:
     def _by_kernels(self, unit: str, asked: Sequence[tuple[Node, Sequence[tuple[np.ndarray, np.ndarray]]]]) -> tuple[np.ndarray, ...]:
         """`price` of native nodes by what is known of their kernels: one prediction of all pieces that one kernel computes. NaN where none is."""
         count = sum(len(start) for _, parts in asked for start, _ in parts)
-        us, slow, rough = np.full(count, np.nan), np.ones(count), np.zeros(count, bool)
+        us, far_mb, rough = np.full(count, np.nan), np.zeros(count), np.zeros(count, bool)
         batches: dict[str, list[Case]] = {}
         for case in cases(asked, "gpu" if unit == "gpu" else "cpu", self.facts[unit]):
-            if self.contention:
-                slow[case.at] = self.units[unit].busy.get(bound_by(case.kernel), 1.0)
+            far_mb[case.at] = case.far_mb
             if case.kernel in self.kernels[unit]:
                 batches.setdefault(case.kernel, []).append(case)
         for name, members in batches.items():
             at, terms, sizes = joined_cases(members)
             us[at] = self.kernels[unit][name].predict(terms, sizes)
             rough[at] = (unit, name) in self.estimates
-        return us, slow, rough
+        section = self.units[unit]
+        return us, slower(section.busy, exposed(far_mb, us, section.bandwidth_gbs)) if self.contention else np.ones(count), rough
 
     def _simple(self, node: Node, start: np.ndarray, stop: np.ndarray, unit: str) -> tuple[np.ndarray | float, np.ndarray | bool]:
         """Where no kernel of that name was measured: the family's line, else the roofline. Microseconds, and whether they are estimates."""

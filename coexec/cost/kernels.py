@@ -96,7 +96,7 @@ def _cases_of(name: str, asked: Sequence[tuple[Node, Parts]], unit: str, facts: 
         told = shapes.Sizes.joined(shapes.sizes_of(*one) for one in joined)
         yield Case(shapes.form_of(node) or "", np.arange(len(told.form)), shapes.terms(told, dict(facts.blocks)), shapes.sizes(told))
         return
-    rules, far = cpu_kernels if unit == "cpu" else gpu_kernels, {}
+    rules, far, weights = cpu_kernels if unit == "cpu" else gpu_kernels, {}, np.zeros(1)
     if name == "conv":
         g = Windowed(joined)
         found = rules.conv(g, facts)
@@ -104,6 +104,7 @@ def _cases_of(name: str, asked: Sequence[tuple[Node, Parts]], unit: str, facts: 
         flops, lines = size * (2.0 * g.icg * g.taps), g.n * g.oc
         moved = (g.n * g.groups * g.icg * g.ih * g.iw + size * (1 + node.residual)) * 4
         far = {"mb_beyond": beyond(moved, facts), "mb_far": beyond(moved, facts, 4)}  # activations that are in no cache of a core's own
+        weights = g.oc * g.icg * g.taps * 4 * M
     elif name == "pool":
         g = Windowed(joined)
         found = rules.pool(g, facts, node.op_type)
@@ -114,6 +115,7 @@ def _cases_of(name: str, asked: Sequence[tuple[Node, Parts]], unit: str, facts: 
         found = rules.product(p, facts)
         size = p.rows * p.columns * p.count
         flops, lines = size * (2.0 * p.depth), p.rows * p.count
+        weights = (p.b_fixed * p.columns + p.a_fixed * p.rows) * p.depth * 4 * M
     else:
         p = Plain(asked)
         found = plain(p, facts, node, unit)
@@ -122,7 +124,9 @@ def _cases_of(name: str, asked: Sequence[tuple[Node, Parts]], unit: str, facts: 
     tail = {"mflop": flops * M, **far, **_tail(node, size, lines)}
     for case in found:
         every = len(case.at) == len(size)
-        yield case._replace(terms={**(tail if every else {k: v[case.at] for k, v in tail.items()}), **case.terms})
+        terms = {**(tail if every else {k: v[case.at] for k, v in tail.items()}), **case.terms}
+        mine = terms.get("mb_cold", weights if every or len(weights) == 1 else weights[case.at])  # as they are packed, where a rule tells
+        yield case._replace(terms=terms, far_mb=mine + terms.get("mb_far", 0.0))
 
 
 def _tail(node: Node, size: Array, lines: Array) -> dict[str, Array]:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from coexec.api.between import DEPTHS, LEAST_LOOKS, MOST_COMPANY, Looked, RunCosts, between, company, cut_somehow, made_up, plan_on
-from coexec.api.observation import inner_us, usual, waking_us
+from coexec.api.between import DEPTHS, IN_STEP, LEAST_LOOKS, MOST_COMPANY, Looked, RunCosts, between, cut_somehow, made_up, plan_on
+from coexec.api.observation import by_counters, inner_us, usual, waking_us
 from coexec.cost.compose import CostModel
 from coexec.cost.corrections import Between
 from coexec.devices.null.device import NullDevice
@@ -20,7 +20,7 @@ from coexec.runtime.executor import PreparedRun
 from coexec.runtime.trace import Arrow, Span, Trace
 
 
-def board(**more) -> DeviceProfile:
+def board(**more: object) -> DeviceProfile:
     return DeviceProfile("b", UnitProfile("c", 100.0, 10.0), UnitProfile("g", 100.0, 10.0, operators=("Conv",), launch_us=1.0, sync_us=2.0, **more))
 
 
@@ -29,6 +29,8 @@ def test_the_made_up_network_uses_both_and_cuts():
     plan = cut_somehow(graph, NullDevice("gpu"))
     plan.check(graph)
     assert plan.devices == {"cpu", "gpu"} and sum(len(p.devices) == 2 for p in plan.partitions) >= 6
+    assert len(plan.partitions[-1].devices) == 2, "whose time is all reading weights: it shows what company costs there"
+    assert graph.nodes[-1].inputs[1].type.nbytes > 16e6
     assert cut_somehow(graph, NullDevice("gpu", declined={"Conv", "MaxPool", "Sigmoid"})).devices == {"cpu"}
 
 
@@ -60,14 +62,16 @@ def test_the_flush_behind_a_start_is_part_of_it():
     assert between(trace, typical=max).launch_us == 10.0 and between(trace, typical=min).launch_us == 6.0
 
 
-def test_what_company_costs_is_told_apart_from_what_predictions_are_off():
-    """Both units' pieces take 1.2 times as long as predicted by themselves; in company the GPU's half as much again."""
-    alone = {(name, unit): 1.2 for name in "abcd" for unit in ("cpu", "gpu")}
-    together = {(name, "gpu"): 1.8 for name in "abc"} | {(name, "cpu"): 1.1 for name in "abc"} | {("d", "gpu"): 40.0}
-    assert company(together, alone, "gpu") == pytest.approx(1.5), "d has no other part, and does not count"
-    assert company(together, alone, "cpu") == 1.0, "nothing becomes faster by company"
-    assert company({k: 100.0 for k in together}, alone, "gpu") == MOST_COMPANY
-    assert company({("d", "gpu"): 2.0}, alone, "gpu") == company(together, {}, "gpu") == 1.0
+def test_by_counters_no_piece_begins_late_and_naps_are_left_out():
+    """A long wait is ended late by a nap; of three, one is such. Where waiting takes longer than by events, there is nothing to gain."""
+    trace = Trace()
+    for number, late in enumerate((2.0, 3.0, 60.0)):
+        at = 1000.0 * number
+        start, piece = Span("n", "host", at, 4.0, "enqueue", {"run": 0}), Span("n", "gpu", at + 20, 30.0, "piece", {"run": 0})
+        trace.spans += [start, piece]
+        trace.arrows += [Arrow("enqueue", start, piece), Arrow("join", piece, Span("w", "host", at + 25, 25 + late, "wait", {"run": 0}))]
+    assert by_counters(trace, Between(sync_us=10.0)) == Between(launch_us=4.0, begin_us=0.0, sync_us=pytest.approx(3.0))
+    assert by_counters(trace, Between(begin_us=2.0, sync_us=0.5)) is None and by_counters(Trace(), Between(sync_us=10.0)) is None
 
 
 def test_this_machines_runs_are_asked():
@@ -76,10 +80,14 @@ def test_this_machines_runs_are_asked():
         runs.look()
         made = runs.told(board())
         assert runs.looks == LEAST_LOOKS, "a single moment says little"
+        stepping = runs._prepared["cut"].in_step is not None
+        assert all((IN_STEP in seen) == stepping for seen in runs._seen)
+        counted = runs.told(board(waiting="flag"))
     assert 0 < made.gpu.launch_us < 5000 and made.gpu.launch_us != 1.0 and made.gpu.begin_us >= 0 and made.gpu.sync_us > 0
     assert 0 < made.cpu.run_us < 5000 and made.cpu.copy_gbs > 0.1 and all(
-        seen[f"gpu {deep}"].beside_gpu_us > 0 for seen, _ in runs._seen for deep in DEPTHS)
+        seen[f"gpu {deep}"].beside_gpu_us > 0 for seen in runs._seen for deep in DEPTHS)
     assert all(1.0 <= v <= MOST_COMPANY for unit in (made.cpu, made.gpu) for v in unit.busy.values()) and set(made.gpu.busy) == {"compute", "memory"}
+    assert counted.gpu.begin_us == 0.0 or not stepping, "pieces stand at their gates"
     assert from_yaml(to_yaml(made)) == made
     with closing(RunCosts({"cpu": devices["cpu"]}, 1)) as runs:
         alone = runs.told(replace(board(), gpu=None))
@@ -94,7 +102,7 @@ def test_one_odd_moment_says_nothing():
             trace = Trace()
             trace.runs = 1
             trace.spans.append(Span("n", "cpu", 60.0, 50.0, "piece", {"run": 0}))
-            runs._seen.append(({"cpu": Looked(trace, [Edges(50.0, 100.0, 9.0, run_us)])}, None))
+            runs._seen.append({"cpu": Looked(trace, [Edges(50.0, 100.0, 9.0, run_us)])})
         assert runs.told(replace(board(), gpu=None)).cpu.run_us == 41.0
 
 
