@@ -179,7 +179,7 @@ def oracle(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any
 
     rows, threads, gpu = [], profile.cpu.threads or 1, profile.gpu
     profile, devices, wait_us = profile.with_threads(threads), find_devices(), gpu.launch_us + gpu.begin_us + gpu.sync_us
-    devices["gpu"] = devices["gpu"].used_by(gpu.sharing)  # as sessions with that profile do
+    devices["gpu"] = devices["gpu"].used_by(gpu.sharing, gpu.waiting)  # as sessions with that profile do
     strategy, board = parse_strategy("coexec"), inside_runs(profile)
     for name, graph in models(options.models):
         found = measure_all(graph, lambda g: strategy.plan(g, board, judging=judging), devices, {"cpu": threads, "gpu": threads}, 0.01)["ops"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -18,16 +18,25 @@ from ..runtime.trace import Span, Trace
 
 def ratios_seen(graph: Graph, plan: Plan, trace: Trace, costs: CostModel) -> dict[tuple[str, str], float]:
     """(node, unit): measured over predicted time of the node's piece there. `costs` are not corrected."""
-    taken = _taken(trace)
-    alone, ratios = "gpu" not in plan.devices, {}
+    return ratios(graph, plan, taken_us(trace), costs)
+
+
+def ratios(graph: Graph, plan: Plan, taken: Mapping[tuple[str, str], float], costs: CostModel) -> dict[tuple[str, str], float]:
+    """`ratios_seen` by what pieces took (`taken_us`)."""
+    alone, found = "gpu" not in plan.devices, {}
     for node in graph.nodes:
         parts = pieces(node, plan[node.name])
         for unit, region in parts:
             if (node.name, unit) in taken and sum(u == unit for u, _ in parts) == 1:
                 predicted = costs.kernel(node, region, costs.host_unit(alone) if unit == "cpu" else unit).us
                 if predicted > 0:
-                    ratios[node.name, unit] = max(quiet(taken[node.name, unit]), 1e-3) / predicted
-    return ratios
+                    found[node.name, unit] = max(taken[node.name, unit], 1e-3) / predicted
+    return found
+
+
+def taken_us(trace: Trace) -> dict[tuple[str, str], float]:
+    """(node, unit): microseconds of its piece there, the lower quartile of the traced runs."""
+    return {key: quiet(times) for key, times in _taken(trace).items()}
 
 
 def _taken(trace: Trace) -> dict[tuple[str, str], list[float]]:

@@ -24,6 +24,7 @@ from ..partition.wishes import NONE, Wishes
 from ..profiles import DeviceProfile, default_profile_path, load_profile, save_profile
 from ..simulate.judge import judging
 from .between import RunCosts
+from .looks import LooksElsewhere
 from .models import Shapes, bind, default_shapes, load
 
 log = logging.getLogger("coexec")
@@ -96,7 +97,7 @@ def profile_device(*, quick: bool = True, time_budget_s: float | None = None, th
     devices = find_devices(gpu)
     budget = time_budget_s if time_budget_s is not None else (QUICK_S if quick else FULL_S)
     threads = session_threads(devices, threads)
-    with closing(RunCosts(devices, threads)) as of_runs:
+    with closing(RunCosts(devices, threads, LooksElsewhere(threads, gpu))) as of_runs:
         made, rows = profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=budget, threads=threads, progress=progress, table=table,
                                      resume=resume, isolated=Isolated(opencl=gpu), aside=of_runs.look)
         return of_runs.told(made), rows
@@ -120,7 +121,7 @@ def cached_profile(progress: Callable | None = None, devices: Mapping[str, Devic
     log.warning("this machine has no profile%s: it is measured quickly, once, for about a minute; `coexec profile --full` measures it better",
                 " that this version can read" if path.exists() else " yet")
     threads = session_threads(dict(devices))
-    with closing(RunCosts(devices, threads)) as of_runs:
+    with closing(RunCosts(devices, threads, LooksElsewhere(threads))) as of_runs:
         made, _ = profile_devices(devices["cpu"], devices.get("gpu"), time_budget_s=QUICK_S, threads=threads, progress=progress, isolated=Isolated(),
                                   aside=of_runs.look)
         made = of_runs.told(made)

@@ -1,4 +1,8 @@
-"""Each operator by itself: on one device, cut as a strategy chooses, and in every sensible cut. How close the choice comes to the best."""
+"""Each operator by itself: on one device, cut as a strategy chooses, and in every sensible cut. How close the choice comes to the best.
+
+As a run has it: an operator is repeated in one run, each time when both units are done with the time before, so that an idle GPU is woken once a
+run, as for a network, not for every operator; and both are kept in step in the way that runs are.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +10,14 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..devices.base import Device
-from ..graph.ir import Graph, Node
+from ..graph.ir import Graph, Node, Value
 from ..ops import op_for
 from ..partition.plan import Partition, Plan, cut
 from ..profiles import DeviceProfile
@@ -25,6 +29,8 @@ from .timing import orders
 SHARES = tuple(i / 10 for i in range(1, 10))
 #: How often each is run, whatever it takes, and at most.
 LEAST_TURNS, MOST_TURNS = 5, 200
+#: A run repeats an operator for so long, about, and at least and at most so often: long beside what a run takes at its edges.
+RUN_US, LEAST_REPEATS, MOST_REPEATS = 2000.0, 3, 40
 
 
 def oracle(
@@ -44,8 +50,6 @@ def oracle(
     found by measuring all of them; what is told of it, of the chosen one and of each device alone is measured once more, in turns: the least
     of many noisy times is too good to be true.
     """
-    # One hand-over is all that an operator by itself has: gates before it cost what they save.
-    devices = {name: device.used_by(waiting="event") if device.waiting == "flag" else device for name, device in devices.items()}
     nodes = [n for n in candidates(graph) if op_for(n).split_axes(n) and devices["gpu"].declines(n) is None]
     rows = []
     for done, node in enumerate(nodes):
@@ -71,6 +75,14 @@ def by_itself(node: Node) -> Graph:
     """A graph of that operator alone; what it reads of others is an input."""
     inputs = tuple(dict.fromkeys(v for v in node.inputs if v is not None and not v.is_constant))
     return Graph(node.name, inputs, tuple(v for v in node.outputs if v is not None), (node,))
+
+
+def in_a_row(node: Node, partition: Partition, count: int) -> tuple[Graph, Plan]:
+    """A graph of that operator so many times, all with the same inputs, and the plan that runs each under the partition."""
+    nodes = [replace(node, name=f"{node.name} {number}", outputs=tuple(None if v is None else Value(f"{v.name} {number}", v.type) for v in node.outputs))
+             for number in range(count)]
+    graph = replace(by_itself(node), outputs=tuple(v for v in nodes[-1].outputs if v is not None), nodes=tuple(nodes))
+    return graph, Plan(graph.name, graph.digest, "oracle", tuple(replace(partition, name=n.name) for n in nodes))
 
 
 def geomean(values: Sequence[float]) -> float | None:
@@ -113,16 +125,20 @@ def _cuts(node: Node) -> Iterator[Partition]:
 
 
 def _time(node: Node, partitions: Sequence[Partition], devices: Mapping[str, Device], threads: Mapping[str, int], seconds: float) -> list[float]:
-    """Microseconds of a run of that operator alone under each of the partitions, taken in turns, without copying feeds in and results out."""
-    graph = by_itself(node)
+    """Microseconds of that operator under each of the partitions, taken in turns, without copying feeds in and results out."""
+    feeds = {v.name: _feed(v) for v in by_itself(node).inputs}
+
+    def prepare(partition: Partition, count: int) -> PreparedRun:
+        graph, plan = in_a_row(node, partition, count)
+        made = PreparedRun(graph, plan, devices, threads["gpu" if "gpu" in partition.devices else "cpu"], one_by_one=True)
+        made.run(feeds)
+        return made
+
+    with closing(prepare(partitions[0], 1)) as single:
+        once_us = min(_once(single) for _ in range(LEAST_TURNS)) * 1e6
+    count = int(min(max(RUN_US / max(once_us, 1.0), LEAST_REPEATS), MOST_REPEATS))
     with ExitStack() as stack:
-        runs = []
-        for partition in partitions:
-            plan = Plan(node.name, graph.digest, "oracle", (partition,))
-            prepared = PreparedRun(graph, plan, devices, threads["gpu" if "gpu" in partition.devices else "cpu"])
-            stack.callback(prepared.close)
-            prepared.run({v.name: _feed(v) for v in graph.inputs})
-            runs.append(prepared)
+        runs = [stack.enter_context(closing(prepare(partition, count))) for partition in partitions]
         times: list[list[float]] = [[] for _ in runs]
         turns, begun = orders(len(runs)), time.perf_counter()
         for turn in range(MOST_TURNS):
@@ -130,7 +146,7 @@ def _time(node: Node, partitions: Sequence[Partition], devices: Mapping[str, Dev
                 times[at].append(_once(runs[at]))
             if turn + 1 >= LEAST_TURNS and time.perf_counter() - begun > seconds * len(runs):
                 break
-    return [statistics.median(t) * 1e6 for t in times]
+    return [statistics.median(t) * 1e6 / count for t in times]
 
 
 def _once(prepared: PreparedRun) -> float:

@@ -52,14 +52,15 @@ class PreparedRun:
 
     `plan` is the plan that really runs: a node whose kernel a device cannot build goes to the CPU with a warning, or, with
     `strict`, raises the DeviceError. With a `trace` its preparation is traced, and `runtime.traced.run_traced` can time its runs.
-    `progress` is called with (done, of, what) while kernels are compiled, and in the first run, in which drivers compile too.
+    `progress` is called with (done, of, what) while kernels are compiled, and in the first run, in which drivers compile too. one_by_one: no
+    node is begun before each unit is done with the one before, whatever it reads.
     """
 
     def __init__(self, graph: Graph, plan: Plan, devices: Mapping[str, Device], threads: int = 1, strict: bool = False,
-                 trace: Trace | None = None, progress: Callable[[int, int, str], None] | None = None):
+                 trace: Trace | None = None, progress: Callable[[int, int, str], None] | None = None, one_by_one: bool = False):
         plan.check(graph)
         self.graph, self.devices, self.threads, self.trace, self.progress = graph, devices, threads, trace, progress
-        self.plan = settle(graph, plan, devices, strict)
+        self.plan, self._one_by_one = settle(graph, plan, devices, strict), one_by_one
         self.has_run = False
         refused: list[_NoKernel] = []
         while True:
@@ -84,7 +85,7 @@ class PreparedRun:
         trace = self.trace
         with phase(trace, "schedule"):
             self.asynchronous = frozenset(name for name, device in self.devices.items() if device.asynchronous and name in plan.devices)
-            steps = ordered(self.graph, plan, self.asynchronous)
+            steps = ordered(self.graph, plan, self.asynchronous, self._one_by_one)
             self.memory: MemoryPlan = plan_memory(self.graph, steps, plan.early_reuse)
             self.steps: list[Step] = guard(steps, self.memory)
         self.kept = self._in_images()

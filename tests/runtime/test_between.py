@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from coexec.api.between import DEPTHS, IN_STEP, LEAST_LOOKS, MOST_COMPANY, Looked, RunCosts, between, cut_somehow, made_up, plan_on
-from coexec.api.observation import by_counters, inner_us, usual, waking_us
+from coexec.api.between import LEAST_LOOKS, MOST_COMPANY, RunCosts
+from coexec.api.looks import DEPTHS, Look, Looker, LooksElsewhere, Seen, cut_somehow, made_up, plan_on
+from coexec.api.observation import between, by_counters, inner_us, usual, waking_us
 from coexec.cost.compose import CostModel
 from coexec.cost.corrections import Between
 from coexec.devices.null.device import NullDevice
@@ -74,36 +77,66 @@ def test_by_counters_no_piece_begins_late_and_naps_are_left_out():
     assert by_counters(trace, Between(begin_us=2.0, sync_us=0.5)) is None and by_counters(Trace(), Between(sync_us=10.0)) is None
 
 
-def test_this_machines_runs_are_asked():
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "elsewhere"])
+def test_this_machines_runs_are_asked(elsewhere):
     devices = find_devices(need_gpu=True)
-    with closing(RunCosts(devices, 1)) as runs:
+    with closing(RunCosts(devices, 1, LooksElsewhere(1) if elsewhere else None)) as runs:
         runs.look()
         made = runs.told(board())
         assert runs.looks == LEAST_LOOKS, "a single moment says little"
-        stepping = runs._prepared["cut"].in_step is not None
-        assert all((IN_STEP in seen) == stepping for seen in runs._seen)
+        assert (runs._here is None) == elsewhere
+        stepping = devices["gpu"].queue(1).handshake(wanted=True) is not None
+        assert all((look.in_step is not None) <= stepping for look in runs.seen)
         counted = runs.told(board(waiting="flag"))
+    assert 2 * sum(look.in_step is not None for look in runs.seen) <= LEAST_LOOKS or counted.gpu.begin_us == 0.0, "pieces stand at their gates"
     assert 0 < made.gpu.launch_us < 5000 and made.gpu.launch_us != 1.0 and made.gpu.begin_us >= 0 and made.gpu.sync_us > 0
     assert 0 < made.cpu.run_us < 5000 and made.cpu.copy_gbs > 0.1 and all(
-        seen[f"gpu {deep}"].beside_gpu_us > 0 for seen in runs._seen for deep in DEPTHS)
+        look.plans[f"gpu {deep}"].beside_gpu_us > 0 for look in runs.seen for deep in DEPTHS)
     assert all(1.0 <= v <= MOST_COMPANY for unit in (made.cpu, made.gpu) for v in unit.busy.values()) and set(made.gpu.busy) == {"compute", "memory"}
-    assert counted.gpu.begin_us == 0.0 or not stepping, "pieces stand at their gates"
     assert from_yaml(to_yaml(made)) == made
-    with closing(RunCosts({"cpu": devices["cpu"]}, 1)) as runs:
+    assert [Look.from_dict(json.loads(json.dumps(look.to_dict()))) for look in runs.seen] == runs.seen
+
+
+def test_of_a_cpu_alone_runs_are_asked():
+    with closing(RunCosts({"cpu": find_devices("none")["cpu"]}, 1)) as runs:
         alone = runs.told(replace(board(), gpu=None))
     assert 0 < alone.cpu.run_us < 5000 and alone.gpu is None
+
+
+def test_a_process_that_is_lost_is_done_without(caplog):
+    elsewhere = LooksElsewhere(1)
+    elsewhere.command = [sys.executable, "-c", "import sys; sys.exit(3)"]
+    with closing(RunCosts({"cpu": find_devices("none")["cpu"]}, 1, elsewhere)) as runs, caplog.at_level("INFO", "coexec"):
+        runs.look()
+        runs.look()
+        assert runs.looks == 2 and runs._here is not None
+    (told,) = [r.getMessage() for r in caplog.records if "looked at" in r.getMessage()]
+    assert told.startswith("runs are looked at in this process: ") and "exit code 3" in told
+
+
+def seen(run_us: float, taken_us: dict | None = None) -> Seen:
+    return Seen(taken_us or {}, run_us, run_us, 50.0)
 
 
 def test_one_odd_moment_says_nothing():
     """Of five looks one was made while something else had the machine."""
     runs, odd = RunCosts({"cpu": find_devices("none")["cpu"]}, 1), 700.0
     with closing(runs):
-        for run_us in (41.0, 40.0, odd, 42.0, 41.0):
-            trace = Trace()
-            trace.runs = 1
-            trace.spans.append(Span("n", "cpu", 60.0, 50.0, "piece", {"run": 0}))
-            runs._seen.append({"cpu": Looked(trace, [Edges(50.0, 100.0, 9.0, run_us)])})
+        runs.seen += [Look({"cpu": seen(run_us)}) for run_us in (41.0, 40.0, odd, 42.0, 41.0)]
         assert runs.told(replace(board(), gpu=None)).cpu.run_us == 41.0
+
+
+def test_runs_in_step_tell_a_board_that_keeps_in_step():
+    """The middle of what looks showed of runs kept in step; where most showed nothing of such, or the board waits by events, by events it is."""
+    runs = RunCosts({"cpu": find_devices("none")["cpu"]}, 1)
+    by_events, in_step = Between(9.0, 14.0, 2.0, 1.0), [Between(3.0, 0.0, 5.0, None), Between(4.0, 0.0, 6.0, None), None]
+    runs.seen += [Look({"cpu": seen(40.0), "cut": seen(50.0)}, by_events, counted) for counted in in_step]
+    with closing(runs):
+        told = runs.told(board(waiting="flag", ready_us=7.0)).gpu
+        assert (told.launch_us, told.begin_us, told.sync_us, told.ready_us) == (3.5, 0.0, 5.5, 1.0)
+        assert runs.told(board()).gpu.launch_us == 9.0
+        runs.seen += [Look({"cpu": seen(40.0), "cut": seen(50.0)}, by_events) for _ in range(2)]
+        assert runs.told(board(waiting="flag")).gpu.launch_us == 9.0
 
 
 def test_what_a_run_takes_around_its_pieces():
@@ -112,14 +145,15 @@ def test_what_a_run_takes_around_its_pieces():
     for name, track, category, start, stop in (
             ("run 0", "run", "run", 0.0, 1000.0), ("copy inputs", "host", "copy", 10.0, 60.0), ("enqueue n", "host", "enqueue", 70.0, 80.0),
             ("n", "gpu", "piece", 100.0, 900.0), ("wait", "host", "wait", 85.0, 930.0), ("copy outputs", "host", "copy", 940.0, 990.0)):
-        trace.spans.append(Span(name, track, start, stop - start, category, {"run": 0}))
-    looked = Looked(trace, [Edges(60.0, 900.0, 40.0, 5.0), Edges(60.0, 904.0, 40.0, 5.0)])
-    assert inner_us(trace, "gpu") == [800] and waking_us(trace) == [0] and looked.around_us == 5 and looked.beside_gpu_us == 902 + 5 - 800
-    assert looked._replace(plain=[Edges(60.0, 700.0, 40.0, 5.0)]).beside_gpu_us == 5, "a quick moment's runs are no shorter than their own edges"
+        trace.spans.append(Span(name, track, start, stop - start, category, {"run": 0, "node": name}))
+    edges = [Edges(60.0, 900.0, 40.0, 5.0), Edges(60.0, 904.0, 40.0, 5.0)]
+    found = Seen.of(trace, edges)
+    assert inner_us(trace, "gpu") == [800] and waking_us(trace) == [0] and found == Seen({("n", "gpu"): 800.0}, 5, 902 + 5 - 800, 60)
+    assert Seen.of(trace, [Edges(60.0, 700.0, 40.0, 5.0)]).beside_gpu_us == 5, "a quick moment's runs are no shorter than their own edges"
     # That the others of a team are woken first is before their steps, too: not so later, when they are awake.
     trace.spans += [Span("a", "cpu: team thread 1", at, 20.0, "share", {"run": 0}) for at in (95.0, 500.0)]
-    trace.spans += [Span("a", "cpu", 80.0, 40.0, "piece", {"run": 0}), Span("b", "cpu", 490.0, 40.0, "piece", {"run": 0})]
-    assert waking_us(trace) == [95 - 80] and looked.around_us == 5 + 15
+    trace.spans += [Span(name, "cpu", at, 40.0, "piece", {"run": 0, "node": name}) for name, at in (("a", 80.0), ("b", 490.0))]
+    assert waking_us(trace) == [95 - 80] and Seen.of(trace, edges).around_us == 5 + 15
     run = PreparedRun(graph, plan_on(graph, "cpu"), {"cpu": find_devices("none")["cpu"]})
     with closing(run):
         feeds = {v.name: np.ones(v.shape, np.float32) for v in graph.inputs}
