@@ -290,6 +290,12 @@ def _implicit(g: Windowed, f: Facts, woken: Array) -> Case:
     return Case("conv/pointwise_strided" if g.taps == 1 else "conv/columns", np.arange(len(rows)), terms, sizes)
 
 
+def _panels(columns: Array, lanes: int) -> tuple[Array, Array, Array]:
+    """How many strips of three, two and one vectors a block of tiles has: all but the last are of three, whatever is left."""
+    vectors = up(columns, lanes)
+    return vectors // 3, (vectors % 3 == 2) * 1, (vectors % 3 == 1) * 1
+
+
 def _winograd(g: Windowed, f: Facts, m: int, woken: Array) -> Case:
     points, ic, oc = (m + 2) ** 2, g.icg, g.oc
     padded = up(oc, f.tile_rows) * f.tile_rows
@@ -301,9 +307,7 @@ def _winograd(g: Windowed, f: Facts, m: int, woken: Array) -> Case:
     block = np.where(blocks > 1, up(block, f.panel) * f.panel, lanes_up(block, f.lanes))
     blocks = up(tiles, block)
     last = lanes_up(tiles - (blocks - 1) * block, f.lanes)
-    a3, a2, a1, _ = strips_of(block, f.lanes)
-    b3, b2, b1, _ = strips_of(last, f.lanes)
-    s3, s2, s1 = (a * (blocks - 1) + b for a, b in ((a3, b3), (a2, b2), (a1, b1)))
+    s3, s2, s1 = (a * (blocks - 1) + b for a, b in zip(_panels(block, f.lanes), _panels(last, f.lanes)))
     steps = g.n * points * ic * (padded // f.tile_rows) * M
     done = (block * (blocks - 1) + last) / f.lanes
     runs = down + blocks - 1

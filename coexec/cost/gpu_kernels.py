@@ -154,7 +154,7 @@ def _panel(g: Windowed, f: Facts, flat: Array, rows: Array, vectors: Array, bloc
     columns, stacks = vectors * w, g.n * g.groups
     panels = up(g.pixels, columns)
     tiles = up(g.ocg, rows)
-    steps = stacks * panels * tiles * depth * M
+    steps, done, whole = stacks * panels * tiles * depth * M, stacks * _computed(g.pixels, vectors, w) * M, stacks * up(g.pixels, w) * M
     width, height = np.where(flat, g.pixels, g.ow), np.where(flat, 1, g.oh)
     weights = tiles * rows * depth * 4
     level = level_of(weights, f)
@@ -169,12 +169,11 @@ def _panel(g: Windowed, f: Facts, flat: Array, rows: Array, vectors: Array, bloc
     lanes_left = (g.pixels % columns > 0) * stacks * g.ocg * (g.pixels % columns)
     terms = {
         "fixed": np.ones(len(panels)), "panels_k": stacks * panels * K,
-        "fma_m": steps * rows * vectors, "step_m": steps, "row_step_m": steps * rows, "common_step_m": steps * by_strips,
+        "fma_m": done * tiles * depth * rows, "step_m": steps, "row_step_m": steps * rows, "common_step_m": steps * by_strips,
         "mb_weights_l2": stream * (level == 1), "mb_weights_l3": stream * (level == 2), "mb_cold": g.groups * weights * M,
-        "panel_mvec": stacks * panels * depth * vectors * M, "strip_melem": indirect * strip_rows * strip_row * M,
+        "panel_mvec": whole * depth, "strip_melem": indirect * strip_rows * strip_row * M,
         "strip_rows_m": indirect * strip_rows * g.sw * M, "taps_m": indirect * g.taps * crossing * M,
-        "out_mvec": stacks * panels * g.ocg * vectors * M, "partial_melem": lanes_left * M,
-        "sums_mvec": stacks * panels * tiles * rows * vectors * (blocks - 1) * M,
+        "out_mvec": done * g.ocg, "partial_melem": lanes_left * M, "sums_mvec": done * tiles * rows * (blocks - 1),
         "mb_in": stacks * g.icg * g.ih * g.iw * 4 * M, "mb_out": g.n * g.oc * g.pixels * 4 * M,
     }
     sizes = {"oc": g.ocg, "depth": depth, "pixels": g.pixels, "width": width, "tile": rows * vectors}
@@ -184,10 +183,19 @@ def _panel(g: Windowed, f: Facts, flat: Array, rows: Array, vectors: Array, bloc
     return Case("conv/panel", np.arange(len(panels)), terms, {**sizes, "stacks": stacks})
 
 
+def _computed(columns: Array, vectors: Array, width: int) -> Array:
+    """Vectors of so many columns that register tiles of `vectors` compute: of the last panel one, where it has no more, or all (EACH_WIDTH in
+    gemm_tile.clh).
+    """
+    full = (columns - 1) // (vectors * width)
+    narrow = (columns - full * vectors * width <= width) & (vectors < 4)
+    return full * vectors + np.where(narrow, 1, vectors)
+
+
 def _winograd_case(g: Windowed, f: Facts, cut: dict[str, Array], staged: bool) -> Case:
     stacks, panels, vectors, rows = g.n * g.groups, cut["panels"], cut["vectors"], cut["rows"]
     tiles = up(g.ocg, rows)
-    steps = stacks * panels * tiles * 36 * g.icg * M
+    steps, whole = stacks * panels * tiles * 36 * g.icg * M, stacks * up(cut["tiles"], f.gpu_width) * M
     weights = tiles * rows * 36 * g.icg * 4
     passes = np.where(weights > 0.7 * f.l2_bytes, panels, 1)
     freq = 36 * 4 * g.icg * cut["columns"] * panels * stacks
@@ -195,12 +203,13 @@ def _winograd_case(g: Windowed, f: Facts, cut: dict[str, Array], staged: bool) -
     runs = np.minimum(up(g.oh, 4), up(cut["columns"], across) + (across % cut["columns"] > 0))
     rows_in = (runs - 1) * 4 + 6
     terms = {
-        "fixed": np.ones(len(panels)), "panels_k": stacks * panels * K, "fma_m": steps * rows * vectors, "step_m": steps,
+        "fixed": np.ones(len(panels)), "panels_k": stacks * panels * K,
+        "fma_m": stacks * _computed(cut["tiles"], vectors, f.gpu_width) * tiles * 36 * g.icg * rows * M, "step_m": steps,
         "row_step_m": steps * rows, "mb_cold": weights * M * (1 if staged else passes),
-        "in_mvec": stacks * panels * vectors * g.icg * M, "in_rows_m": stacks * panels * g.icg * rows_in * M,
+        "in_mvec": whole * g.icg, "in_rows_m": stacks * panels * g.icg * rows_in * M,
         "in_melem": stacks * panels * g.icg * rows_in * np.minimum(across, cut["columns"]) * 4 * M,
         "in_runs_m": stacks * panels * g.icg * runs * 36 * M,
-        "out_mvec": stacks * panels * vectors * tiles * rows * M, "out_runs_m": stacks * panels * g.ocg * runs * 4 * M,
+        "out_mvec": whole * g.ocg, "out_runs_m": stacks * panels * g.ocg * runs * 4 * M,
         "mb_between": freq * M, "mb_in": stacks * g.icg * g.ih * g.iw * 4 * M, "mb_out": g.n * g.oc * g.pixels * 4 * M,
     }
     name = "conv/winograd_staged" if staged else "conv/winograd"

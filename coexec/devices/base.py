@@ -217,6 +217,10 @@ class Queue(ABC):
     def seal(self) -> None:
         """Called once after the last compile: allocates scratch memory and binds arguments."""
 
+    def host_scratch(self) -> Sequence[np.ndarray]:
+        """The host's memory that kernels use while they run, one after the other, where it is that."""
+        return ()
+
     def flushes(self) -> Sequence[Call] | None:
         """What `flush` does as calls of C functions; None where it is more than that."""
         return None

@@ -135,6 +135,7 @@ class Round:
             self.turns = [self._made(i, node, region, rng) for i, (node, region) in enumerate(pieces)]
             self._trying(-1)
             self.queue.seal()
+            self._scratch = self.queue.host_scratch()
         except BaseException:
             self.close()
             raise
@@ -250,9 +251,12 @@ class Round:
 
     def _sweep(self) -> None:
         """Reads so much that no weights are left in the caches: a network's are long gone when they are used again. Its activations are not:
-        their memory is used again and again; but for those that are so large that the caches have seen too much else until then.
+        their memory is used again and again; but for those that are so large that the caches have seen too much else until then. Nor is what kernels
+        use beside: without, the first of a round that needs so much, and no other, has it from memory.
         """
         sweep()
+        for scratch in self._scratch:
+            scratch.max(initial=0)
         if self.arena.shared and self._warm:
             self.arena.host[:self._warm].max()
             self.arena.host[-self._warm:].max()

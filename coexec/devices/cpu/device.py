@@ -119,6 +119,9 @@ class CpuQueue(Queue):
         if self._team is None and parallel:
             self._team = ThreadTeam(self.threads, own[1:])
 
+    def host_scratch(self) -> Sequence[np.ndarray]:
+        return self._scratch
+
     @property
     def scratch_bytes(self) -> int:
         """Bytes of scratch memory and packed weights that this queue holds."""
