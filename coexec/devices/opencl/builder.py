@@ -50,6 +50,7 @@ from ...ops.narrow import NARROW
 from ...regions import Region
 from ..base import DeviceFacts, Operand, TensorView
 from . import host, program
+from .error_function import erf
 from .launch import Launch
 
 if TYPE_CHECKING:
@@ -399,4 +400,5 @@ def activation_defines(activation: Activation | None, dtype: Any = np.float32) -
     if activation.kind == "Clip":  # min(max(x, lo), hi): hi wins where they cross
         alpha = min(alpha, beta)
     number = np.float64 if np.dtype(dtype) == np.float64 else np.float32
-    return {f"ACT_{activation.kind.upper()}": 1, "ACT_ALPHA": number(alpha), "ACT_BETA": number(beta)}
+    own = {"ERF(T, x)": erf("x")} if activation.kind == "Gelu" and np.dtype(dtype) == np.float32 else {}
+    return {**own, f"ACT_{activation.kind.upper()}": 1, "ACT_ALPHA": number(alpha), "ACT_BETA": number(beta)}

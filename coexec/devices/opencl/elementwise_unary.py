@@ -10,6 +10,7 @@ from ...graph.ir import Node
 from ...ops.narrow import computed_in
 from ..base import DeviceFacts
 from .builder import Compile, builds, declines, short
+from .error_function import erf
 from .nd import elementwise
 from .program import literal
 
@@ -102,7 +103,8 @@ def build_gelu(c: Compile) -> None:
     if c.node.attr("approximate", "none") == "tanh":
         inner = f"tanh((T)({number(np.sqrt(2 / np.pi), dtype)}) * (a0 + (T)({number(0.044715, dtype)}) * a0 * a0 * a0))"
     else:
-        inner = f"erf(a0 * (T)({number(2**-0.5, dtype)}))"
+        scaled = f"a0 * (T)({number(2**-0.5, dtype)})"
+        inner = erf(scaled) if dtype == np.float32 else f"erf({scaled})"
     _unary(c, f"(T)(0.5f) * a0 * ((T)(1) + {inner})")
 
 
