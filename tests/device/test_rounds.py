@@ -141,6 +141,23 @@ def test_what_was_used_before_large_activations_come_around_is_not_kept_in_the_c
         assert company._warm == 2 * small.nbytes and company.arena.nbytes == 2 * large.nbytes
 
 
+def test_what_kernels_use_beside_is_in_the_caches_when_a_round_begins(monkeypatch):
+    """Else the first that needs so much, and no other, has it from memory; on the CPU it is there to be read."""
+    order = []
+
+    class Scratch:
+        def max(self, initial):
+            order.append("scratch")
+
+    monkeypatch.setattr(rounds, "sweep", lambda: order.append("sweep"))
+    cpu = find_devices("none")["cpu"]
+    with Round(cpu, samples("conv_3x3")) as company:
+        assert sum(s.nbytes for s in company._scratch) > 100_000 and company._scratch == company.queue.host_scratch()
+        company._scratch = [Scratch()]
+        company.time(count=2)
+    assert len(order) >= 6 and order[::2] == ["sweep"] * (len(order) // 2) and order[1::2] == ["scratch"] * (len(order) // 2)
+
+
 def test_the_usual_gap_is_that_of_many_rounds():
     found = [usual_gap_us("a device of the test", us) for us in (1.0, 9.0, 1.0, 1.0, 1.0)]
     assert found == [1.0, 5.0, 1.0, 1.0, 1.0]

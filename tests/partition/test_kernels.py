@@ -140,6 +140,35 @@ def test_a_gpu_s_piece_cut_along_height_has_the_tile_and_the_layout_of_the_cpu_s
     assert told == {True, False}, "some of these are read as strips, some are not"
 
 
+@pytest.mark.parametrize("size", [4, 7, 10, 13, 14, 20, 27, 28])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_what_a_gpu_s_last_panel_lacks_is_not_counted(size, kernel):
+    """EACH_WIDTH of gemm_tile.clh: where a single vector is left, one is multiplied, but for tiles of four, which have no such variant."""
+    facts = Facts(gpu_width=16, local_bytes=768 << 10)
+    node = whole_of(sized("Conv", 1, 24, size, size, 64, kernel, 1)).node
+    (case,) = cases([(node, [bounds([Region.whole(node.output.shape)], 4)])], "gpu", facts)
+    across = -(-size // 4)
+    columns, points = (across * across, 36) if "winograd" in case.kernel else (size * size, kernel**2)
+    rows = round(case.terms["row_step_m"][0] / case.terms["step_m"][0])
+    vectors = int(case.sizes["tile"][0]) // rows
+    computed = 0
+    for first in range(0, columns, 16 * vectors):
+        left = min(16 * vectors, columns - first)
+        computed += 1 if left <= 16 and vectors < 4 else vectors
+    assert case.terms["fma_m"][0] == pytest.approx(computed * -(-64 // rows) * rows * points * 24 * 1e-6), (case.kernel, vectors)
+
+
+@pytest.mark.parametrize("size", [16, 20, 24, 28, 36, 40])
+def test_winograd_s_strips_are_counted_as_they_are_cut(size):
+    """As `winograd.products` goes along a block: strips of three vectors, and what is left."""
+    node = whole_of(sized("Conv", 1, 16, size, size, 32, 3, 1)).node
+    (case,) = cases([(node, [bounds([Region.whole(node.output.shape)], 4)])], "cpu", Facts(lanes=16, tile_rows=8, l2_bytes=1 << 20))
+    assert case.kernel == "conv/winograd4"
+    count, steps = -(-(size // 4) ** 2 // 16) * 16, 36 * 16 * (32 // 8) * 1e-6
+    widths = [min(48, count - start) // 16 for start in range(0, count, 48)]
+    assert [case.terms[f"mtile{v}"][0] for v in (3, 2, 1)] == pytest.approx([widths.count(v) * steps for v in (3, 2, 1)])
+
+
 def test_features_are_finite_and_larger_pieces_have_no_less_work():
     facts = Facts(local_bytes=768 << 10)
     for sample in few_samples(6):
