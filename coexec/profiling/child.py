@@ -57,9 +57,9 @@ class Child:
         self._in, theirs_out = os.pipe()
         self._buffer = b""
         try:
-            # What a driver prints to stdout must not be taken for a result of the verb.
+            # What a driver prints to stdout must not be taken for a result of the verb. Ctrl-C of a terminal is this process's, which ends the other.
             self.child = subprocess.Popen([*self.command, str(theirs_in), str(theirs_out)], pass_fds=(theirs_in, theirs_out),
-                                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+                                          stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
         except OSError as error:
             os.close(self._in), os.close(self._out)
             raise DeviceError("no process can be started to measure in", found=error.strerror or str(error)) from None

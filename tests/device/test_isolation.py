@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import sys
 import time
@@ -55,6 +56,12 @@ def timed_together(isolated, samples):
 def timed(isolated, family):
     row, = timed_together(isolated, [whole_of(SHAPES[family][0])])
     return row
+
+
+def test_ctrl_c_of_a_terminal_is_not_the_childs(isolated):
+    """Else it would die with a traceback beside the one line that the verb has to say."""
+    isolated.start()
+    assert os.getpgid(isolated.child.pid) != os.getpgid(0)
 
 
 def test_a_lost_kernel_is_told_and_the_next_is_timed(isolated):
