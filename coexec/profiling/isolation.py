@@ -52,7 +52,7 @@ class Isolated(Child):
         self.start()
         self._at = -1
         self.tell({"samples": [{"row": asdict(s.row), "region": [(i.start, i.stop) for i in s.region]} for s in samples],
-                    "threads": threads, "wait_us": wait_us})
+                   "threads": threads, "wait_us": wait_us})
 
     def built(self) -> None:
         """Waits until the round that was begun is compiled. Raises KernelLost, whose `index` says which sample it was where that is known."""
