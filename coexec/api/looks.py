@@ -46,8 +46,8 @@ LOOK_S = 120.0
 class Seen:
     """What one look saw of a plan.
 
-    taken_us: by (node, unit), what its piece took in traced runs (`observation.taken_us`). The others are of plain runs, for a trace lengthens what lies
-    around the steps. around_us: before the first step and after the last, but for copying; and until the other threads are awake that share the
+    taken_us: by (node, unit), what its piece took in traced runs (`observation.taken_us`). The others are of plain runs, for a trace lengthens what
+    lies around the steps. around_us: before the first step and after the last, but for copying; and until the other threads are awake that share the
     first. beside_gpu_us: of runs whose pieces are all the GPU's, what they take beside them and copying; not less than around their steps. feed_us:
     copying inputs.
     """
@@ -93,8 +93,8 @@ Asked = tuple[Graph, Plan, int]
 
 
 def asked_of(devices: Mapping[str, Device], threads: int) -> dict[str, Asked]:
-    """What is run on these devices, by name: `cpu`, the CPU alone with all that it may have; with a GPU that can be waited for `cut`, and, where that has a
-    kernel for every node, either unit by itself as it is beside the other.
+    """What is run on these devices, by name: `cpu`, the CPU alone with all that it may have; with a GPU that can be waited for `cut`, and, where
+    that has a kernel for every node, either unit by itself as it is beside the other.
     """
     graph = made_up()
     found: dict[str, Asked] = {"cpu": (graph, plan_on(graph, "cpu"), threads_alone(devices, threads))}

@@ -36,8 +36,8 @@ class ChildLost(DeviceError):
 class Child:
     """A process that is started when first needed, and again after each loss. A context manager.
 
-    command: what runs in it; it gets two numbers more, the pipes to read and to write. task: what it does, for messages. opencl: the GPU that it opens,
-    if not the one that settings name.
+    command: what runs in it; it gets two numbers more, the pipes to read and to write. task: what it does, for messages. opencl: the GPU that it
+    opens, if not the one that settings name.
     """
 
     #: What is raised where the process is lost.

@@ -79,8 +79,10 @@ def by_itself(node: Node) -> Graph:
 
 def in_a_row(node: Node, partition: Partition, count: int) -> tuple[Graph, Plan]:
     """A graph of that operator so many times, all with the same inputs, and the plan that runs each under the partition."""
-    nodes = [replace(node, name=f"{node.name} {number}", outputs=tuple(None if v is None else Value(f"{v.name} {number}", v.type) for v in node.outputs))
-             for number in range(count)]
+    nodes = []
+    for number in range(count):
+        outputs = tuple(None if v is None else Value(f"{v.name} {number}", v.type) for v in node.outputs)
+        nodes.append(replace(node, name=f"{node.name} {number}", outputs=outputs))
     graph = replace(by_itself(node), outputs=tuple(v for v in nodes[-1].outputs if v is not None), nodes=tuple(nodes))
     return graph, Plan(graph.name, graph.digest, "oracle", tuple(replace(partition, name=n.name) for n in nodes))
 
