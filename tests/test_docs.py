@@ -207,7 +207,7 @@ def test_a_command_that_is_not_run_is_valid(page, command):
 
 #: What makes a tool quick that takes minutes on real networks.
 QUICKLY = {"evaluate_predictors.py": ["--iters", "2", "--passes", "1"], "find_fusion.py": ["--rounds", "3"],
-           "compare_sampling.py": ["--seconds", "1", "--rounds", "1"]}
+           "compare_sampling.py": ["--seconds", "1", "--rounds", "1"], "bench_company.py": ["--runs", "1"]}
 
 
 @pytest.mark.parametrize("page, command", [(p, c) for p, c, run in commands() if run and c.startswith("python ")])

@@ -61,6 +61,17 @@ def test_the_oracle_is_never_worse_than_what_was_chosen(imagined):
     assert row["oracle_us"] == row["chosen_us"] == 23.0, "20 of 30 is no tenth, and better than every tenth"
 
 
+def test_an_operator_is_repeated_in_one_run_on_the_same_inputs():
+    graph = graph_of("Relu")
+    (node,) = graph.nodes
+    plan_of_one = always((0, 15, 30), ("gpu", "cpu"))(graph)
+    repeated, plan = oracles.in_a_row(node, plan_of_one["n"], 3)
+    plan.check(repeated)
+    assert len({n.name for n in repeated.nodes}) == len({n.output for n in repeated.nodes}) == 3
+    assert all(n.inputs == node.inputs for n in repeated.nodes) and repeated.outputs == repeated.nodes[-1].outputs
+    assert all(p.bounds == (0, 15, 30) and p.devices == ("gpu", "cpu") for p in plan.partitions)
+
+
 def test_times_are_taken_on_the_devices():
     graph, costs = graph_of("Relu"), null_devices(0.002)
     (row,) = oracle(graph, always((0, 30), ("gpu",)), costs, THREADS, 0.001)["ops"]

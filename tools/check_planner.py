@@ -126,11 +126,13 @@ def waits(options: argparse.Namespace, profile: DeviceProfile) -> dict[str, Any]
     """
     profile, rows = profile.with_threads(profile.cpu.threads or 1), []
     for name, graph in models(options.models):
-        plans = [parse_strategy(spec).plan(graph, profile, judging=judging) for spec in ("coexec", "coexec:chains=false")]
+        plans = [parse_strategy(spec).plan(graph, profile, judging=judging) for spec in ("coexec", "coexec:chains=false", *options.strategies)]
         counts = [sum(isinstance(step, Wait) for step in schedule(graph, plan)) for plan in plans]
-        each = sum("gpu" in p.devices for p in plans[0].partitions)
-        rows.append({"model": name, "waits": counts[0], "each_by_itself": each, "chains_false": counts[1],
-                     "ms": [plan.predicted_ms for plan in plans]})
+        each = [sum("gpu" in p.devices for p in plan.partitions) for plan in plans]
+        others = {spec: {"waits": counts[at], "each_by_itself": each[at], "longer": plans[at].predicted_ms / plans[0].predicted_ms}
+                  for at, spec in enumerate(options.strategies, 2)}
+        rows.append({"model": name, "waits": counts[0], "each_by_itself": each[0], "chains_false": counts[1],
+                     "ms": [plan.predicted_ms for plan in plans], "others": others})
     return {"rows": rows}
 
 
@@ -214,6 +216,10 @@ def tables(found: dict[str, Any]) -> Iterator[str]:
         halved = sum(2 * r["waits"] <= r["each_by_itself"] for r in some)
         yield (f"At most half of those of each operator by itself on {halved} of {len(some)}; "
                f"{len(found['waits']['rows']) - len(some)} plans leave the GPU alone.")
+        for spec in found["waits"]["rows"][0]["others"]:
+            told = [r["others"][spec] for r in found["waits"]["rows"]]
+            yield (f"{spec}: on {sum(2 * t['waits'] <= t['each_by_itself'] for t in told)} of {len(told)}, predicted to take "
+                   f"{100 * (geomean([t['longer'] for t in told]) - 1):+.1f} % in the geometric mean.")
     for part, what in (("ablation", "predicted"), ("measured", "measured")):
         if part in found:
             rows = found[part]["rows"]
@@ -259,7 +265,8 @@ def main() -> int:
     parser.add_argument("--graphs", type=int, default=400, help="random graphs (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=2026)
     parser.add_argument("--rounds", type=int, default=15, help="of `measured` (default: %(default)s)")
-    parser.add_argument("--strategies", metavar="NAME,...", type=lambda t: t.split(","), default=[], help="of `measured`, besides coexec, cpu, gpu")
+    parser.add_argument("--strategies", metavar="NAME,...", type=lambda t: t.split(","), default=[],
+                        help="of `measured`, besides coexec, cpu, gpu; of `waits`, beside coexec")
     parser.add_argument("--verify", action="store_true", help="of `measured`: the plan of coexec is checked and corrected by measurement first")
     parser.add_argument("--json", metavar="F.json", help="write everything there, and keep the rows of other models that are there already")
     options = parser.parse_args()

@@ -22,6 +22,8 @@ from ..errors import DeviceError
 from ..graph.ir import Graph
 from ..partition.plan import Plan, pieces
 from ..profiles import DeviceProfile, UnitProfile, rounded
+from ..profiling.child import ChildLost
+from ..runtime.schedule import HOST
 from .looks import DEPTHS, Look, Looker, LooksElsewhere, Seen, asked_of
 from .observation import ratios
 
@@ -39,7 +41,8 @@ class RunCosts:
     """What runs on these devices lose between and around their pieces, as several looks show it, each at another moment.
 
     A moment says little where a machine is shared: starting a piece takes several times as long in one as in another. So a profile looks again and
-    again while it measures kernels. elsewhere: looks in another process; where that is lost, or without, they are made here.
+    again while it measures kernels. elsewhere: looks in another process; without, or where none can be had, they are made here. Where it is lost, so
+    would be this one: from then on nothing is run on the GPU, and what such runs showed before does not count.
     """
 
     def __init__(self, devices: Mapping[str, Device], threads: int, elsewhere: LooksElsewhere | None = None):
@@ -59,6 +62,10 @@ class RunCosts:
             try:
                 self.seen.append(self._elsewhere.look())
                 return
+            except ChildLost as error:
+                log.warning("%s; what runs on both units lose is told by bare loops", error)
+                self._elsewhere, self._devices = None, {HOST: self._devices[HOST]}
+                self.seen.clear()
             except DeviceError as error:
                 log.info("runs are looked at in this process: %s", error)
                 self._elsewhere = None

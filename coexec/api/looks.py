@@ -1,7 +1,7 @@
 """Looks at runs of small made-up networks: what each plan's runs lost between and around their pieces, and what the pieces took.
 
-In a process of its own, where one can be had: a process that has timed kernels for minutes has memory all over, and starting a piece takes two or
-three times as long there as in an application that has just begun.
+In a process of its own, where one can be had: a process that has timed kernels for minutes has its memory all over, and starting a piece takes longer
+there than in an application that has just begun.
 """
 
 from __future__ import annotations
@@ -168,8 +168,12 @@ class LooksElsewhere(Child):
     def look(self) -> Look:
         """As `Looker.look`. Raises ChildLost where the process is lost, DeviceError where none can be had."""
         self.start()
-        self.tell({"look": True})
-        return Look.from_dict(self.hear(LOOK_S))
+        try:
+            self.tell({"look": True})
+            return Look.from_dict(self.hear(LOOK_S))
+        except KeyboardInterrupt:  # what it is about to answer is of a moment that nobody wants
+            self.close()
+            raise
 
 
 def main(arguments: Sequence[str]) -> None:

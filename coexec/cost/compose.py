@@ -24,9 +24,9 @@ from ..partition.plan import Partition, pieces
 from ..profiles import DeviceProfile, UnitProfile
 from ..regions import Region
 from .cases import Case, joined_cases
+from .contention import exposed, slower
 from .corrections import Corrections
 from .features import COLUMNS, family, features, features_of
-from .contention import exposed, slower
 from .geometry import Facts, bounds
 from .kernels import cases
 from .model import KernelModel, LatencyModel

@@ -96,7 +96,7 @@ def _cases_of(name: str, asked: Sequence[tuple[Node, Parts]], unit: str, facts: 
         told = shapes.Sizes.joined(shapes.sizes_of(*one) for one in joined)
         yield Case(shapes.form_of(node) or "", np.arange(len(told.form)), shapes.terms(told, dict(facts.blocks)), shapes.sizes(told))
         return
-    rules, far, weights = cpu_kernels if unit == "cpu" else gpu_kernels, {}, np.zeros(1)
+    rules, far, weights = cpu_kernels if unit == "cpu" else gpu_kernels, {}, 0.0
     if name == "conv":
         g = Windowed(joined)
         found = rules.conv(g, facts)
@@ -125,7 +125,7 @@ def _cases_of(name: str, asked: Sequence[tuple[Node, Parts]], unit: str, facts: 
     for case in found:
         every = len(case.at) == len(size)
         terms = {**(tail if every else {k: v[case.at] for k, v in tail.items()}), **case.terms}
-        mine = terms.get("mb_cold", weights if every or len(weights) == 1 else weights[case.at])  # as they are packed, where a rule tells
+        mine = terms.get("mb_cold", np.broadcast_to(weights, len(size))[case.at])  # as they are packed, where a rule tells
         yield case._replace(terms=terms, far_mb=mine + terms.get("mb_far", 0.0))
 
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any, NoReturn, TextIO
 
 from .. import settings
-from ..errors import DeviceError
+from ..errors import CoexecError, DeviceError
 
 #: Seconds that a child may take to open its device.
 START_S = 60.0
@@ -71,6 +71,9 @@ class Child:
             self.hear(START_S)
         except self.lost as error:  # no kernel's fault
             raise DeviceError("the device cannot be opened in a process of its own", found=error.found or error.what) from None
+        except BaseException:  # Ctrl-C: whoever asks next must not take its greeting for an answer
+            self.close()
+            raise
 
     def tell(self, what: dict[str, Any]) -> None:
         """Sends it a line. Raises `lost` where it has ended."""
@@ -125,7 +128,10 @@ def answering(arguments: Sequence[str]) -> Iterator[tuple[TextIO, TextIO]]:
         told = json.loads(lines.readline())["settings"]
         parsed = {name: settings.SETTINGS[name].parse(text) for name, text in told.items() if text != str(settings.get(name))}
         with settings.override(**parsed):
-            yield lines, answers
+            try:
+                yield lines, answers
+            except CoexecError:  # the parent tells what it makes of that
+                sys.exit(1)
 
 
 def say(answers: TextIO, what: dict[str, Any]) -> None:

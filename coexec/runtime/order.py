@@ -29,7 +29,7 @@ def apart(steps: Sequence[Step]) -> list[Step]:
     out: list[Step] = []
     started: dict[str, int] = {}  # the last piece of each asynchronous device
     waited: dict[str, int] = {}
-    moved, node, by_host = {-1: -1}, "", -1  # where steps lie now; the node at hand; the last step of the host
+    moved, node, by_host = {-1: -1}, None, -1  # where steps lie now; the node at hand; the last step of the host
     for at, step in enumerate(steps):
         if isinstance(step, Start):
             if step.node.name != node:

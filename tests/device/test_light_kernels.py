@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -66,6 +67,15 @@ def test_unary_of_special_values(device: OpenCLDevice, op: str, attributes: dict
 
 
 INTEGERS = ["int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"]
+
+
+def test_gelu_is_exact_to_float32_wherever(device: OpenCLDevice) -> None:
+    """By a quotient of its own, not the driver's function: also where that would be 1, and of what is no number."""
+    x = np.append(np.linspace(-12, 12, 4001), [np.nan, np.inf, -0.0, 1e-30, 3.9 * 2**0.5]).astype(np.float32)
+    (found,) = run_on_device(device, *make_node("Gelu", [x], {}))
+    expected = np.array([0.5 * v * (1 + math.erf(v * 2**-0.5)) for v in x.astype(float)])
+    assert np.isnan(found[4001]) and found[4002] == np.inf
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("dtype", INTEGERS)

@@ -18,6 +18,7 @@ from coexec.cost.corrections import Between
 from coexec.devices.null.device import NullDevice
 from coexec.devices.registry import find_devices
 from coexec.profiles import DeviceProfile, UnitProfile, from_yaml, to_yaml
+from coexec.profiling.child import ChildLost
 from coexec.runtime.edges import Edges, run_at_edges
 from coexec.runtime.executor import PreparedRun
 from coexec.runtime.trace import Arrow, Span, Trace
@@ -112,6 +113,48 @@ def test_a_process_that_is_lost_is_done_without(caplog):
         assert runs.looks == 2 and runs._here is not None
     (told,) = [r.getMessage() for r in caplog.records if "looked at" in r.getMessage()]
     assert told.startswith("runs are looked at in this process: ") and "exit code 3" in told
+
+
+def test_ctrl_c_while_the_process_starts_or_answers_leaves_nothing_behind(monkeypatch):
+    """Its greeting, or the look that was interrupted, must not be taken for the answer to the next question."""
+    hear = LooksElsewhere.hear
+    with LooksElsewhere(1) as elsewhere:
+        for answers in (0, 1):
+            heard = []
+
+            def interrupted(self, seconds, heard=heard, answers=answers):
+                if len(heard) == answers:
+                    raise KeyboardInterrupt
+                heard.append(hear(self, seconds))
+                return heard[-1]
+
+            monkeypatch.setattr(LooksElsewhere, "hear", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                elsewhere.look()
+            assert elsewhere.child is None
+        monkeypatch.setattr(LooksElsewhere, "hear", hear)
+        assert "cpu" in elsewhere.look().plans
+
+
+def test_after_a_look_took_its_process_along_nothing_is_run_on_the_gpu(monkeypatch, caplog):
+    """Here it would take the profile along."""
+    devices = find_devices(need_gpu=True)
+    shown = Look({"cpu": seen(1.0), "cut": seen(2.0)}, Between(9.0, 14.0, 2.0, 1.0))
+    answers = [shown, ChildLost("the process that looks at runs ended", found="exit code -11")]
+
+    def look(self):
+        if isinstance(answers[0], ChildLost):
+            raise answers.pop()
+        return answers.pop(0)
+
+    monkeypatch.setattr(LooksElsewhere, "look", look)
+    with closing(RunCosts(devices, 1, LooksElsewhere(1))) as runs, caplog.at_level("WARNING", "coexec"):
+        runs.look()
+        made = runs.told(board())
+        assert [look.plans.keys() for look in runs.seen] == [{"cpu"}] * LEAST_LOOKS
+    assert made.gpu == board().gpu and made.cpu.run_us != board().cpu.run_us
+    (told,) = [r.getMessage() for r in caplog.records]
+    assert "exit code -11" in told and "bare loops" in told
 
 
 def seen(run_us: float, taken_us: dict | None = None) -> Seen:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .erf import LIMIT, P, Q
 from .jit import helper, inlined
 from .simd import LANES, clamp, load, load_inside, magnitude, pick_less, pick_number, scale_by_power, store, store_first
 
@@ -67,19 +68,19 @@ def tanh(x):
 
 @inlined
 def erf(x):
-    """The error function: h P(h^2) / Q(h^2), h being x held within 3.9; fitted for the least relative error."""
-    h = clamp(x, f32(-3.9), f32(3.9))
+    """The error function, by a quotient (`erf.py`)."""
+    h = clamp(x, f32(-LIMIT), f32(LIMIT))
     z = h * h
-    p = z * f32(2.066469506e-06) + f32(2.850629098e-04)
-    p = p * z + f32(3.738373984e-03)
-    p = p * z + f32(5.266816914e-02)
-    p = p * z + f32(1.896674633e-01)
-    p = p * z + f32(1.128379107)
-    q = z * f32(3.827002001e-05) + f32(1.157383085e-03)
-    q = q * z + f32(1.491433289e-02)
-    q = q * z + f32(1.138192266e-01)
-    q = q * z + f32(5.014212132e-01)
-    q = q * z + _ONE
+    p = z * f32(P[0]) + f32(P[1])
+    p = p * z + f32(P[2])
+    p = p * z + f32(P[3])
+    p = p * z + f32(P[4])
+    p = p * z + f32(P[5])
+    q = z * f32(Q[0]) + f32(Q[1])
+    q = q * z + f32(Q[2])
+    q = q * z + f32(Q[3])
+    q = q * z + f32(Q[4])
+    q = q * z + f32(Q[5])
     return pick_number(x, clamp(h * p / q, _ZERO - _ONE, _ONE))
 
 
