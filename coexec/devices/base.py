@@ -182,6 +182,10 @@ class Handshake(ABC):
         """
         return False
 
+    def tell(self, piece: Kernel, done: int) -> bool:
+        """True where that piece can set `heard` to `done` itself once it is done, and now will in every start (0: no longer will); else False."""
+        return False
+
     def reset(self) -> None:
         """Before a run; nothing may be running."""
         self.told[0] = self.heard[0] = 0

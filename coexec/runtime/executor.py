@@ -218,7 +218,8 @@ class PreparedRun:
             return None
         self.handshake = handshake
         made = dict(self.actions)
-        woven = weave(self.steps, self.memory, device, can_step=lambda start: handshake.embed(self.kernels[start], 0, 0))
+        woven = weave(self.steps, self.memory, device, can_step=lambda start: handshake.embed(self.kernels[start], 0, 0),
+                      can_tell=lambda start: handshake.tell(self.kernels[start], 0))
         first: list[Action] = [handshake.reset]
         self.in_step = [(None, handshake.reset, (Put(handshake.told, 0), Put(handshake.heard, 0)))]
         for step in woven:
@@ -235,8 +236,11 @@ class PreparedRun:
             case Sync(signal=signal, target=target):
                 kernel = handshake.sync(signal, target)
                 return kernel.start, kernel.calls()
-            case Stepping(start=start, signal=signal, target=target):
-                handshake.embed(self.kernels[start], signal, target)
+            case Stepping(start=start, signal=signal, target=target, tells=tells):
+                if signal or target:
+                    handshake.embed(self.kernels[start], signal, target)
+                if tells:
+                    handshake.tell(self.kernels[start], start.index)
                 return made[start], self.kernels[start].calls()
             case Tell(number=number):
                 told = handshake.told

@@ -30,11 +30,12 @@ class Sync:
 
 @dataclass(frozen=True, eq=False)
 class Stepping:
-    """A piece of the device that does at its beginning what a Sync before it would."""
+    """A piece of the device that does at its beginning what a Sync before it would. With `tells`, `heard` becomes its index once it is done."""
 
     start: Start
     signal: int = 0
     target: int = 0
+    tells: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,10 +58,10 @@ WovenStep = Step | Sync | Stepping | Tell | Hear
 
 
 def weave(steps: Sequence[Step], memory: MemoryPlan, device: str, ahead: int = AHEAD,
-          can_step: Callable[[Start], bool] = lambda start: False) -> list[WovenStep]:
+          can_step: Callable[[Start], bool] = lambda start: False, can_tell: Callable[[Start], bool] = lambda start: False) -> list[WovenStep]:
     """The same work with the device's pieces started up to `ahead` pieces early, gates before them and signals behind them.
 
-    Pieces that `can_step` keep themselves in step. Only for shared memory (moves are left out), and for one asynchronous device.
+    Pieces that `can_step` keep themselves in step, and those that `can_tell` say themselves that they are done. Only for shared memory (moves are left out), and for one asynchronous device.
     """
     starts = [(at, s) for at, s in enumerate(steps) if isinstance(s, Start) and s.device == device]
     busy = _host_uses(steps, memory, device)
@@ -80,12 +81,16 @@ def weave(steps: Sequence[Step], memory: MemoryPlan, device: str, ahead: int = A
         asked = signal or gate >= 0
         if signal:
             signalled[signal] = len(stream) + 1
-        if asked and can_step(step):
-            stream.append(Stepping(step, signal, numbers.get(gate, 0)))
-        else:
-            stream += [Sync(device, signal, numbers.get(gate, 0)), step] if asked else [step]
+        before = (signal, numbers.get(gate, 0))
+        if asked and not can_step(step):
+            stream.append(Sync(device, *before))
+            before = (0, 0)
+        tells = step.index in waited and can_tell(step)
+        stream.append(Stepping(step, *before, tells) if tells or any(before) else step)
         upto.append(len(stream))
-        signal = step.index if step.index in waited else 0
+        if tells:
+            signalled[step.index] = len(stream)
+        signal = step.index if step.index in waited and not tells else 0
     if signal:
         stream.append(Sync(device, signal))
         signalled[signal] = len(stream)

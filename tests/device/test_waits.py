@@ -19,6 +19,8 @@ from coexec.devices.registry import gpu_device
 from coexec.errors import DeviceError, UsageError
 from coexec.profiles import DeviceProfile, Latency, UnitProfile, from_yaml, to_yaml
 from coexec.profiling import ways
+from coexec.runtime.schedule import Start
+from coexec.runtime.weave import Hear, Stepping, Sync
 from tests.test_smoke import tiny_model
 
 from .test_random_plans import holds_on_random_plans
@@ -70,6 +72,23 @@ def test_a_way_that_was_asked_for_goes_before_the_plan():
         with settings.override(wait=way), coexec.InferenceSession(tiny_model(), plan=counted) as session:
             session.run(None, {"x": X})
             assert (session._ready.handshake is not None) == expected, way
+
+
+def test_a_convolution_tells_itself_that_it_is_done():
+    with settings.override(wait="flag"), coexec.InferenceSession(tiny_model(), strategy="fixed:gpu=0.5") as session:
+        if not possible(session.devices["gpu"].device, True):
+            return  # what is not possible here is not promised
+        run = session._ready
+        pieces = {s.index: run.kernels[s] for s in run.steps if isinstance(s, Start) and s.index >= 0}
+        able = {i for i, kernel in pieces.items() if kernel.can_tell}
+        heard = {s.index for s, *_ in run.in_step if isinstance(s, Hear)}
+        assert able & heard, "no piece that somebody waits for could tell"
+        assert {s.start.index for s, *_ in run.in_step if isinstance(s, Stepping) and s.tells} == able & heard
+        assert {s.signal for s, *_ in run.in_step if isinstance(s, (Sync, Stepping))} - {0} == heard - able, "others are told of by what follows"
+        words = run.handshake
+        for _ in range(3):
+            session.run(None, {"x": X})
+            assert words.heard[0] == max(heard) and words._ended[0] == 0, "all groups of the last piece had ended, and are counted anew"
 
 
 def test_a_run_in_step_can_be_traced_and_checked():

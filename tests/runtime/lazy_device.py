@@ -33,9 +33,9 @@ class LazyDevice(Device):
     asynchronous = True
 
     def __init__(self, shared: bool = True, declined: frozenset[str] = frozenset(), whim: Callable[[], bool] | None = None, name: str = "gpu",
-                 steps: bool = False):
+                 steps: bool = False, tells: bool = False):
         self.name, self.facts = name, DeviceFacts("lazy", "test")
-        self.shared, self.declined, self.whim, self.steps = shared, declined, whim, steps
+        self.shared, self.declined, self.whim, self.steps, self.tells = shared, declined, whim, steps, tells
 
     def declines(self, node: Node) -> str | None:
         return "not wanted" if node.op_type in self.declined else None
@@ -141,11 +141,16 @@ class Counters(Handshake):
 
         return LazySync(self.queue, work)
 
-
     def embed(self, piece: Kernel, signal: int, target: int) -> bool:
         if not self.queue.device.steps:
             return False
         piece.before = self.sync(signal, target).work
+        return True
+
+    def tell(self, piece: Kernel, done: int) -> bool:
+        if not self.queue.device.tells:
+            return False
+        piece.after = self.sync(done).work
         return True
 
 
@@ -161,9 +166,16 @@ class LazyKernel(Kernel):
     def __init__(self, queue: LazyQueue, kernel: Kernel):
         self.queue, self.kernel = queue, kernel
         self.before: Callable[[], object] | None = None
+        self.after: Callable[[], object] | None = None
 
     def start(self) -> Event:
-        return self.queue.push(lambda: HOLDS if self.before is not None and self.before() is HOLDS else self.kernel.start())
+        return self.queue.push(self._work)
+
+    def _work(self) -> object:
+        if self.before is not None and self.before() is HOLDS:
+            return HOLDS
+        self.kernel.start()
+        return None if self.after is None else self.after()
 
 
 def far(view: Operand) -> Operand:

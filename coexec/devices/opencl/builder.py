@@ -51,7 +51,7 @@ from ...regions import Region
 from ..base import DeviceFacts, Operand, TensorView
 from . import host, program
 from .error_function import erf
-from .launch import Launch
+from .launch import IN_STEP_ARGS, Launch
 
 if TYPE_CHECKING:
     from ..cpu.packing import Packing
@@ -350,7 +350,7 @@ class Compile:
 
         `global_size` is rounded up to a multiple of `local_size` (kernels guard); a size of 0 adds nothing. Arguments: a ClOperand
         (expands to pointer, int offset), NumPy scalars or int8(...), a cl.LocalMemory. None adds no argument. `in_step`: the kernel ends in
-        IN_STEP_ARGS of common.clh, which are set so that it waits for nobody.
+        IN_STEP_ARGS of common.clh, which are set so that it waits for nobody and tells nobody.
         Raises KernelBuildError, or DeviceError where the arguments do not fit the kernel.
         """
         if not all(global_size):
@@ -360,7 +360,7 @@ class Compile:
             global_size = tuple(-(-g // n) * n for g, n in zip(global_size, local_size))
         given = [value for arg in args if arg is not None for value in self._expand(name, arg)]
         if in_step:
-            given += [None, np.int32(0), np.int32(0)]
+            given += [None, *[np.int32(0)] * (len(IN_STEP_ARGS) - 1)]
         if len(given) != kernel.num_args:  # before any is set: drivers crash on arguments that do not fit
             raise DeviceError(f"kernel {name} got {len(given)} arguments", where=self.where, expected=kernel.num_args)
         for position, value in enumerate(given):

@@ -20,7 +20,7 @@ from .launch import ClKernel, Launch
 from .memory import SvmBuffer
 from .program import build, compose, kernel
 
-#: The words lie this many ints apart (HEARD of common.clh): each has a cache line to itself on every processor we know.
+#: The words lie this many ints apart (HEARD and ENDED of common.clh): each has a cache line to itself on every processor we know.
 APART = 64
 #: Looks of the trial's gate before it gives up, and how long the host waits for the answer: either is far more than a working one takes.
 TRIAL_LOOKS, TRIAL_SECONDS = 50_000_000, 1.0
@@ -32,12 +32,12 @@ class ClHandshake(Handshake):
 
     def __init__(self, context: cl.Context, queue: cl.CommandQueue, emulated: bool, where: str):
         self._queue, self._where, self._emulated = queue, where, emulated
-        self._memory = SvmBuffer(context, 2 * APART * 4)
+        self._memory = SvmBuffer(context, 3 * APART * 4)
         # The CPU that plays a GPU sees the host's plain stores; a GPU's cache may not, and an atomic goes past it.
         look = "(*(p))" if emulated else "atomic_or((p), 0)"
         self._program = build(context, compose(["handshake.cl"], {"LOOK(p)": look}))
         words = self._memory.host.data.cast("i")
-        self.told, self.heard = words[:1], words[APART:APART + 1]
+        self.told, self.heard, self._ended = words[:1], words[APART:APART + 1], words[2 * APART:2 * APART + 1]
 
     def sync(self, signal: int = 0, target: int = 0, limit: int = 0) -> Kernel:
         bound = kernel(self._program, "handshake")
@@ -51,8 +51,18 @@ class ClHandshake(Handshake):
         piece.keep_in_step(self._memory, signal, target)
         return True
 
+    def tell(self, piece: Kernel, done: int) -> bool:
+        if not (self._emulated and isinstance(piece, ClKernel) and piece.can_tell):
+            return False
+        piece.tell(self._memory, done)
+        return True
+
+    def reset(self) -> None:
+        super().reset()
+        self._ended[0] = 0
+
     def close(self) -> None:
-        self.told = self.heard = np.zeros(1, np.int32).data
+        self.told = self.heard = self._ended = np.zeros(1, np.int32).data
         self._memory.close()
 
 

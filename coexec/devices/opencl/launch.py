@@ -18,6 +18,8 @@ from ..base import DONE, Call, Event, Kernel
 _enqueue = cl.enqueue_nd_range_kernel
 
 
+#: The arguments IN_STEP_ARGS of common.clh.
+IN_STEP_ARGS = ("words", "signal", "target", "done")
 #: Looks at an event between two chances for other threads of the process: some tens of microseconds.
 LOOKS = 32
 
@@ -102,11 +104,24 @@ class ClKernel(Kernel):
         """True where the first thing it starts can wait for the host, and tell it something, by itself."""
         return bool(self.launches) and self.launches[0].in_step
 
+    @property
+    def can_tell(self) -> bool:
+        """True where the last thing it starts can tell the host by itself that it is done."""
+        return bool(self.launches) and self.launches[-1].in_step
+
     def keep_in_step(self, words: Any, signal: int, target: int) -> None:
         """From now on it first sets the device's word to `signal`, then waits until the host's is at least `target`; 0 leaves that half out."""
-        kernel = self.launches[0].kernel
-        for index, value in enumerate((words.handle, np.int32(signal), np.int32(target)), kernel.num_args - 3):
-            kernel.set_arg(index, value)
+        self._set(self.launches[0], words, signal=signal, target=target)
+
+    def tell(self, words: Any, done: int) -> None:
+        """From now on it sets the device's word to `done` where it is done; 0: no longer."""
+        self._set(self.launches[-1], words, done=done)
+
+    def _set(self, launch: Launch, words: Any, **numbers: int) -> None:
+        first = launch.kernel.num_args - len(IN_STEP_ARGS)
+        launch.kernel.set_arg(first, words.handle)
+        for name, number in numbers.items():
+            launch.kernel.set_arg(first + IN_STEP_ARGS.index(name), np.int32(number))
         self._owned += (words,)
 
 

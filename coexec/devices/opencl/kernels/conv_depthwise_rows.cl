@@ -115,4 +115,5 @@ __kernel void FORM(conv_depthwise_rows)(__global const T *restrict x, int x_off,
       }
     }
   }
+  DONE_IN_STEP
 }

@@ -158,4 +158,5 @@ __kernel void FORM(conv_panel)(__global const T *restrict x, int x_off, int8 xs,
       EACH_WIDTH(vectors, TILE)
     }
   }
+  DONE_IN_STEP
 }

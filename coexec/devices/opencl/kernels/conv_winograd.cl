@@ -192,4 +192,5 @@ __kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __
   }
 #endif
   }
+  DONE_IN_STEP
 }

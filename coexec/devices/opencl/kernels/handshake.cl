@@ -5,7 +5,7 @@
 kernel __attribute__((reqd_work_group_size(1, 1, 1)))
 void handshake(volatile global int *words, int signal, int target, uint limit) {
     if (signal) {
-        mem_fence(CLK_GLOBAL_MEM_FENCE);
+        IN_ORDER
         atomic_xchg(words + HEARD, signal);
     }
     if (target) {
@@ -16,6 +16,6 @@ void handshake(volatile global int *words, int signal, int target, uint limit) {
                 return;
             }
         }
-        mem_fence(CLK_GLOBAL_MEM_FENCE);
+        IN_ORDER
     }
 }

@@ -80,4 +80,5 @@ __kernel void pool_strip(__global const T *restrict x, int x_off, int8 xs, __glo
       }
     }
   }
+  DONE_IN_STEP
 }
