@@ -287,12 +287,12 @@ def product(p: Products, f: Facts) -> Iterator[Case]:
         tile = np.where(flat, 1, tile)
     wide_columns = vectors * f.gpu_width
     panels, tiles = up(columns, wide_columns), up(rows, tile)
-    steps = count * panels * tiles * depth * M
+    steps, done = count * panels * tiles * depth * M, count * _computed(columns, vectors, f.gpu_width) * M
     b = columns * depth * (1 if p.flat_b else count) * 4.0
     common = {"fixed": np.ones(n), "mb_b": b * M, "mb_b_l3": b * M * (b > 0.7 * f.l2_bytes), "mb_out": rows * columns * count * 4 * M,
               "mb_a": rows * depth * count * 4 * M}
-    terms = {**common, "panels_k": count * panels * K, "fma_m": steps * tile * vectors, "step_m": steps, "row_step_m": steps * tile,
-             "mb_a_stream": count * panels * rows * depth * 4 * M, "out_mvec": count * panels * rows * vectors * M,
+    terms = {**common, "panels_k": count * panels * K, "fma_m": done * tiles * depth * tile, "step_m": steps, "row_step_m": steps * tile,
+             "mb_a_stream": count * panels * rows * depth * 4 * M, "out_mvec": done * rows,
              "partial_melem": count * rows * (columns % wide_columns) * M}
     if not p.b_fixed:
         terms["pack_melem"] = count * depth * panels * wide_columns * M

@@ -8,8 +8,53 @@
 #else
 #define PANEL_SPACE __local
 #endif
+#ifdef BIAS
+#define ADD_BIAS(v, i, j) \
+  v += beta * (bias_column == 1 ? VLOAD(j, bias + (m + i) * bias_row) : (VEC)(bias[(m + i) * bias_row]));
+#define ADD_ONE_BIAS(v, i, column) v += beta * bias[(m + i) * bias_row + (column) * bias_column];
+#else
+#define ADD_BIAS(v, i, j)
+#define ADD_ONE_BIAS(v, i, column)
+#endif
 #define REPLACE(v, A) v = A(VEC, v);
 #define REPLACE_ONE(v, A) v = A(T, v);
+#define STORE_TILE(V, A) FOR_TILE(V) VSTORE(A(VEC, acc[i][j]), j, y + (m + i) * y_row);
+
+// Whole tiles are stored from registers. What lies at an edge goes through memory: sums of which only some are wanted stay in no register.
+#define TILE(V) {                                                                                      \
+  VEC acc[MR][V];                                                                                      \
+  TILE_CLEAR(acc, V)                                                                                   \
+  __global const T *left = a + m * a_row;                                                              \
+  if (m + MR <= rows) { TILE_RUN(acc, V, left, a_row, a_depth, panel, NR, depth, 0) }                  \
+  else PLAIN_LOOP for (int k = 0; k < depth; k++)                                                      \
+    FOR_TILE(V) acc[i][j] = FMA((VEC)(left[min(i, rows - 1 - m) * a_row + k * a_depth]), VLOAD(j, panel + k * NR), acc[i][j]); \
+  FOR_TILE(V) acc[i][j] *= alpha;                                                                      \
+  if (m + MR <= rows && lanes >= V * VW) {                                                             \
+    FOR_TILE(V) { ADD_BIAS(acc[i][j], i, j) }                                                          \
+    if (added) { FOR_TILE(V) acc[i][j] += VLOAD(j, r + (m + i) * r_row); }                             \
+    CHOOSE(STORE_TILE, V)                                                                              \
+  } else {                                                                                             \
+    T edge[MR * V * VW];                                                                               \
+    FOR_TILE(V) VSTORE(acc[i][j], i * V + j, edge);                                                    \
+    PLAIN_LOOP for (int i = 0; i < MR && m + i < rows; i++) {                                          \
+      const int whole = min(lanes / VW, V);                                                            \
+      PLAIN_LOOP for (int j = 0; j < whole; j++) {                                                     \
+        VEC v = VLOAD(i * V + j, edge);                                                                \
+        ADD_BIAS(v, i, j)                                                                              \
+        if (added) v += VLOAD(j, r + (m + i) * r_row);                                                 \
+        CHOOSE(REPLACE, v)                                                                             \
+        VSTORE(v, j, y + (m + i) * y_row);                                                             \
+      }                                                                                                \
+      PLAIN_LOOP for (int l = whole * VW; l < min(lanes, V * VW); l++) {                               \
+        T one = edge[i * V * VW + l];                                                                  \
+        ADD_ONE_BIAS(one, i, l)                                                                        \
+        if (added) one += r[(m + i) * r_row + l];                                                      \
+        CHOOSE(REPLACE_ONE, one)                                                                       \
+        y[(m + i) * y_row + l] = one;                                                                  \
+      }                                                                                                \
+    }                                                                                                  \
+  }                                                                                                    \
+}
 
 __attribute__((reqd_work_group_size(1, 1, 1)))
 __kernel void gemm_panel(__global const T *restrict a, int a_off, int a_row, int a_depth, __global const T *restrict b, int b_off,
@@ -43,42 +88,9 @@ __kernel void gemm_panel(__global const T *restrict a, int a_off, int a_row, int
 #ifdef BIAS
   bias += bias_off + stacks[4] + first * bias_column;
 #endif
-  for (int m = 0; m < rows; m += MR) {
-    VEC acc[MR][NV];
-    TILE_CLEAR(acc, NV)
-    if (m + MR <= rows) {
-      if (a_depth == 1) { TILE_RUN(acc, NV, a + m * a_row, a_row, 1, panel, NR, depth, 0) }
-      else { TILE_RUN(acc, NV, a + m * a_row, a_row, a_depth, panel, NR, depth, 0) }
-    } else {
-      for (int k = 0; k < depth; k++)
-        for (int i = 0; i < MR; i++)
-          for (int j = 0; j < NV; j++) acc[i][j] = FMA((VEC)(a[min(m + i, rows - 1) * a_row + k * a_depth]), VLOAD(j, panel + k * NR),
-                                                       acc[i][j]);
-    }
-    for (int i = 0; i < MR && m + i < rows; i++)
-      for (int j = 0; j < NV; j++) {
-        VEC v = acc[i][j] * alpha;
-        const int at = j * VW, some = min(VW, lanes - at);
-        if (some == VW) {
-#ifdef BIAS
-          v += beta * (bias_column == 1 ? VLOAD(j, bias + (m + i) * bias_row) : (VEC)(bias[(m + i) * bias_row]));
-#endif
-          if (added) v += VLOAD(j, r + (m + i) * r_row);
-          CHOOSE(REPLACE, v)
-          VSTORE(v, j, y + (m + i) * y_row);
-          continue;
-        }
-        T lane[VW];
-        VSTORE(v, 0, lane);
-        for (int l = 0; l < some; l++) {
-          T one = lane[l];
-#ifdef BIAS
-          one += beta * bias[(m + i) * bias_row + (at + l) * bias_column];
-#endif
-          if (added) one += r[(m + i) * r_row + at + l];
-          CHOOSE(REPLACE_ONE, one)
-          y[(m + i) * y_row + at + l] = one;
-        }
-      }
+  const int vectors = (lanes + VW - 1) / VW;
+  PLAIN_LOOP for (int m = 0; m < rows; m += MR) {
+    EACH_WIDTH(vectors, TILE)
   }
+  DONE_IN_STEP
 }
