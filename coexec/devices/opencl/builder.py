@@ -51,7 +51,7 @@ from ...regions import Region
 from ..base import DeviceFacts, Operand, TensorView
 from . import host, program
 from .error_function import erf
-from .launch import IN_STEP_ARGS, Launch
+from .launch import Launch
 
 if TYPE_CHECKING:
     from ..cpu.packing import Packing
@@ -349,8 +349,9 @@ class Compile:
         """Adds one enqueue of kernel `name` from `files` of kernels/, compiled with the defines; `forms` are files with several forms of it.
 
         `global_size` is rounded up to a multiple of `local_size` (kernels guard); a size of 0 adds nothing. Arguments: a ClOperand
-        (expands to pointer, int offset), NumPy scalars or int8(...), a cl.LocalMemory. None adds no argument. `in_step`: the kernel ends in
-        IN_STEP_ARGS of common.clh, which are set so that it waits for nobody and tells nobody.
+        (expands to pointer, int offset), NumPy scalars or int8(...), a cl.LocalMemory. None adds no argument. `in_step`: the kernel takes all
+        numbers as one struct behind its pointers, in this order (NUMBERS of common.clh), and ends in IN_STEP_ARGS, which are set so that it waits
+        for nobody and tells nobody.
         Raises KernelBuildError, or DeviceError where the arguments do not fit the kernel.
         """
         if not all(global_size):
@@ -360,7 +361,9 @@ class Compile:
             global_size = tuple(-(-g // n) * n for g, n in zip(global_size, local_size))
         given = [value for arg in args if arg is not None for value in self._expand(name, arg)]
         if in_step:
-            given += [None, *[np.int32(0)] * (len(IN_STEP_ARGS) - 1)]
+            numbers = [value for value in given if isinstance(value, (np.generic, np.ndarray))]
+            given = [value for value in given if not isinstance(value, (np.generic, np.ndarray))]
+            given += [packed(numbers), None, np.zeros(4, np.int32)]
         if len(given) != kernel.num_args:  # before any is set: drivers crash on arguments that do not fit
             raise DeviceError(f"kernel {name} got {len(given)} arguments", where=self.where, expected=kernel.num_args)
         for position, value in enumerate(given):
@@ -386,6 +389,15 @@ class Compile:
         handle = self.queue.scratch if arg.handle is None else arg.handle() if isinstance(arg.handle, partial) else arg.handle
         self.owned += [handle, arg.owner]
         return handle, np.int32(arg.offset)
+
+
+def packed(numbers: Sequence[np.generic | np.ndarray]) -> np.ndarray:
+    """Numbers and short vectors as the bytes of an OpenCL struct of them in that order: each lies at a multiple of its size, as the whole does."""
+    out, widest = bytearray(), 1
+    for value in numbers:
+        widest = max(widest, value.nbytes)
+        out += bytes(-len(out) % value.nbytes) + value.tobytes()
+    return np.frombuffer(bytes(out + bytes(-len(out) % widest)), np.uint8)
 
 
 def _offset(region: Region, outer: Region, strides: Sequence[int]) -> int:

@@ -18,8 +18,6 @@ from ..base import DONE, Call, Event, Kernel
 _enqueue = cl.enqueue_nd_range_kernel
 
 
-#: The arguments IN_STEP_ARGS of common.clh.
-IN_STEP_ARGS = ("words", "signal", "target", "done")
 #: Looks at an event between two chances for other threads of the process: some tens of microseconds.
 LOOKS = 32
 
@@ -74,6 +72,7 @@ class ClKernel(Kernel):
         self.implementation, self.where = implementation, where
         self.launches, self.poll_s = tuple(launches), poll_s
         self._queue, self._owned = queue, tuple(owned)
+        self._step: dict[int, np.ndarray] = {}  # by kernel
 
     def start(self) -> Event:
         queue, event = self._queue, None
@@ -111,17 +110,18 @@ class ClKernel(Kernel):
 
     def keep_in_step(self, words: Any, signal: int, target: int) -> None:
         """From now on it first sets the device's word to `signal`, then waits until the host's is at least `target`; 0 leaves that half out."""
-        self._set(self.launches[0], words, signal=signal, target=target)
+        self._set(self.launches[0], words, slice(0, 2), (signal, target))
 
     def tell(self, words: Any, done: int) -> None:
         """From now on it sets the device's word to `done` where it is done; 0: no longer."""
-        self._set(self.launches[-1], words, done=done)
+        self._set(self.launches[-1], words, slice(2, 3), (done,))
 
-    def _set(self, launch: Launch, words: Any, **numbers: int) -> None:
-        first = launch.kernel.num_args - len(IN_STEP_ARGS)
-        launch.kernel.set_arg(first, words.handle)
-        for name, number in numbers.items():
-            launch.kernel.set_arg(first + IN_STEP_ARGS.index(name), np.int32(number))
+    def _set(self, launch: Launch, words: Any, where: slice, numbers: tuple[int, ...]) -> None:
+        """Sets some of `step` of IN_STEP_ARGS, the last two arguments."""
+        step = self._step.setdefault(launch.kernel.int_ptr, np.zeros(4, np.int32))
+        step[where] = numbers
+        for index, value in enumerate((words.handle, step), launch.kernel.num_args - 2):
+            launch.kernel.set_arg(index, value)
         self._owned += (words,)
 
 

@@ -6,15 +6,17 @@
 // Loads may run beyond a row into what lies between the first and the last element of the input window; such lanes are cleared. vectors.clh comes before.
 
 #ifdef RESIDUAL
-#define RESIDUAL_ARGS , __global const T *restrict r, int r_off, int8 rs
+#define RESIDUAL_ARG , __global const T *restrict r
+#define RESIDUAL_NUMBERS(V) V(int, r_off) V(int8, rs)
 #else
-#define RESIDUAL_ARGS
+#define RESIDUAL_ARG
+#define RESIDUAL_NUMBERS(V)
 #endif
 #ifdef BIAS
-#define BIAS_ARGS , __global const T *restrict bias, int bias_off, int bias_stride
+#define BIAS_NUMBERS(V) V(int, bias_off) V(int, bias_stride)
 #define BIAS_OF(c) LOAD(T, bias, bias_off + (c) * bias_stride)
 #else
-#define BIAS_ARGS
+#define BIAS_NUMBERS(V)
 #define BIAS_OF(c) 0
 #endif
 
@@ -41,10 +43,16 @@
                               : (VEC)(VLOAD(0, (from) + (k)).even, VLOAD(1, (from) + (k)).even))
 #endif
 
+#define NUMBERS(V)                                                                                                                     \
+  V(int, x_off) V(int8, xs) V(int, w_off) V(int, y_off) V(int8, ys) V(int8, in) V(int8, out) V(int8, pad) V(int, rows) V(int, many)    \
+  V(int, channels) BIAS_NUMBERS(V) RESIDUAL_NUMBERS(V) LATE_NUMBERS(V)
+
+struct FORM(rows_numbers) { NUMBERS(FIELD_) };
+
 __attribute__((reqd_work_group_size(1, 1, 1)))
-__kernel void FORM(conv_depthwise_rows)(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off,
-                                  __global T *restrict y, int y_off, int8 ys,
-                                  int8 in, int8 out, int8 pad, int rows, int many, int channels BIAS_ARGS RESIDUAL_ARGS LATE_ARGS IN_STEP_ARGS) {
+__kernel void FORM(conv_depthwise_rows)(__global const T *restrict x, __global const T *restrict w, __global T *restrict y BIAS_ARG RESIDUAL_ARG,
+                                        struct FORM(rows_numbers) numbers IN_STEP_ARGS) {
+  NUMBERS(OWN_)
   IN_STEP
   const int n = get_global_id(2), top = get_global_id(0) * rows, bottom = min(top + rows, out.s1);
   const int begin = get_global_id(1) * many, end = min(begin + many, channels);

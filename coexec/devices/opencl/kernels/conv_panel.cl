@@ -71,15 +71,23 @@
 
 #define SOON 8  // channels from the one that is copied to the one that is fetched into cache meanwhile
 
-__attribute__((reqd_work_group_size(1, 1, 1)))
-__kernel void FORM(conv_panel)(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off,
-                         __global T *restrict y, int y_off, int8 ys,
-                         int groups, int in_channels, int out_channels, int8 in, int8 out, int8 size, int8 stride, int8 dilation, int8 pad,
-                         int unit, int wide, int turn, int narrow, __local T *restrict panel, __local T *restrict strip, __local T *restrict sums
 #ifdef BIAS
-                         , __global const T *restrict bias, int bias_off, int bias_stride
+#define BIAS_NUMBERS(V) V(int, bias_off) V(int, bias_stride)
+#else
+#define BIAS_NUMBERS(V)
 #endif
-                         , __global const T *restrict r, int r_off, int8 rs, int added LATE_ARGS IN_STEP_ARGS) {
+#define NUMBERS(V)                                                                                                                     \
+  V(int, x_off) V(int8, xs) V(int, w_off) V(int, y_off) V(int8, ys) V(int, groups) V(int, in_channels) V(int, out_channels)            \
+  V(int8, in) V(int8, out) V(int8, size) V(int8, stride) V(int8, dilation) V(int8, pad) V(int, unit) V(int, wide) V(int, turn)         \
+  V(int, narrow) BIAS_NUMBERS(V) V(int, r_off) V(int8, rs) V(int, added) LATE_NUMBERS(V)
+
+struct FORM(conv_panel_numbers) { NUMBERS(FIELD_) };
+
+__attribute__((reqd_work_group_size(1, 1, 1)))
+__kernel void FORM(conv_panel)(__global const T *restrict x, __global const T *restrict w, __global T *restrict y, __local T *restrict panel,
+                               __local T *restrict strip, __local T *restrict sums BIAS_ARG, __global const T *restrict r,
+                               struct FORM(conv_panel_numbers) numbers IN_STEP_ARGS) {
+  NUMBERS(OWN_)
   IN_STEP
   const int H = in.s1, W = in.s2, OH = out.s1, OW = out.s2, KH = size.s1, KW = size.s2, x_row = xs.s3;
   const int SH = stride.s1, SW = stride.s2, DH = dilation.s1, DW = dilation.s2, PT = pad.s1, PL = pad.s2;

@@ -43,20 +43,32 @@
   FOR_TILE(V) VSTORE(acc[i][j], j, points + (point * MR + i) * NR);                         \
 }
 
+#if STAGE == 0
+#define FREQ_NUMBERS(V)
+#else
+#define FREQ_NUMBERS(V) V(int, freqs_off)
+#endif
+#ifdef BIAS
+#define BIAS_NUMBERS(V) V(int, bias_off) V(int, bias_stride)
+#else
+#define BIAS_NUMBERS(V)
+#endif
+#define NUMBERS(V)                                                                                                                     \
+  V(int, x_off) V(int8, xs) V(int, w_off) V(int, y_off) V(int8, ys) V(int, groups) V(int, in_channels) V(int, out_channels)            \
+  V(int8, in) V(int8, out) V(int8, pad) FREQ_NUMBERS(V) BIAS_NUMBERS(V) V(int, r_off) V(int8, rs) V(int, added) LATE_NUMBERS(V)
+
+struct winograd_numbers { NUMBERS(FIELD_) };
+
 __attribute__((reqd_work_group_size(1, 1, 1)))
-__kernel void conv_winograd(__global const T *restrict x, int x_off, int8 xs, __global const T *restrict w, int w_off,
-                            __global T *restrict y, int y_off, int8 ys,
-                            int groups, int in_channels, int out_channels, int8 in, int8 out, int8 pad,
+__kernel void conv_winograd(__global const T *restrict x, __global const T *restrict w, __global T *restrict y,
 #if STAGE == 0
                             __local T *restrict freq,
 #else
-                            __global T *restrict freqs, int freqs_off,
+                            __global T *restrict freqs,
 #endif
-                            __local T *restrict points, __local T *restrict line, __local T *restrict strip
-#ifdef BIAS
-                            , __global const T *restrict bias, int bias_off, int bias_stride
-#endif
-                            , __global const T *restrict r, int r_off, int8 rs, int added LATE_ARGS IN_STEP_ARGS) {
+                            __local T *restrict points, __local T *restrict line, __local T *restrict strip BIAS_ARG,
+                            __global const T *restrict r, struct winograd_numbers numbers IN_STEP_ARGS) {
+  NUMBERS(OWN_)
   IN_STEP
   const int H = in.s1, W = in.s2, OH = out.s1, OW = out.s2;
   const int across = (OW + 3) / 4, tiles = across * ((OH + 3) / 4);

@@ -56,18 +56,27 @@
   }                                                                                                    \
 }
 
-__attribute__((reqd_work_group_size(1, 1, 1)))
-__kernel void gemm_panel(__global const T *restrict a, int a_off, int a_row, int a_depth, __global const T *restrict b, int b_off,
-                         int b_depth, int b_column,
-                         __global T *restrict y, int y_off, int y_row, int y_column, __global const int *restrict stacks, int stacks_off,
-                         int depth, ACC alpha, int rows, int columns
-#ifndef PACKED
-                         , __local T *restrict panel
+#ifdef PACKED
+#define PANEL_ARG
+#else
+#define PANEL_ARG , __local T *restrict panel
 #endif
 #ifdef BIAS
-                         , __global const T *restrict bias, int bias_off, int bias_row, int bias_column, ACC beta
+#define BIAS_NUMBERS(V) V(int, bias_off) V(int, bias_row) V(int, bias_column) V(ACC, beta)
+#else
+#define BIAS_NUMBERS(V)
 #endif
-                         , __global const T *restrict r, int r_off, int r_row, int r_column, int added LATE_ARGS IN_STEP_ARGS) {
+#define NUMBERS(V)                                                                                                                     \
+  V(int, a_off) V(int, a_row) V(int, a_depth) V(int, b_off) V(int, b_depth) V(int, b_column) V(int, y_off) V(int, y_row)               \
+  V(int, y_column) V(int, stacks_off) V(int, depth) V(ACC, alpha) V(int, rows) V(int, columns) BIAS_NUMBERS(V) V(int, r_off)           \
+  V(int, r_row) V(int, r_column) V(int, added) LATE_NUMBERS(V)
+
+struct gemm_numbers { NUMBERS(FIELD_) };
+
+__attribute__((reqd_work_group_size(1, 1, 1)))
+__kernel void gemm_panel(__global const T *restrict a, __global const T *restrict b, __global T *restrict y, __global const int *restrict stacks
+                         PANEL_ARG BIAS_ARG, __global const T *restrict r, struct gemm_numbers numbers IN_STEP_ARGS) {
+  NUMBERS(OWN_)
   IN_STEP
   const int first = get_global_id(0) * NR, lanes = min(NR, columns - first);
   stacks += stacks_off + get_global_id(1) * 5;

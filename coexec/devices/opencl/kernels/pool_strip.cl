@@ -2,17 +2,30 @@
 // each as one run of vectors across row ends (see strip.clh); columns between rows are dropped. No window lies in the padding alone.
 // A mean divides by down[row] * across[column], how many elements count.
 
-__attribute__((reqd_work_group_size(1, 1, 1)))
-__kernel void pool_strip(__global const T *restrict x, int x_off, int8 xs, __global T *restrict y, int y_off, int8 ys,
-                         int8 in, int8 out, int8 size, int8 stride, int8 dilation, int8 pad, int rows, int many, int channels,
-                         __local T *restrict planes, __local T *restrict sums
-#ifndef LARGEST
-                         , __global const T *restrict down, int down_off, __global const T *restrict across, int across_off
+#ifdef LARGEST
+#define MEAN_ARGS
+#define MEAN_NUMBERS(V)
+#else
+#define MEAN_ARGS , __global const T *restrict down, __global const T *restrict across
+#define MEAN_NUMBERS(V) V(int, down_off) V(int, across_off)
 #endif
 #ifdef RESIDUAL
-                         , __global const T *restrict r, int r_off, int8 rs
+#define RESIDUAL_ARG , __global const T *restrict r
+#define RESIDUAL_NUMBERS(V) V(int, r_off) V(int8, rs)
+#else
+#define RESIDUAL_ARG
+#define RESIDUAL_NUMBERS(V)
 #endif
-                         IN_STEP_ARGS) {
+#define NUMBERS(V)                                                                                                                     \
+  V(int, x_off) V(int8, xs) V(int, y_off) V(int8, ys) V(int8, in) V(int8, out) V(int8, size) V(int8, stride) V(int8, dilation)         \
+  V(int8, pad) V(int, rows) V(int, many) V(int, channels) MEAN_NUMBERS(V) RESIDUAL_NUMBERS(V)
+
+struct strip_numbers { NUMBERS(FIELD_) };
+
+__attribute__((reqd_work_group_size(1, 1, 1)))
+__kernel void pool_strip(__global const T *restrict x, __global T *restrict y, __local T *restrict planes, __local T *restrict sums MEAN_ARGS
+                         RESIDUAL_ARG, struct strip_numbers numbers IN_STEP_ARGS) {
+  NUMBERS(OWN_)
   IN_STEP
   const int n = get_global_id(2), top = get_global_id(0) * rows, count = min(rows, out.s1 - top);
   const int first = get_global_id(1) * many, last = min(first + many, channels);
