@@ -56,8 +56,10 @@ def held_up(trace: Trace) -> dict[str, float]:
     return {unit: sum(sum(t) / len(t) for t in nodes.values()) / max(1e-3, sum(map(quiet, nodes.values()))) for unit, nodes in taken.items()}
 
 
-def between(trace: Trace, typical: Callable[[Sequence[float]], float] | None = None) -> Between:
-    """What was lost between the pieces of traced runs; `typical` of many such times, by default `usual`."""
+def between(trace: Trace, typical: Callable[[Sequence[float]], float] | None = None, is_heard: Callable[[Span], bool] = lambda piece: True) -> Between:
+    """What was lost between the pieces of traced runs; `typical` of many such times, by default `usual`. is_heard: of which pieces hearing of their
+    ends counts.
+    """
     free: dict[int, float] = {}  # when each piece could have begun, but for its own enqueueing
     for before, piece in pairwise(sorted(trace.of("piece"), key=lambda s: (s.track, s.start_us))):
         if before.track == piece.track:
@@ -70,7 +72,7 @@ def between(trace: Trace, typical: Callable[[Sequence[float]], float] | None = N
             lost["launch_us"].append(source.duration_us + sent.get(id(source), 0.0))
             if free.get(id(target), 0.0) < source.start_us and not target.args.get("held_us"):
                 lost["begin_us"].append(target.start_us - source.stop_us)
-        elif arrow.name == "join":
+        elif arrow.name == "join" and is_heard(source):
             late = target.stop_us - source.stop_us
             lost["ready_us" if source.stop_us < target.start_us else "sync_us"].append(min(late, target.duration_us))
     return Between(**{k: max(0.0, (typical or usual)(v)) for k, v in lost.items() if v})
@@ -80,9 +82,12 @@ def by_counters(in_step: Trace, by_events: Between) -> Between | None:
     """What was lost between the pieces of traced runs that kept in step by counters: pieces stand at their gates, and none begins late. None
     where it was more than `by_events`, of other runs of the same plan.
 
-    How late a wait ends is the median: one that lasts for long naps between looks, and the made-up network has more of those than a plan.
+    How late a wait ends is the median, of operators that both sides work on: one that lasts for long naps between looks, and the made-up network has
+    more of those than a plan, and more of pieces that do not tell themselves that they are done.
     """
-    seen, sync_us = between(in_step), between(in_step, statistics.median).sync_us
+    seen = between(in_step)
+    heard = between(in_step, statistics.median, lambda piece: len(piece.args.get("bounds", ())) > 2)
+    sync_us = heard.sync_us if heard.sync_us is not None else between(in_step, statistics.median).sync_us
     if seen.launch_us is None or (sync_us or 0.0) > (by_events.begin_us or 0.0) + (by_events.sync_us or 0.0):
         return None
     return replace(seen, begin_us=0.0, sync_us=sync_us)

@@ -11,8 +11,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 #: The share of a piece's time that reading from memory may take before a slower memory lengthens it. By pieces of thirteen networks in company
-#: (2026-11-27, an x86-64 server, PoCL): up to a fifth no more than others, beyond it the more the longer they read.
+#: (`tools/bench_company.py`, 2026-11-27, an x86-64 server, PoCL): up to a fifth no more than others, beyond it the more the longer they read.
 HIDDEN = 0.2
+#: Where no piece waits for memory for more than this share of its time, nothing is told of what company costs there.
+LEAST_TOLD = 0.1
 
 
 def exposed(far_mb: np.ndarray, us: np.ndarray, bandwidth_gbs: float) -> np.ndarray:
@@ -37,6 +39,7 @@ def busy_of(waiting: Sequence[float], ratios: Sequence[float], most: float) -> d
     if not (x == 0).any():
         return {}
     compute = float(np.clip(np.median(y[x == 0]), 1.0, most))
-    far = x > 0.3
-    memory = compute + float(np.median((y[far] - compute) / x[far])) if far.any() else compute
+    most_waiting = float(x.max())
+    far = x > most_waiting / 2  # of what waits little, what disturbs it is many times as large as what company costs
+    memory = compute + float(np.median((y[far] - compute) / x[far])) if most_waiting > LEAST_TOLD else compute
     return {"compute": compute, "memory": float(np.clip(memory, compute, most))}

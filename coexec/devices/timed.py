@@ -24,7 +24,9 @@ class Stretch(NamedTuple):
 
 
 class Probe(NamedTuple):
-    """A small piece of work on an idle queue: the host's clock around it (time.perf_counter_ns), and the device's at its ends."""
+    """A small piece of work on an idle queue: `before_ns` of the host's clock (time.perf_counter_ns) was no later than `start_ns` of the device's,
+    and `stop_ns` of the device's no later than `after_ns` of the host's.
+    """
 
     before_ns: int
     start_ns: int

@@ -80,7 +80,8 @@ def _on_device(trace: Trace, device: str, works: Sequence[Work], read: Mapping[i
                     why = "the driver gave no times of a piece"
                 continue
             start, stop = found[0].start_ns, found[-1].stop_ns
-            if not mapping.holds(start, stop, work.begun.ns, work.done_ns):
+            tells = isinstance(work.step, Stepping) and work.step.tells  # then the driver is still at it when the host hears of the end
+            if not mapping.holds(start, start if tells else stop, work.begun.ns, work.done_ns):
                 why = clocks.OUTSIDE
             mapped.append((work, mapping.host_ns(start), mapping.host_ns(stop)))
     if why:

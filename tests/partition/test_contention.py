@@ -65,7 +65,9 @@ def test_what_pieces_show_is_found_again(compute, more, waiting):
 
 def test_what_nothing_shows_is_not_told():
     assert busy_of([], [], 2.0) == busy_of([0.9], [1.8], 2.0) == {}
-    assert busy_of([0.0, 0.2], [1.1, 1.7], 2.0) == {"compute": 1.1, "memory": 1.1}, "a fifth of waiting says too little of memory"
+    assert busy_of([0.0, 0.1], [1.1, 1.7], 2.0) == {"compute": 1.1, "memory": 1.1}, "a tenth of waiting says too little of memory"
+    assert busy_of([0.0, 0.3], [1.0, 1.3], 3.0) == pytest.approx({"compute": 1.0, "memory": 2.0})
+    assert busy_of([0.0, 0.15, 1.0], [1.0, 1.6, 1.9], 3.0) == pytest.approx({"compute": 1.0, "memory": 1.9}), "what waits most says most"
     assert busy_of([0.0, 1.0], [0.9, 40.0], 2.0) == {"compute": 1.0, "memory": 2.0}
 
 

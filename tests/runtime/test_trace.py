@@ -474,6 +474,22 @@ def test_runs_kept_in_step_by_counters_are_traced_as_they_are(in_step):
     assert len([a for a in trace.arrows if a.name == "join"]) == 4 * 2
 
 
+def test_clocks_are_compared_by_words_where_runs_keep_in_step_so(in_step):
+    """A kernel that waits for the host had begun when the host heard of it, and ends after it was told: no waking of threads is in between."""
+    session, trace = in_step
+    for _ in range(2):
+        session.run(None, X)
+    probe = session._ready.timers["gpu"].probe()
+    assert probe.start_ns >= probe.stop_ns and probe.before_ns >= probe.after_ns, "told after it was heard, ended after it began"
+    shake = session._ready.handshake
+    assert shake.told[0] == shake.heard[0] == 0, "the next run counts from nothing"
+    assert all(s.args["clock"] == "device" for s in trace.of("piece") if s.track == "gpu"), "also of pieces that tell before the driver is done"
+    with coexec.InferenceSession(small(), coexec.SessionOptions(enable_profiling=Trace()), strategy="gpu") as other:
+        other.run(None, X)
+        probe = other._ready.timers["gpu"].probe()
+        assert probe.before_ns <= probe.after_ns and probe.start_ns <= probe.stop_ns
+
+
 def test_a_traced_run_that_is_not_answered_is_run_again_by_events(in_step):
     session, trace = in_step
     expected = session.run(None, X)

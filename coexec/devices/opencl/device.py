@@ -204,6 +204,11 @@ class OpenCLQueue(Queue):
             self._handshake = made
         return self._handshake
 
+    @property
+    def kept_handshake(self) -> ClHandshake | None:
+        """The handshake that was asked for and works."""
+        return self._handshake
+
     def upload(self, view: TensorView) -> Event:
         return self._transfer(view, False)
 
