@@ -15,9 +15,9 @@ from .offers import Limits, Offers
 #: So many beginnings of plans are followed in the first search, and up to so many times more in each that follows; the plan of each is what the
 #: next has to beat. The last is one after which nothing is left to prove, or that could not be followed by one at least LEAST_WIDER times as wide.
 FIRST, WIDER, LEAST_WIDER = 8, 8, 2
-#: No search is begun that may look at more beginnings than this, unless the graph has few nodes: about a tenth of a second, in which plans of
-#: networks become up to 3 % faster than those of a search of a third as many.
-EFFORT, SMALL, EFFORT_OF_SMALL = 300_000, 12, 6_000_000
+#: No search is begun that may look at more beginnings than this, unless the graph has few nodes: what takes about 50 ms. Twice as many make plans
+#: of networks of many branches 1 % better at most.
+EFFORT, SMALL, EFFORT_OF_SMALL = 150_000, 12, 6_000_000
 #: A plan with a wait less is preferred where it is predicted to take no longer than by this share of an average operator: both sides are a
 #: little uneven from run to run, and at each wait the later one counts. What so much costs, and how many waits it saves: docs/planner.md.
 FEWER_WAITS = 0.03
