@@ -56,7 +56,8 @@ def held_up(trace: Trace) -> dict[str, float]:
     return {unit: sum(sum(t) / len(t) for t in nodes.values()) / max(1e-3, sum(map(quiet, nodes.values()))) for unit, nodes in taken.items()}
 
 
-def between(trace: Trace, typical: Callable[[Sequence[float]], float] | None = None, is_heard: Callable[[Span], bool] = lambda piece: True) -> Between:
+def between(trace: Trace, typical: Callable[[Sequence[float]], float] | None = None,
+            is_heard: Callable[[Span], bool] = lambda piece: True) -> Between:
     """What was lost between the pieces of traced runs; `typical` of many such times, by default `usual`. is_heard: of which pieces hearing of their
     ends counts.
     """

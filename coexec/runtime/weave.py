@@ -58,7 +58,8 @@ WovenStep = Step | Sync | Stepping | Tell | Hear
 
 
 def weave(steps: Sequence[Step], memory: MemoryPlan, device: str, ahead: int = AHEAD,
-          can_step: Callable[[Start], bool] = lambda start: False, can_tell: Callable[[Start], bool] = lambda start: False) -> list[WovenStep]:
+          can_step: Callable[[Start], bool] = lambda start: False,
+          can_tell: Callable[[Start], bool] = lambda start: False) -> list[WovenStep]:
     """The same work with the device's pieces started up to `ahead` pieces early, gates before them and signals behind them.
 
     Pieces that `can_step` keep themselves in step, and those that `can_tell` say themselves that they are done. Only for shared memory (moves are left out), and for one asynchronous device.
