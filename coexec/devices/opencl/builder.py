@@ -392,12 +392,8 @@ class Compile:
 
 
 def packed(numbers: Sequence[np.generic | np.ndarray]) -> np.ndarray:
-    """Numbers and short vectors as the bytes of an OpenCL struct of them in that order: each lies at a multiple of its size, as the whole does."""
-    out, widest = bytearray(), 1
-    for value in numbers:
-        widest = max(widest, value.nbytes)
-        out += bytes(-len(out) % value.nbytes) + value.tobytes()
-    return np.frombuffer(bytes(out + bytes(-len(out) % widest)), np.uint8)
+    """Numbers and short vectors as the bytes of a packed struct of them in that order (PACKED_ of common.clh)."""
+    return np.frombuffer(b"".join(value.tobytes() for value in numbers), np.uint8)
 
 
 def _offset(region: Region, outer: Region, strides: Sequence[int]) -> int:

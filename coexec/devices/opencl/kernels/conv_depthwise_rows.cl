@@ -47,7 +47,7 @@
   V(int, x_off) V(int8, xs) V(int, w_off) V(int, y_off) V(int8, ys) V(int8, in) V(int8, out) V(int8, pad) V(int, rows) V(int, many)    \
   V(int, channels) BIAS_NUMBERS(V) RESIDUAL_NUMBERS(V) LATE_NUMBERS(V)
 
-struct FORM(rows_numbers) { NUMBERS(FIELD_) };
+struct PACKED_ FORM(rows_numbers) { NUMBERS(FIELD_) };
 
 __attribute__((reqd_work_group_size(1, 1, 1)))
 __kernel void FORM(conv_depthwise_rows)(__global const T *restrict x, __global const T *restrict w, __global T *restrict y BIAS_ARG RESIDUAL_ARG,

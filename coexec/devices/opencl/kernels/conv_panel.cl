@@ -81,7 +81,7 @@
   V(int8, in) V(int8, out) V(int8, size) V(int8, stride) V(int8, dilation) V(int8, pad) V(int, unit) V(int, wide) V(int, turn)         \
   V(int, narrow) BIAS_NUMBERS(V) V(int, r_off) V(int8, rs) V(int, added) LATE_NUMBERS(V)
 
-struct FORM(conv_panel_numbers) { NUMBERS(FIELD_) };
+struct PACKED_ FORM(conv_panel_numbers) { NUMBERS(FIELD_) };
 
 __attribute__((reqd_work_group_size(1, 1, 1)))
 __kernel void FORM(conv_panel)(__global const T *restrict x, __global const T *restrict w, __global T *restrict y, __local T *restrict panel,

@@ -57,7 +57,7 @@
   V(int, x_off) V(int8, xs) V(int, w_off) V(int, y_off) V(int8, ys) V(int, groups) V(int, in_channels) V(int, out_channels)            \
   V(int8, in) V(int8, out) V(int8, pad) FREQ_NUMBERS(V) BIAS_NUMBERS(V) V(int, r_off) V(int8, rs) V(int, added) LATE_NUMBERS(V)
 
-struct winograd_numbers { NUMBERS(FIELD_) };
+struct PACKED_ winograd_numbers { NUMBERS(FIELD_) };
 
 __attribute__((reqd_work_group_size(1, 1, 1)))
 __kernel void conv_winograd(__global const T *restrict x, __global const T *restrict w, __global T *restrict y,

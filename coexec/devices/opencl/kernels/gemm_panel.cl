@@ -71,7 +71,7 @@
   V(int, y_column) V(int, stacks_off) V(int, depth) V(ACC, alpha) V(int, rows) V(int, columns) BIAS_NUMBERS(V) V(int, r_off)           \
   V(int, r_row) V(int, r_column) V(int, added) LATE_NUMBERS(V)
 
-struct gemm_numbers { NUMBERS(FIELD_) };
+struct PACKED_ gemm_numbers { NUMBERS(FIELD_) };
 
 __attribute__((reqd_work_group_size(1, 1, 1)))
 __kernel void gemm_panel(__global const T *restrict a, __global const T *restrict b, __global T *restrict y, __global const int *restrict stacks

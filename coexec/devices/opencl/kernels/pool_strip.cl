@@ -20,7 +20,7 @@
   V(int, x_off) V(int8, xs) V(int, y_off) V(int8, ys) V(int8, in) V(int8, out) V(int8, size) V(int8, stride) V(int8, dilation)         \
   V(int8, pad) V(int, rows) V(int, many) V(int, channels) MEAN_NUMBERS(V) RESIDUAL_NUMBERS(V)
 
-struct strip_numbers { NUMBERS(FIELD_) };
+struct PACKED_ strip_numbers { NUMBERS(FIELD_) };
 
 __attribute__((reqd_work_group_size(1, 1, 1)))
 __kernel void pool_strip(__global const T *restrict x, __global T *restrict y, __local T *restrict planes, __local T *restrict sums MEAN_ARGS
