@@ -5,18 +5,9 @@
 // sums are under way at a time; an output is one chain over the filter's elements in order. The last strip overlaps the one before it.
 // Loads may run beyond a row into what lies between the first and the last element of the input window; such lanes are cleared. vectors.clh comes before.
 
-#ifdef RESIDUAL
-#define RESIDUAL_ARG , __global const T *restrict r
-#define RESIDUAL_NUMBERS(V) V(int, r_off) V(int8, rs)
-#else
-#define RESIDUAL_ARG
-#define RESIDUAL_NUMBERS(V)
-#endif
 #ifdef BIAS
-#define BIAS_NUMBERS(V) V(int, bias_off) V(int, bias_stride)
 #define BIAS_OF(c) LOAD(T, bias, bias_off + (c) * bias_stride)
 #else
-#define BIAS_NUMBERS(V)
 #define BIAS_OF(c) 0
 #endif
 

@@ -71,11 +71,6 @@
 
 #define SOON 8  // channels from the one that is copied to the one that is fetched into cache meanwhile
 
-#ifdef BIAS
-#define BIAS_NUMBERS(V) V(int, bias_off) V(int, bias_stride)
-#else
-#define BIAS_NUMBERS(V)
-#endif
 #define NUMBERS(V)                                                                                                                     \
   V(int, x_off) V(int8, xs) V(int, w_off) V(int, y_off) V(int8, ys) V(int, groups) V(int, in_channels) V(int, out_channels)            \
   V(int8, in) V(int8, out) V(int8, size) V(int8, stride) V(int8, dilation) V(int8, pad) V(int, unit) V(int, wide) V(int, turn)         \

@@ -48,11 +48,6 @@
 #else
 #define FREQ_NUMBERS(V) V(int, freqs_off)
 #endif
-#ifdef BIAS
-#define BIAS_NUMBERS(V) V(int, bias_off) V(int, bias_stride)
-#else
-#define BIAS_NUMBERS(V)
-#endif
 #define NUMBERS(V)                                                                                                                     \
   V(int, x_off) V(int8, xs) V(int, w_off) V(int, y_off) V(int8, ys) V(int, groups) V(int, in_channels) V(int, out_channels)            \
   V(int8, in) V(int8, out) V(int8, pad) FREQ_NUMBERS(V) BIAS_NUMBERS(V) V(int, r_off) V(int8, rs) V(int, added) LATE_NUMBERS(V)

@@ -62,13 +62,13 @@
 #define PANEL_ARG , __local T *restrict panel
 #endif
 #ifdef BIAS
-#define BIAS_NUMBERS(V) V(int, bias_off) V(int, bias_row) V(int, bias_column) V(ACC, beta)
+#define MATRIX_BIAS_NUMBERS(V) V(int, bias_off) V(int, bias_row) V(int, bias_column) V(ACC, beta)
 #else
-#define BIAS_NUMBERS(V)
+#define MATRIX_BIAS_NUMBERS(V)
 #endif
 #define NUMBERS(V)                                                                                                                     \
   V(int, a_off) V(int, a_row) V(int, a_depth) V(int, b_off) V(int, b_depth) V(int, b_column) V(int, y_off) V(int, y_row)               \
-  V(int, y_column) V(int, stacks_off) V(int, depth) V(ACC, alpha) V(int, rows) V(int, columns) BIAS_NUMBERS(V) V(int, r_off)           \
+  V(int, y_column) V(int, stacks_off) V(int, depth) V(ACC, alpha) V(int, rows) V(int, columns) MATRIX_BIAS_NUMBERS(V) V(int, r_off)           \
   V(int, r_row) V(int, r_column) V(int, added) LATE_NUMBERS(V)
 
 struct PACKED_ gemm_numbers { NUMBERS(FIELD_) };

@@ -9,13 +9,6 @@
 #define MEAN_ARGS , __global const T *restrict down, __global const T *restrict across
 #define MEAN_NUMBERS(V) V(int, down_off) V(int, across_off)
 #endif
-#ifdef RESIDUAL
-#define RESIDUAL_ARG , __global const T *restrict r
-#define RESIDUAL_NUMBERS(V) V(int, r_off) V(int8, rs)
-#else
-#define RESIDUAL_ARG
-#define RESIDUAL_NUMBERS(V)
-#endif
 #define NUMBERS(V)                                                                                                                     \
   V(int, x_off) V(int8, xs) V(int, y_off) V(int8, ys) V(int8, in) V(int8, out) V(int8, size) V(int8, stride) V(int8, dilation)         \
   V(int8, pad) V(int, rows) V(int, many) V(int, channels) MEAN_NUMBERS(V) RESIDUAL_NUMBERS(V)
