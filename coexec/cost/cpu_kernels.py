@@ -6,59 +6,28 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from ..ops.conv_ways import TILES, Window, costs, least, tile_rows
 from .cases import SPLIT_BYTES, SPLIT_FLOPS, Case, K, M, beyond, lanes_up, last_strip, level_of, pick, row_tiles, strips_of
 from .geometry import Array, Facts, Products, Windowed, up
 
 #: Depth of a block of the inner dimension, and bytes of partial sums, in the matrix kernels.
 DEPTH, SUMS_BYTES = 192, 256 << 10
-WINOGRAD_LEAST, WINOGRAD_BLOCK, BLOCKS_BAND = 16, 2 << 20, 6 << 20
-#: Pixels of the largest small map, and output channels of the convolutions that are made straight from the input.
-MOST_SMALL, MOST_FEW = 256, 4
-#: What reading a weight costs in multiply-adds of one lane, and packing a pixel of a small map in those of one output channel.
-WEIGHT_COST, PIXEL_COST = 16, 15
+WINOGRAD_BLOCK, BLOCKS_BAND = 2 << 20, 6 << 20
+#: Output channels of the convolutions that are made straight from the input.
+MOST_FEW = 4
 #: What makes threads share rows rather than channels (`devices.cpu.conv`), and how uneven shares of a channel-wise operator may be.
 ALL_INPUT_COST, ELEMENT_COST, FAIR_SHARE = 1.13, 32, 1.15
 #: Outputs of a row that the kernel of narrow depthwise maps sums at a time.
 LANES_WIDTH = 8
 
 
-def winograd_costs(g: Windowed, f: Facts, oc: Array, oh: Array, ow: Array) -> tuple[Array, Array, Array]:
-    """What the CPU's rule compares: direct, m = 2, m = 4; infinite where there are too few channels."""
-    def lanes(count: Array) -> Array:
-        return lanes_up(count, f.lanes) * np.where(count <= f.lanes, 1.5, 1.0)
-
-    pixels = oh * ow
-    directly = np.where((pixels <= MOST_SMALL) & (oc >= 2 * f.lanes), pixels, lanes_up(pixels, f.lanes))
-    found = [9.0 * (directly * (1 + 2 / np.maximum(oc, 1)) + 8)]
-    few = np.minimum(g.icg, oc) < WINOGRAD_LEAST
-    for m in (2, 4):
-        cost = (m + 2) ** 2 * (lanes(up(oh, m) * up(ow, m)) * (1 + 14 / np.maximum(g.icg, 1) + 14 / np.maximum(oc, 1)) + 8)
-        found.append(np.where(few, np.inf, cost))
-    return tuple(found)  # type: ignore[return-value]
-
-
-def _block_costs(g: Windowed, f: Facts, oc: Array, oh: Array, ow: Array) -> tuple[Array, Array]:
-    """What the CPU's rule for larger kernels compares: direct, and by 4x4 blocks; infinite where there are too few channels."""
-    pixels, tiles = oh * ow, up(oh, 4) * up(ow, 4)
-    directly = np.where((pixels <= MOST_SMALL) & (oc >= 2 * f.lanes), pixels, lanes_up(pixels, f.lanes))
-    vectors = lanes_up(tiles, f.lanes) * np.where(tiles <= f.lanes, 1.5, 1.0)
-    cost = 49 * (vectors * (4 + 28 / np.maximum(g.icg, 1) + 28 / np.maximum(oc, 1)) + 4 * 8)
-    few = np.minimum(g.icg, oc) < WINOGRAD_LEAST
-    return g.taps * (directly * (1 + 2 / np.maximum(oc, 1)) + 8.0), np.where(few, np.inf, cost)
-
-
-def is_square(g: Windowed) -> bool:
-    """Whether these are 3x3 convolutions that Winograd's algorithms are for."""
-    return (g.kh, g.kw) == (3, 3) and {g.sh, g.sw, g.dh, g.dw} == {1}
+def window(g: Windowed) -> Window:
+    """What the ways to make these convolutions need to know, where they have one group."""
+    return Window.of((g.kh, g.kw), (g.sh, g.sw), (g.dh, g.dw), is_dense=True)
 
 
 #: Heights, widths and strides of the depthwise kernels that run down strips of columns.
 STRIPS = frozenset({(3, 3, 1, 1), (3, 3, 2, 2), (5, 5, 1, 1), (5, 5, 2, 2), (7, 7, 1, 1)})
-
-
-def is_larger(g: Windowed) -> bool:
-    """Whether these are convolutions that may be made of 4x4 blocks, each by Winograd's algorithm."""
-    return g.kh == g.kw and 5 <= g.kh <= 8 and {g.sh, g.sw, g.dh, g.dw} == {1}
 
 
 def _largest(extent: Array, parts: int, align: int) -> Array:
@@ -75,17 +44,10 @@ def _conv_share(g: Windowed, f: Facts) -> tuple[Windowed, Array]:
         return g, np.zeros(len(g.n), bool)
     grouped, per = g.grouped, g.ocg if g.grouped else 1
 
+    known = window(g)._replace(is_dense=not grouped)
+
     def cost(oc: Array, oh: Array) -> Array:
-        pixels, padded = oh * g.ow, lanes_up(oc, f.tile_rows)
-        pairs = g.icg * padded
-        each = g.taps * lanes_up(pixels, f.lanes) * (1 + 2 / np.maximum(oc, 1))
-        suits, sums = _small_maps(g, oc, pixels, f)
-        each = np.where(suits, g.taps * sums / np.maximum(padded, 1) * (1 + PIXEL_COST / np.maximum(oc, 1)), each)
-        if is_square(g) and not grouped:
-            each = np.min(winograd_costs(g, f, oc, oh, g.ow), axis=0)
-        elif is_larger(g) and not grouped:
-            each = np.min(_block_costs(g, f, oc, oh, g.ow), axis=0)
-        return pairs * (g.n * each + WEIGHT_COST * g.taps)
+        return g.n * least(g.icg, oc, oh, g.ow, known, f.lanes, f.tile_rows)
 
     channels = [(_largest(g.oc, f.threads, a * per), g.oh) for a in (1, *(() if grouped else (f.tile_rows,)))]
     rows = [(g.oc, _largest(g.oh, f.threads, a)) for a in (1, 2, 4)]
@@ -109,14 +71,10 @@ def conv(g: Windowed, f: Facts) -> Iterator[Case]:
     """Convolutions with constant weights, of the slowest thread."""
     g, woken = _conv_share(g, f)
     depthwise = (g.icg == 1) & (g.groups > 1)
-    winograd = np.zeros(len(g.n), np.int64)
-    if is_square(g):
-        costs = winograd_costs(g, f, g.oc, g.oh, g.ow)
-        winograd = np.where((g.groups == 1) & (np.minimum(g.icg, g.oc) >= WINOGRAD_LEAST), np.argmin(costs, axis=0), 0)
-    elif is_larger(g):
-        directly, blocks = _block_costs(g, f, g.oc, g.oh, g.ow)
-        winograd = np.where((g.groups == 1) & (blocks < directly), 3, 0)
-    implicit = ~depthwise & (winograd == 0)
+    ways = costs(g.icg, g.oc, g.oh, g.ow, window(g), f.lanes, f.tile_rows)
+    best = np.where(g.groups == 1, np.argmin(list(ways.values()), axis=0), 0)
+    way = {name: ~depthwise & (best == number) for number, name in enumerate(ways)}
+    implicit = way["vectors"] | way["rows"]
     if depthwise.any():
         narrow = depthwise & (g.ocg == 1) & (g.ow > LANES_WIDTH // 2) & (g.ow <= np.minimum(LANES_WIDTH, f.lanes // 2)) & (g.oc >= f.lanes)
         narrow &= (g.ow == g.full_ow) & (g.ih * g.iw >= f.lanes) & (g.dh == 1) & (g.dw == 1)
@@ -134,32 +92,17 @@ def conv(g: Windowed, f: Facts) -> Iterator[Case]:
     if shallow.any():
         yield pick(_shallow(g, f, woken), shallow)  # type: ignore[misc]
     few = few | shallow
-    small = implicit & ~few & _small_maps(g, g.oc, g.pixels, f)[0]
-    small &= (g.ow == g.full_ow) | (g.oh == 1)
+    small = way["rows"] & ~few & ((g.ow == g.full_ow) | (g.oh == 1))
     if small.any():
-        yield pick(_small(g, f, woken, _small_rows(g.pixels, f)), small)  # type: ignore[misc]
+        yield pick(_small(g, f, woken, tile_rows(g.pixels, f.tile_rows)), small)  # type: ignore[misc]
     implicit &= ~few & ~small
-    for choice, m in ((1, 2), (2, 4)):
-        if (winograd == choice).any():
-            yield pick(_winograd(g, f, m, woken), ~depthwise & (winograd == choice))  # type: ignore[misc]
-    if (winograd == 3).any():
-        yield pick(_blocks(g, f, woken), ~depthwise & (winograd == 3))  # type: ignore[misc]
+    for m in TILES:
+        if f"winograd{m}" in way and way[f"winograd{m}"].any():
+            yield pick(_winograd(g, f, m, woken), way[f"winograd{m}"])  # type: ignore[misc]
+    if "blocks" in way and way["blocks"].any():
+        yield pick(_blocks(g, f, woken), way["blocks"])  # type: ignore[misc]
     if implicit.any():
         yield pick(_implicit(g, f, woken), implicit)  # type: ignore[misc]
-
-
-def _small_rows(pixels: Array, f: Facts) -> Array:
-    """Pixels of a tile on small maps: a tile's rows or one less, whichever leaves fewer over; one where there is but one pixel."""
-    tall, short = f.tile_rows, max(1, f.tile_rows - 1)
-    return np.where(pixels == 1, 1, np.where(up(pixels, tall) * tall <= up(pixels, short) * short, tall, short))
-
-
-def _small_maps(g: Windowed, oc: Array, pixels: Array, f: Facts) -> tuple[Array, Array]:
-    """Where so many pixels leave less over as a tile's rows than as its vectors; and the sums, those of padding counted in, that this makes."""
-    rows = _small_rows(pixels, f)
-    sums = up(pixels, rows) * rows * lanes_up(oc, f.lanes)
-    others = lanes_up(pixels, f.lanes) * lanes_up(oc, f.tile_rows)
-    return (g.groups == 1) & (oc >= 2 * f.lanes) & (pixels <= MOST_SMALL) & (sums <= 1.05 * others), sums
 
 
 def _small(g: Windowed, f: Facts, woken: Array, rows: Array) -> Case:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
+from ..ops.conv_ways import costs, winograd_pays
 from .cases import Case, K, M, beyond, lanes_up, level_of, pick
-from .cpu_kernels import MOST_SMALL, WINOGRAD_LEAST, is_larger, is_square, winograd_costs
+from .cpu_kernels import window
 from .geometry import Array, Facts, Products, Windowed, up
 
 #: Bytes of a strip, vectors and elements a work-item makes of it, bytes of a panel.
@@ -71,13 +71,11 @@ def _in_common(g: Windowed, f: Facts) -> tuple[Array, Array]:
         return (np.zeros(len(g.n), bool),) * 2
     common = (g.oc == g.full_oc) & ((g.oh < g.full_oh) | (g.ow < g.full_ow)) & (g.ocg >= f.common_rows)
     lanes, rows, left = f.gpu_width, f.common_rows, np.maximum(g.full_oh - g.oh, 0)
-    host, pixels = replace(f, lanes=lanes, tile_rows=rows), left * g.ow
-    padded = np.minimum(up(pixels, rows) * rows, np.where(pixels == 1, 1, up(pixels, rows - 1) * (rows - 1))) * lanes_up(g.oc, lanes)
-    strips = common & (g.groups == 1) & (g.ow == g.full_ow) & (g.oc >= 2 * lanes) & (pixels > 0) & (pixels <= MOST_SMALL)
-    strips &= padded <= 1.05 * lanes_up(pixels, lanes) * up(g.oc, rows) * rows
-    if is_square(g) and strips.any():
-        strips &= np.argmin(winograd_costs(g, host, g.oc, left, g.ow), axis=0) == 0
-    return common, strips & (not is_larger(g))
+    strips = common & (g.groups == 1) & (g.ow == g.full_ow) & (left > 0)
+    if strips.any():
+        ways = costs(g.icg, g.oc, left, g.ow, window(g), lanes, rows)
+        strips &= np.argmin(list(ways.values()), axis=0) == list(ways).index("rows")
+    return common, strips
 
 
 def _winograd(g: Windowed, f: Facts, common: Array) -> dict[str, Array]:
@@ -132,12 +130,10 @@ def conv(g: Windowed, f: Facts) -> Iterator[Case]:
             return
     direct = fits & (g.ocg == 1) & (depth < 8)
     winograd = np.zeros(len(g.n), bool)
-    if is_square(g):
+    if (g.kh, g.kw) == (3, 3) and window(g).is_plain:
         cut = _winograd(g, f, common)
-        products = g.icg * g.ocg
-        ours = cut["panels"] * cut["vectors"] * (18 * products + 250 * (g.icg + g.ocg))
-        winograd = fits & ~direct & (np.minimum(g.icg, g.ocg) >= WINOGRAD_LEAST) & (cut["bytes"] <= f.local_bytes)
-        winograd &= ours < 0.9 * up(g.pixels, f.gpu_width) * 5 * products
+        winograd = fits & ~direct & (cut["bytes"] <= f.local_bytes)
+        winograd &= winograd_pays(g.icg, g.ocg, g.pixels, cut["tiles"], f.gpu_width, (cut["rows"], cut["columns"]), (rows, columns))
         for staged in (False, True):
             if (winograd & (cut["staged"] == staged)).any():
                 yield pick(_winograd_case(g, f, cut, staged), rest & winograd & (cut["staged"] == staged))  # type: ignore[misc]

@@ -86,6 +86,26 @@ def test_the_rules_name_the_kernels_that_devices_build():
     assert count >= 32 and len(wrong) <= 0.1 * count, wrong
 
 
+def test_convolutions_are_told_apart_as_both_devices_do():
+    """Exactly, piece by piece: the way is one rule (`ops.conv_ways`), that few channels, grouped ones and single pixels go before."""
+    devices, told, rng = find_devices(need_gpu=True), set(), np.random.default_rng(4)
+    shapes = [(64, 32, 7, 1, 1), (64, 40, 14, 1, 1), (32, 24, 20, 1, 1), (32, 48, 14, 1, 2), (32, 32, 7, 3, 1), (96, 16, 10, 3, 1), (24, 40, 14, 3, 1),
+              (8, 8, 28, 3, 1), (160, 160, 14, 3, 1), (48, 24, 14, 3, 2), (16, 24, 14, 5, 1), (24, 8, 7, 5, 1), (3, 16, 28, 3, 1), (64, 20, 1, 1, 1)]
+    for ic, oc, size, kernel, stride in shapes:
+        sample = whole_of(sized("Conv", 1, ic, size, size, oc, kernel, stride))
+        node, whole = with_constants(sample.node, rng), Region.whole(sample.node.output.shape)
+        high = whole.shape[2]
+        for region in (whole, whole.replace(1, (0, oc // 3)), whole.replace(1, (oc // 3, oc)), whole.replace(2, (0, max(1, high // 2)))):
+            for unit, device in devices.items():
+                facts = Facts.of({**board_facts(device), **({"lanes": LANES, "tile_rows": ROWS} if unit == "cpu" else {})})
+                with Bench(device, node, region) as bench:
+                    built = bench.kernel.implementation
+                named = kernel_of(node, region, unit, facts)
+                told.add((unit, named))
+                assert NAMES[named] in built, f"{unit}: {named} is {built} for {node} {region}"
+    assert len(told) >= 10, told
+
+
 def test_transposes_are_told_apart_as_the_cpu_does():
     """Exactly: by rows, by squares, element by element, or left to NumPy."""
     cpu, told = find_devices("none")["cpu"], set()

@@ -10,8 +10,8 @@ import numpy as np
 from ...graph.ir import Node, Value
 from ...ops.base import Op
 from ...ops.conv import conv_input, conv_params
+from ...ops.conv_ways import Window, best, least
 from ...regions import Region
-from . import conv_small
 from .build import Piece, Program, along_channels, builds, cut_evenly, shares_out
 from .conv_depthwise import depthwise
 from .conv_few import few
@@ -20,16 +20,11 @@ from .conv_small import small
 from .jit import flat, inlined, kernel, rows_contiguous, strides
 from .panels import NO_FLOATS, Tail, block_depth, group_end, multiply_rows, pack_bias, pack_rows, round_up, strip_vectors, tail_of
 from .simd import LANES, PANEL, ROWS, ask_for, keep, load, load_strided, splat, store
-from .winograd import LEAST_CHANNELS, arithmetic, winograd
-from .winograd_blocks import SIDES, block_arithmetic, winograd_blocks
+from .winograd import winograd
+from .winograd_blocks import winograd_blocks
 
 #: What the partial sums of a group of strips may take, between two blocks of k (bytes): a part of the second-level cache.
 SUMS_BYTES = 256 * 1024
-#: What reading one weight costs a thread, in multiply-adds of one lane: it comes from beyond the second-level cache.
-WEIGHT_COST = 16
-#: What packing one pixel of a small map costs beside the multiply-adds of one output channel: every thread that has a share of the channels
-#: packs all pixels.
-PIXEL_COST = 15
 #: A share of the channels reads and packs all of the input, a part of which another thread has just written and holds in its cache. What that makes
 #: of its arithmetic where taps overlap, and, of a kernel of one tap that makes less than it reads, what each element costs it. One that makes more
 #: than it reads is followed by what reads those channels.
@@ -39,7 +34,8 @@ ALL_INPUT_COST, ELEMENT_COST = 1.13, 32
 class Convolution(NamedTuple):
     """A piece of a convolution as every algorithm here takes it: two spatial axes, arrays cut to the piece, pads of this piece.
 
-    x (n, c, h, w), w (oc, c / group, kh, kw), y and residual (n, oc, oh, ow). pads: of the piece's top and left; negative crops.
+    x (n, c, h, w), w (oc, c / group, kh, kw), y and residual (n, oc, oh, ow). pads: of the piece's top and left; negative crops. way: the best of
+    `ops.conv_ways`, where it has no kernel of its own.
     """
 
     x: np.ndarray
@@ -54,6 +50,7 @@ class Convolution(NamedTuple):
     tail: Tail
     weights: Value
     cut: tuple[int, int]
+    way: str
 
 
 def convolution(piece: Piece) -> Convolution | None:
@@ -70,10 +67,13 @@ def convolution(piece: Piece) -> Convolution | None:
     if not rows_contiguous(x, y, residual) or any(s < 0 for a in (x, y) for s in a.strides):
         return None
     group = 1 if params.group == 1 else piece.inputs[1].shape[0] * params.group // piece.constant(1).shape[0]
-    return Convolution(x, deep(piece.inputs[1]), None if piece.absent(2) else piece.inputs[2], y, residual, (*extra, *params.strides),
-                       (*extra, *params.dilations), (*(0,) * len(extra),
-                                                     *(s.pad_begin for s in spans)), group, tail_of(piece.node.activation),
-                       piece.values[1], tuple(piece.region[1]))
+    w, strides, dilations = deep(piece.inputs[1]), (*extra, *params.strides), (*extra, *params.dilations)
+    (oc, ic, kh, kw), (oh, ow) = w.shape, y.shape[2:]
+    window = Window.of((kh, kw), strides, dilations, group == 1)
+    way = best(ic, oc, oh, ow, window if piece.options.winograd else window._replace(is_plain=False), LANES, ROWS)
+    return Convolution(x, w, None if piece.absent(2) else piece.inputs[2], y, residual, strides, dilations,
+                       (*(0,) * len(extra), *(s.pad_begin for s in spans)), group, tail_of(piece.node.activation),
+                       piece.values[1], tuple(piece.region[1]), way)
 
 
 @builds("Conv")
@@ -97,20 +97,11 @@ def share(op: Op, node: Node, out_region: Region, threads: int) -> list[Region] 
     params = conv_params(node)
     if w[1] == 1:
         return along_channels(op, node, out_region, threads, (LANES, 1)) if params.group > 1 else None
-    dense = params.group == 1 and set(params.strides) == set(params.dilations) == {1}
+    window = Window.of((w[2], w[3]), params.strides, params.dilations, params.group == 1)
 
     def cost(region: Region) -> float:
         n, oc, oh, ow = region.shape
-        pairs, taps = w[1] * round_up(oc, ROWS), w[2] * w[3]
-        each = taps * round_up(oh * ow, LANES) * (1 + 2 / oc)
-        if params.group == 1 and conv_small.suits(oc, oh * ow):
-            rows = conv_small.tile_rows(oh * ow)
-            each = taps * round_up(oh * ow, rows) * round_up(oc, LANES) / round_up(oc, ROWS) * (1 + PIXEL_COST / oc)
-        if dense and w[2:] == (3, 3):
-            each = min(arithmetic(w[1], oc, oh, ow).values())
-        elif dense and w[2] == w[3] and w[2] in SIDES and min(w[1], oc) >= LEAST_CHANNELS:
-            each = min(block_arithmetic(w[2], w[1], oc, oh, ow))
-        return pairs * (n * each + WEIGHT_COST * taps)
+        return n * float(least(w[1], oc, oh, ow, window, LANES, ROWS))
 
     options, read, taps = [], op.input_regions(node, out_region)[0].size, w[2] * w[3]  # type: ignore[union-attr]
     each_read = ELEMENT_COST * read if taps == 1 and read > out_region.size else 0

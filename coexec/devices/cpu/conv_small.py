@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...ops.conv_ways import tile_rows
 from .activations import activate
 from .build import Piece, Program
 from .jit import flat, helper, inlined, kernel, strides
@@ -20,34 +21,21 @@ from .simd import LANES, PANEL, ROWS, clamp, load, load_inside, multiply_tile, s
 if TYPE_CHECKING:
     from .conv import Convolution
 
-#: Maps of more pixels than this are done the other way round; and what the sums of a group of strips may take (bytes).
-MOST_PIXELS, SUMS_BYTES = 256, 256 * 1024
+#: What the sums of a group of strips may take (bytes).
+SUMS_BYTES = 256 * 1024
 SHORT = ROWS - 1
-#: How many multiply-adds (padding counted in) there may be for one of the other way, which reads the weights once per strip of pixels.
-GAIN = 1.05
-
-
-def tile_rows(pixels: int) -> int:
-    """Rows of a tile: ROWS or one less, whichever leaves fewer over; one where there is but one pixel."""
-    return 1 if pixels == 1 else min((ROWS, SHORT), key=lambda rows: round_up(pixels, rows))
-
-
-def suits(oc: int, pixels: int) -> bool:
-    """True where so many pixels leave less over as a tile's rows than as its vectors."""
-    padded = round_up(pixels, tile_rows(pixels)) * round_up(oc, LANES)
-    return oc >= 2 * LANES and 0 < pixels <= MOST_PIXELS and padded <= GAIN * round_up(pixels, LANES) * round_up(oc, ROWS)
 
 
 def small(piece: Piece, case: Convolution) -> Program | None:
-    """One group, and less padding of pixels than the other way round has."""
+    """One group, and less to do than the other way round."""
     oc, ic, kh, kw = case.w.shape
     (n, _, h, w), (oh, ow) = case.x.shape, case.y.shape[2:]
     pixels, taps = oh * ow, kh * kw
-    if case.group != 1 or not suits(oc, pixels) or case.y.strides[2] != 4 * ow and oh > 1:
+    if case.way != "rows" or case.y.strides[2] != 4 * ow and oh > 1:
         return None
     if case.residual is not None and case.residual.strides[2] != 4 * ow and oh > 1:
         return None
-    rows = tile_rows(pixels)
+    rows = int(tile_rows(pixels, ROWS))
     (sh, sw), (dh, dw), (top, left) = case.strides, case.dilations, case.pads
     _, x_channel, x_row, x_column = strides(case.x)
     tiles, k = -(-pixels // rows), ic * taps

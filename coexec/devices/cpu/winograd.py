@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...ops.conv_ways import LEAST_CHANNELS, TILES
 from .activations import activate
 from .build import Piece, Program
-from .conv_small import MOST_PIXELS
 from .jit import flat, inlined, kernel, strides
 from .packing import pack_filters
 from .panels import NO_FLOATS, pack_bias, round_up
@@ -44,43 +44,17 @@ _G = {
 }
 #: What transformed inputs and products of a block of tiles may take together (bytes), and how deep one product may be.
 BLOCK_BYTES, MOST_DEPTH = 2 << 20, 256
-#: Fewer channels than this on either side do not pay for the transforms; a transformed element costs about that many multiply-adds.
-LEAST_CHANNELS, TRANSFORM_COST = 16, 14
-
-#: What reading one weight costs, in multiply-adds: many weights come from memory; and how much slower tiles one vector wide are.
-WEIGHT_COST, NARROW = 8, 1.5
 
 NO_BIAS = np.zeros(ROWS, np.float32)
 
 
-def arithmetic(ic: int, oc: int, oh: int, ow: int) -> dict[int, float]:
-    """Multiply-adds per pair of channels of a 3x3 convolution by F(m x m, 3x3), transforms and reading weights counted in; m = 0 is the
-    direct way."""
-    def lanes(count: int) -> float:
-        return round_up(count, LANES) * (NARROW if count <= LANES else 1)
-
-    directly = oh * ow if oh * ow <= MOST_PIXELS and oc >= 2 * LANES else round_up(oh * ow, LANES)
-    costs = {0: 9.0 * (directly * (1 + 2 / oc) + WEIGHT_COST)}
-    if min(ic, oc) >= LEAST_CHANNELS:
-        for m in _G:
-            points = (m + 2) ** 2
-            costs[m] = points * (lanes(-(-oh // m) * -(-ow // m)) * (1 + TRANSFORM_COST / ic + TRANSFORM_COST / oc) + WEIGHT_COST)
-    return costs
-
-
-def best_tile(ic: int, oc: int, oh: int, ow: int) -> int:
-    """The m with the least arithmetic for that piece, or 0 where multiplying directly has less."""
-    costs = arithmetic(ic, oc, oh, ow)
-    return min(costs, key=costs.__getitem__)
-
-
 def winograd(piece: Piece, case: Convolution) -> Program | None:
-    """3x3, stride and dilation 1, one group, enough channels, and fewer multiplications than the direct way."""
+    """3x3, stride and dilation 1, one group, and less to do than any other way."""
     oc, ic, kh, kw = case.w.shape
     if (kh, kw) != (3, 3) or case.strides != (1, 1) or case.dilations != (1, 1) or case.group != 1 or min(ic, oc) < LEAST_CHANNELS:
         return None
     (n, _, h, w), (oh, ow) = case.x.shape, case.y.shape[2:]
-    m = piece.options.winograd_tile or best_tile(ic, oc, oh, ow)
+    m = piece.options.winograd_tile or next((m for m in TILES if case.way == f"winograd{m}"), 0)
     if m not in (*_G, 6):
         return None
     if m == 6:

@@ -12,21 +12,20 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...ops.conv_ways import BLOCKS, POINTS
 from .build import Piece, Program
-from .conv_small import MOST_PIXELS
 from .jit import flat, inlined, kernel, strides
 from .packing import pack_filters
 from .panels import NO_FLOATS, pack_bias, round_up, strip_vectors
 from .simd import LANES, PANEL, ROWS, load, load_strided, multiply_tile, store, store4
-from .winograd import LEAST_CHANNELS, MOST_DEPTH, NARROW, NO_BIAS, TRANSFORM_COST, WEIGHT_COST, row_part, write_tiles
+from .winograd import MOST_DEPTH, NO_BIAS, row_part, write_tiles
 
 if TYPE_CHECKING:
     from .conv import Convolution
 
-#: Sides of a block of the kernel and of a tile of outputs, which must be equal; kernels of these sides are taken (in two by two blocks).
-TILE, SIDES = 4, (5, 6, 7, 8)
+#: Sides of a block of the kernel and of a tile of outputs, which must be equal; and of a tile of inputs.
+TILE = 4
 SIDE = 2 * TILE - 1
-POINTS, BLOCKS = SIDE ** 2, 4
 #: The weight transform G at the points 0, 1, -1, 2, -2, 1/2 and infinity: a 4x4 block g becomes G g G'.
 G = np.array([[-1 / 2, 0, 0, 0], [-1 / 3] * 4, [1 / 9, -1 / 9, 1 / 9, -1 / 9], [1 / 36, 1 / 18, 1 / 9, 2 / 9],
               [-1 / 60, 1 / 30, -1 / 15, 2 / 15], [32 / 45, 16 / 45, 8 / 45, 4 / 45], [0, 0, 0, 1]])
@@ -34,25 +33,12 @@ G = np.array([[-1 / 2, 0, 0, 0], [-1 / 3] * 4, [1 / 9, -1 / 9, 1 / 9, -1 / 9], [
 BAND_BYTES = 6 << 20
 
 
-def block_arithmetic(side: int, ic: int, oc: int, oh: int, ow: int) -> tuple[float, float]:
-    """Multiply-adds per pair of channels of a convolution with a square kernel: the direct way, and by blocks (transforms and reading
-    weights counted in)."""
-    directly = oh * ow if oh * ow <= MOST_PIXELS and oc >= 2 * LANES else round_up(oh * ow, LANES)
-    tiles = -(-oh // TILE) * -(-ow // TILE)
-    vectors = round_up(tiles, LANES) * (NARROW if tiles <= LANES else 1)
-    blocks = POINTS * (vectors * (BLOCKS + 2 * TRANSFORM_COST / ic + 2 * TRANSFORM_COST / oc) + BLOCKS * WEIGHT_COST)
-    return side ** 2 * (directly * (1 + 2 / oc) + WEIGHT_COST), blocks
-
-
 def winograd_blocks(piece: Piece, case: Convolution) -> Program | None:
-    """Stride and dilation 1, one group, enough channels, and fewer multiplications than the direct way."""
-    oc, ic, side, kw = case.w.shape
-    if side != kw or side not in SIDES or case.strides != (1, 1) or case.dilations != (1, 1) or case.group != 1 or min(ic, oc) < LEAST_CHANNELS:
+    """Stride and dilation 1, one group, and less to do than any other way."""
+    oc, ic, side, _ = case.w.shape
+    if case.way != "blocks":
         return None
     (n, _, h, w), (oh, ow) = case.x.shape, case.y.shape[2:]
-    directly, blocks = block_arithmetic(side, ic, oc, oh, ow)
-    if directly <= blocks:
-        return None
     padded, depth = round_up(oc, ROWS), BLOCKS * ic
 
     def pack() -> tuple[np.ndarray, np.ndarray]:

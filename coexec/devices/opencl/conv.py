@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyopencl as cl
 
+from ...ops import conv_ways
 from ...ops.conv import conv_input, conv_params
 from . import host
 from .builder import ClOperand, Compile, builds, int8, short
@@ -121,8 +122,8 @@ def reads_strips(c: Compile, s: Shape, rows: int) -> bool:
     if not shared or s.groups != 1 or len(whole) != 4 or whole[3] != c.region.shape[3] or any(w % rows for w in host.strip_widths(s.out_channels)):
         return False
     p = conv_params(c.node)
-    return host.packs_strips((s.in_channels, s.out_channels), s.kernel[1:], set(p.strides) == set(p.dilations) == {1},
-                             whole[2] - c.region.shape[2], whole[3])
+    window = conv_ways.Window.of(s.kernel[1:], p.strides, p.dilations, is_dense=True)
+    return host.packs_strips((s.in_channels, s.out_channels), window, whole[2] - c.region.shape[2], whole[3])
 
 
 def choose(s: Shape, tiles: Tiles, wanted: str | None = None) -> str:
@@ -283,18 +284,10 @@ class Winograd:
 
 
 def winograd_pays(s: Shape, tiles: Tiles) -> bool:
-    """Whether fewer multiplications outweigh transforms and unused tiles, in vector operations."""
-    if min(s.in_channels, s.out_channels) < MIN_WINOGRAD_CHANNELS:
-        return False
-    cut = Winograd.of(s, tiles)
-    runs = cut.panels * cut.vectors
-    direct = -(-s.pixels // tiles.width)
-    products = s.in_channels * s.out_channels
-    return runs * (18 * products + 250 * (s.in_channels + s.out_channels)) < 0.9 * direct * 5 * products
-
-
-#: With fewer channels on either side the transforms cost more than they save.
-MIN_WINOGRAD_CHANNELS = 16
+    """Whether fewer multiplications outweigh transforms and unused tiles."""
+    cut, panel = Winograd.of(s, tiles), Panel.of(s, tiles)
+    count = -(-s.y.shape[3] // 4) * -(-s.y.shape[4] // 4)
+    return bool(conv_ways.winograd_pays(s.in_channels, s.out_channels, s.pixels, count, tiles.width, (cut.rows, cut.columns), (panel.rows, panel.columns)))
 
 
 def build_winograd(c: Compile, s: Shape, tiles: Tiles) -> None:

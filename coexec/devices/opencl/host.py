@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ...ops.conv_ways import Window, best
+
 if TYPE_CHECKING:
     from ..cpu.packing import Packing
     from ..cpu.shared import Packed
@@ -64,15 +66,11 @@ def strip_widths(channels: int) -> tuple[int, int, int]:
     return PANEL, (vectors - left) * LANES, (2 if left == 4 else left or 1) * LANES
 
 
-def packs_strips(channels: tuple[int, int], kernel: tuple[int, int], is_plain: bool, height: int, width: int) -> bool:
-    """Whether the CPU packs strips for a piece of height x width pixels of a convolution of one group, (in, out) channels; `is_plain`: of
-    stride and dilation 1."""
-    from ..cpu import conv_small, winograd, winograd_blocks
+def packs_strips(channels: tuple[int, int], window: Window, height: int, width: int) -> bool:
+    """Whether the CPU packs strips for a piece of height x width pixels of a convolution of (in, out) channels."""
+    from ..cpu.simd import LANES, ROWS
 
-    ic, oc = channels
-    if is_plain and (kernel == (3, 3) and winograd.best_tile(ic, oc, height, width) or kernel[0] in winograd_blocks.SIDES):
-        return False
-    return conv_small.suits(oc, height * width)
+    return best(*channels, height, width, window, LANES, ROWS) == "rows"
 
 
 def common_rows() -> int:

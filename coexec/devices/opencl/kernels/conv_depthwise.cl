@@ -26,7 +26,7 @@ __kernel void conv_depthwise_strip(__global const T *restrict x, int x_off, int8
   const int begin = get_global_id(1) * many, end = min(begin + many, channels);
   const int H = in.s1, W = in.s2, OW = out.s2, SH = stride.s1, SW = stride.s2, DH = dilation.s1, DW = dilation.s2;
   const int pitch = ((OW - 1) * SW + (KW - 1) * DW) / SW + 1, plane_rows = ((rows - 1) * SH + (KH - 1) * DH) / SH + 1;
-  const int phase = plane_rows * pitch + VW, run_x = xs.s3 == W && (xs.s1 == H * W || channels == 1);
+  const int phase = plane_rows * pitch + VW;
   const int run_y = ys.s3 == OW, run_channels = run_y && ys.s1 == out.s1 * OW && count == out.s1;
   int at[KH * KW];
   _Pragma("unroll") for (int kh = 0; kh < KH; kh++)
@@ -36,7 +36,7 @@ __kernel void conv_depthwise_strip(__global const T *restrict x, int x_off, int8
   w += w_off + begin * KH * KW;
   y += y_off + n * ys.s0 + begin * ys.s1 + top * ys.s3;
   for (int c = begin; c < end; c++, x += xs.s1, y += ys.s1, w += KH * KW) {
-    fill_planes(x, xs.s3, H, W, run_x ? (channels - c) * H * W : 0, top * SH - pad.s1, -pad.s2, (count - 1) * SH + (KH - 1) * DH + 1,
+    fill_planes(x, xs.s3, H, W, (channels - 1 - c) * xs.s1 + (H - 1) * xs.s3 + W, top * SH - pad.s1, -pad.s2, (count - 1) * SH + (KH - 1) * DH + 1,
                 SH, SW, pitch, phase, 0, plane);
     T taps[KH * KW];
     _Pragma("unroll") for (int k = 0; k < KH * KW; k++) taps[k] = w[k];

@@ -95,7 +95,7 @@ __kernel void FORM(conv_panel)(__global const T *restrict x, __global const T *r
   const int pitch = ((right - left - 1) * SW + (KW - 1) * DW) / SW + 1, phase = pitch + VW, strip_row = phase * SW;
   const int strip_rows = (bottom - top) * SH + (KH - 1) * DH + 1, tall = (KH - 1) * DH + 1;
   const int direct = top == bottom && SW == 1 && column >= 0 && column + lanes - 1 + (KW - 1) * DW < W;
-  const int dense = x_row == W ? H * W : 0;
+  const int held = (in_channels - 1) * xs.s1 + (H - 1) * x_row + W;  // elements from a group's first to its last
 
   x += x_off + batch * xs.s0 + group * in_channels * xs.s1;
   w += w_off + group * ((out_channels + MR - 1) / MR * MR) * depth;
@@ -139,7 +139,7 @@ __kernel void FORM(conv_panel)(__global const T *restrict x, __global const T *r
         const int h = row + s;
         __local T *cells = strip + s * strip_row;
         if (part >= tall) continue;  // no tap meets this row
-        if (h >= 0 && h < H) fill_row(x + h * x_row, W, dense ? dense - h * x_row : W, column, SW, pitch, phase, 0, cells);
+        if (h >= 0 && h < H) fill_row(x + h * x_row, W, held - (c0 + c) * xs.s1 - h * x_row, column, SW, pitch, phase, 0, cells);
         else PLAIN_LOOP for (int p = 0; p < SW; p++) fill_run(cells + p * phase, 0, pitch, 0);
       }
       PLAIN_LOOP for (int kh = 0; kh < KH; kh++) {

@@ -25,7 +25,6 @@ __kernel void pool_strip(__global const T *restrict x, __global T *restrict y, _
   const int H = in.s1, W = in.s2, KH = size.s1, KW = size.s2, OW = out.s2, SH = stride.s1, SW = stride.s2;
   const int DH = dilation.s1, DW = dilation.s2;
   const int pitch = ((OW - 1) * SW + (KW - 1) * DW) / SW + 1, phase = (((rows - 1) * SH + (KH - 1) * DH) / SH + 1) * pitch + VW;
-  const int run_x = xs.s3 == W && (xs.s1 == H * W || channels == 1);
   const int run_y = ys.s3 == OW, run_channels = run_y && ys.s1 == out.s1 * OW && count == out.s1;
 #ifdef LARGEST
   const T fill = -INFINITY;
@@ -35,7 +34,7 @@ __kernel void pool_strip(__global const T *restrict x, __global T *restrict y, _
   x += x_off + n * xs.s0 + first * xs.s1;
   y += y_off + n * ys.s0 + first * ys.s1 + top * ys.s3;
   for (int c = first; c < last; c++, x += xs.s1, y += ys.s1) {
-    fill_planes(x, xs.s3, H, W, run_x ? (channels - c) * H * W : 0, top * SH - pad.s1, -pad.s2, (count - 1) * SH + (KH - 1) * DH + 1,
+    fill_planes(x, xs.s3, H, W, (channels - 1 - c) * xs.s1 + (H - 1) * xs.s3 + W, top * SH - pad.s1, -pad.s2, (count - 1) * SH + (KH - 1) * DH + 1,
                 SH, SW, pitch, phase, fill, planes);
     for (int q = 0; q < count * pitch; q += VW * NV) {
       VEC acc[NV];
