@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ops.conv_ways import costs, winograd_pays
+from ..ops.conv_ways import TILES, by_panels, by_tiles, costs
 from .cases import Case, K, M, beyond, lanes_up, level_of, pick
 from .cpu_kernels import window
 from .geometry import Array, Facts, Products, Windowed, up
@@ -78,18 +78,21 @@ def _in_common(g: Windowed, f: Facts) -> tuple[Array, Array]:
     return common, strips
 
 
-def _winograd(g: Windowed, f: Facts, common: Array) -> dict[str, Array]:
-    across, down, w, ic = up(g.ow, 4), up(g.oh, 4), f.gpu_width, g.icg
+def _winograd(g: Windowed, f: Facts, common: Array, side: int) -> dict[str, Array]:
+    """How Winograd's algorithm with tiles of so many outputs along a side is cut, and what there is to do (`work`)."""
+    across, down, w, ic, points = up(g.ow, side), up(g.oh, side), f.gpu_width, g.icg, (side + 2) ** 2
     tiles = across * down
-    freq = 36 * 4 * ic * w
+    freq = points * 4 * ic * w
     staged = freq > f.local_bytes * 3 // 4
     rows, vectors = _tile(g.ocg, tiles, f, np.where(staged, 3, np.clip(f.local_bytes // 2 // np.maximum(freq, 1), 1, 3)), common)
     columns = vectors * w
     tile_rows = np.minimum(down, (columns - 2) // across + 2)
-    strip = 4 * np.where(down == 1, np.minimum(across, columns), across) + 4 * (1 + w)
-    local = 4 * (36 * rows * columns + w) + 4 * 16 * columns + 4 * ((tile_rows - 1) * 4 + 6) * strip + 4 * w
+    strip = side * (np.where(down == 1, np.minimum(across, columns), across) + 1 + w)
+    local = 4 * (points * rows * columns + w) + 4 * side**2 * columns + 4 * ((tile_rows - 1) * side + side + 2) * strip + 4 * w
+    nbytes = local + np.where(staged, 0, freq * vectors)
+    work = np.where(nbytes <= f.local_bytes, by_tiles(side, ic, g.ocg, tiles, w, (rows, columns)), np.inf)
     return {"rows": rows, "vectors": vectors, "columns": columns, "panels": up(tiles, columns), "tiles": tiles, "across": across,
-            "staged": staged, "bytes": local + np.where(staged, 0, freq * vectors), "strip_rows": (tile_rows - 1) * 4 + 6}
+            "staged": staged, "work": work}
 
 
 def conv(g: Windowed, f: Facts) -> Iterator[Case]:
@@ -131,12 +134,14 @@ def conv(g: Windowed, f: Facts) -> Iterator[Case]:
     direct = fits & (g.ocg == 1) & (depth < 8)
     winograd = np.zeros(len(g.n), bool)
     if (g.kh, g.kw) == (3, 3) and window(g).is_plain:
-        cut = _winograd(g, f, common)
-        winograd = fits & ~direct & (cut["bytes"] <= f.local_bytes)
-        winograd &= winograd_pays(g.icg, g.ocg, g.pixels, cut["tiles"], f.gpu_width, (cut["rows"], cut["columns"]), (rows, columns))
-        for staged in (False, True):
-            if (winograd & (cut["staged"] == staged)).any():
-                yield pick(_winograd_case(g, f, cut, staged), rest & winograd & (cut["staged"] == staged))  # type: ignore[misc]
+        cuts = {side: _winograd(g, f, common, side) for side in TILES}
+        works = [by_panels(g.icg, g.ocg, g.pixels, f.gpu_width, (rows, columns)), *(cut["work"] for cut in cuts.values())]
+        best = np.where(fits & ~direct, np.argmin(works, axis=0), 0)
+        winograd = best > 0
+        for number, (side, cut) in enumerate(cuts.items(), 1):
+            for staged in (False, True):
+                if ((best == number) & (cut["staged"] == staged)).any():
+                    yield pick(_winograd_case(g, f, cut, side, staged), rest & (best == number) & (cut["staged"] == staged))  # type: ignore[misc]
     for name, keep in (("conv_direct", direct), ("conv_tiled", ~fits)):
         if (rest & keep).any():
             yield pick(_loops(g, f, name), rest & keep)  # type: ignore[misc]
@@ -188,27 +193,28 @@ def _computed(columns: Array, vectors: Array, width: int) -> Array:
     return full * vectors + np.where(narrow, 1, vectors)
 
 
-def _winograd_case(g: Windowed, f: Facts, cut: dict[str, Array], staged: bool) -> Case:
+def _winograd_case(g: Windowed, f: Facts, cut: dict[str, Array], side: int, staged: bool) -> Case:
+    points = (side + 2) ** 2
     stacks, panels, vectors, rows = g.n * g.groups, cut["panels"], cut["vectors"], cut["rows"]
     tiles = up(g.ocg, rows)
-    steps, whole = stacks * panels * tiles * 36 * g.icg * M, stacks * up(cut["tiles"], f.gpu_width) * M
-    weights = tiles * rows * 36 * g.icg * 4
+    steps, whole = stacks * panels * tiles * points * g.icg * M, stacks * up(cut["tiles"], f.gpu_width) * M
+    weights = tiles * rows * points * g.icg * 4
     passes = np.where(weights > 0.7 * f.l2_bytes, panels, 1)
-    freq = 36 * 4 * g.icg * cut["columns"] * panels * stacks
+    freq = points * 4 * g.icg * cut["columns"] * panels * stacks
     across = cut["across"]
-    runs = np.minimum(up(g.oh, 4), up(cut["columns"], across) + (across % cut["columns"] > 0))
-    rows_in = (runs - 1) * 4 + 6
+    runs = np.minimum(up(g.oh, side), up(cut["columns"], across) + (across % cut["columns"] > 0))
+    rows_in = (runs - 1) * side + side + 2
     terms = {
         "fixed": np.ones(len(panels)), "panels_k": stacks * panels * K,
-        "fma_m": stacks * _computed(cut["tiles"], vectors, f.gpu_width) * tiles * 36 * g.icg * rows * M, "step_m": steps,
+        "fma_m": stacks * _computed(cut["tiles"], vectors, f.gpu_width) * tiles * points * g.icg * rows * M, "step_m": steps,
         "row_step_m": steps * rows, "mb_cold": weights * M * (1 if staged else passes),
         "in_mvec": whole * g.icg, "in_rows_m": stacks * panels * g.icg * rows_in * M,
-        "in_melem": stacks * panels * g.icg * rows_in * np.minimum(across, cut["columns"]) * 4 * M,
-        "in_runs_m": stacks * panels * g.icg * runs * 36 * M,
-        "out_mvec": whole * g.ocg, "out_runs_m": stacks * panels * g.ocg * runs * 4 * M,
+        "in_melem": stacks * panels * g.icg * rows_in * np.minimum(across, cut["columns"]) * side * M,
+        "in_runs_m": stacks * panels * g.icg * runs * points * M,
+        "out_mvec": whole * g.ocg, "out_runs_m": stacks * panels * g.ocg * runs * side * M,
         "mb_between": freq * M, "mb_in": stacks * g.icg * g.ih * g.iw * 4 * M, "mb_out": g.n * g.oc * g.pixels * 4 * M,
     }
-    name = "conv/winograd_staged" if staged else "conv/winograd"
+    name = "conv/winograd" + "_2x2" * (side == 2) + "_staged" * staged
     return Case(name, np.arange(len(panels)), terms, {"oc": g.ocg, "ic": g.icg, "tiles": cut["tiles"], "ow": g.ow,
                                                       "tile": rows * vectors, "stacks": stacks})
 

@@ -20,16 +20,19 @@ import numpy as np
 Count = Any
 #: Pixels of the largest map whose pixels are a tile's rows.
 MOST_PIXELS = 256
-#: Winograd's algorithms: fewer channels than this on either side do not pay. What transforming a lane of an input or of an output channel costs at each
-#: point, what reading a weight does, and how much slower products are that are one vector wide.
+#: Winograd's algorithms: fewer channels than this on either side do not pay. What transforming a lane of an input or of an output channel costs at
+#: each point, what reading a weight does, and how much slower products are that are one vector wide.
 LEAST_CHANNELS, INPUT_COST, OUTPUT_COST, WEIGHT_COST, NARROW = 5, 45, 20, 18, 1.3
-#: Pixels as a tile's rows: packing one of them from each channel and tap where they lie side by side, in runs as long as a tile, or anyhow (lanes' worths).
+#: Pixels as a tile's rows: packing one of them from each channel and tap where they lie side by side, in runs as long as a tile, or anyhow (lanes'
+#: worths).
 SIDE_BY_SIDE, RUNS, ANYHOW = 28, 65, 9
 #: Pixels as a tile's vectors, for each element of the weights: its arithmetic is slower by this factor, a strip of pixels costs so much once more,
 #: copying or gathering a pixel so much, a row of outputs so many lanes' worths, reading the weight so much.
 SLOWER, STRIP, COPY, GATHER, ROW, FAR_WEIGHT = 1.35, 26, 17, 23, 40, 34
-#: The same of kernels whose work-items own a core: transforming, gathering a pixel, reading a weight.
-TILE_INPUT, TILE_OUTPUT, PANEL_PIXEL, PANEL_WEIGHT = 70, 20, 15, 15
+#: The same of kernels whose work-items own a core: transforming inputs (by outputs along a tile's side) and outputs, reading a weight for a tile,
+#: gathering a pixel and reading a weight for a panel. Fitted to 385 convolutions timed three ways (PoCL, vectors of 16, 2026-11-28): the choice
+#: takes 1.3 % longer than the best way in the mean.
+TILE_INPUT, TILE_OUTPUT, TILE_WEIGHT, PANEL_PIXEL, PANEL_WEIGHT = {2: 45, 4: 75}, 20, 12, 18, 10
 #: Outputs along a side of a tile by Winograd's algorithm, for 3x3 kernels.
 TILES = (2, 4)
 #: Sides of the kernels that are made of 4x4 blocks; points of a block's tile, and how many blocks there are.
@@ -81,17 +84,17 @@ def by_blocks(ic: Count, oc: Count, oh: Count, ow: Count, lanes: int, rows: int)
     return np.where(np.minimum(ic, oc) < LEAST_CHANNELS, np.inf, cost)
 
 
-def winograd_pays(ic: Count, oc: Count, pixels: Count, tiles: Count, width: int, tile: tuple[Count, Count], panel: tuple[Count, Count]) -> Any:
-    """True where an OpenCL device whose work-items own a core makes a 3x3 convolution faster by F(4 x 4, 3 x 3), of so many tiles, than from panels of
-    pixels. tile, panel: rows and columns of what one work-item makes at a time, by either.
-
-    Fitted to 385 convolutions timed both ways (PoCL, vectors of 16, 2026-11-28): the choice takes 0.7 % longer than the better way in the mean.
-    """
+def by_tiles(m: int, ic: Count, oc: Count, tiles: Count, width: int, tile: tuple[Count, Count]) -> Count:
+    """F(m x m, 3 x 3) of so many tiles on an OpenCL device whose work-items own a core. tile: rows and columns of what one makes at a time."""
     tall, products = up(oc, tile[0]), up(tiles, width)
-    by_tiles = 36 * (products * (ic * tall + TILE_INPUT * ic + TILE_OUTPUT * oc) + PANEL_WEIGHT * ic * tall * (up(tiles, tile[1]) // tile[1]))
-    tall = up(oc, panel[0])
-    by_panels = 9 * ic * (up(pixels, width) * tall + PANEL_PIXEL * pixels + PANEL_WEIGHT * tall * (up(pixels, panel[1]) // panel[1]))
-    return (np.minimum(ic, oc) >= LEAST_CHANNELS) & (by_tiles < by_panels)
+    cost = products * (ic * tall + TILE_INPUT[m] * ic + TILE_OUTPUT * oc) + TILE_WEIGHT * ic * tall * (up(tiles, tile[1]) // tile[1])
+    return np.where(np.minimum(ic, oc) < LEAST_CHANNELS, np.inf, (m + 2) ** 2 * cost)
+
+
+def by_panels(ic: Count, oc: Count, pixels: Count, width: int, tile: tuple[Count, Count]) -> Count:
+    """A 3x3 convolution there from panels of gathered pixels."""
+    tall = up(oc, tile[0])
+    return 9 * ic * (up(pixels, width) * tall + PANEL_PIXEL * pixels + PANEL_WEIGHT * tall * (up(pixels, tile[1]) // tile[1]))
 
 
 class Window(NamedTuple):

@@ -13,6 +13,7 @@ from coexec.devices.opencl import conv as conv_family
 from coexec.devices.opencl import program
 from coexec.devices.opencl.tiles import Tiles, tiles_for
 from coexec.graph.ir import Activation, Node, TensorType, Value
+from coexec.ops import conv_ways
 from coexec.regions import Region
 from tests.device.harness import assert_on_device, run_on_device
 from tests.ops.law import Const, compute_whole, make_node, ort_reference, reference, with_output_types
@@ -93,20 +94,22 @@ def test_conv(device, case, method):
     ((1, 6, 28, 31), (20, 3, 3, 3), dict(group=2, pads=[0, 1, 1, 1])),
 ], ids=str)
 @pytest.mark.parametrize("staged", [False, True])
-def test_conv_winograd(device, monkeypatch, x, w, attributes, staged):
+@pytest.mark.parametrize("side", conv_ways.TILES)
+def test_conv_winograd(device, monkeypatch, x, w, attributes, side, staged):
     if not tiles_for(device.facts).panels:
         node, _ = build("Conv", [floats(*x), weights(*w)], attributes, method="winograd")
         assert "winograd" not in implementation(device, node), "it needs the local memory of a CPU"
         return
+    monkeypatch.setattr(conv_ways, "TILES", (side,))
     if staged:
         monkeypatch.setattr(conv_family.Winograd, "of", _staged(conv_family.Winograd.of))
     node, arrays = build("Conv", [floats(*x), weights(*w), weights(w[0])], attributes, method="winograd")
     check(device, node, arrays, CLOSE_WINOGRAD, tail=not staged)
-    assert implementation(device, node).startswith("f32_conv_winograd") and implementation(device, node).endswith("_staged") == staged
+    assert implementation(device, node).startswith(f"f32_conv_winograd_{side}x{side}") and implementation(device, node).endswith("_staged") == staged
 
 
 def _staged(of):
-    return lambda shape, tiles: replace(of(shape, tiles), staged=True)
+    return lambda shape, tiles, side: replace(of(shape, tiles, side), staged=True)
 
 
 def implementation(device: Any, node: Node) -> str:

@@ -74,9 +74,8 @@ def test_filters(m: int, out: int, channels: int, groups: int, rows: int):
     np.testing.assert_allclose(filled(pack_filters(w, g, rows, groups)), tiled.transpose(1, 2, 0, 4, 3).reshape(-1), rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(filled(pack_filters(w, g, rows, groups, points_first=True)), tiled.transpose(0, 1, 2, 4, 3).reshape(-1),
                                rtol=1e-6, atol=1e-7)
-    if m == 4:
-        cpu = filled(pack_filters(w, g, rows, groups))
-        assert np.array_equal(filled(host.filters(w, conv._FILTER, rows, groups)), cpu)  # both devices multiply by the very same numbers
+    cpu = filled(pack_filters(w, g, rows, groups))
+    assert np.array_equal(filled(host.filters(w, conv._FILTERS[m], rows, groups)), cpu)  # both devices multiply by the very same numbers
 
 
 @pytest.mark.parametrize("side", [5, 7, 8])

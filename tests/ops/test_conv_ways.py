@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from coexec.ops.conv_ways import Window, best, costs, least, winograd_pays
+from coexec.ops.conv_ways import Window, best, by_panels, by_tiles, costs, least
 
 LANES, ROWS = 16, 8
 SQUARE, POINTWISE, LARGE = (Window((k, k), 1, True, True) for k in (3, 1, 5))
@@ -35,8 +35,14 @@ def test_arrays_are_told_what_numbers_are():
             assert all(cost > 0 for cost in one.values())
 
 
-def test_work_items_that_own_a_core_take_winograd_where_tiles_fill_vectors():
-    tile = panel = (8, 48)
-    assert winograd_pays(512, 160, 14 * 14, 16, 16, tile, panel), "sixteen tiles are a vector"
-    assert not winograd_pays(512, 160, 7 * 7, 4, 16, tile, panel), "four are a quarter of one"
-    assert not winograd_pays(4, 64, 56 * 56, 14 * 14, 16, tile, panel), "few channels"
+def test_work_items_that_own_a_core_take_tiles_that_fill_vectors():
+    tile = (8, 48)
+
+    def fastest(ic: int, oc: int, size: int) -> int:
+        tiles = {m: by_tiles(m, ic, oc, (-(-size // m)) ** 2, LANES, tile) for m in (2, 4)}
+        works = {0: by_panels(ic, oc, size * size, LANES, tile), **tiles}
+        return min(works, key=lambda m: float(works[m]))
+
+    assert fastest(512, 160, 14) == 4, "sixteen tiles are a vector"
+    assert fastest(512, 160, 7) == 2, "four tiles are a quarter of one, sixteen smaller ones fill it"
+    assert fastest(4, 64, 56) == 0, "few channels do not pay for transforms"

@@ -137,7 +137,7 @@ def choose(s: Shape, tiles: Tiles, wanted: str | None = None) -> str:
         possible.insert(0, "tiled")
         if tiles.panels and Panel.of(s.flattened(), tiles).nbytes <= tiles.local_bytes:
             possible.insert(0, "panel")
-            if can_winograd(s, tiles):
+            if Winograd.best(s, tiles) is not None:
                 possible.insert(1, "winograd")
             if s.is_vector:
                 possible.insert(0, "vector")
@@ -145,7 +145,9 @@ def choose(s: Shape, tiles: Tiles, wanted: str | None = None) -> str:
         return wanted
     if possible[0] == "panel" and s.out_channels == 1 and s.depth < 8:
         return "direct"
-    return "winograd" if "winograd" in possible and winograd_pays(s, tiles) else possible[0]
+    if "winograd" in possible and Winograd.best(s, tiles).work(s, tiles) < Panel.of(s, tiles).work(s, tiles):  # type: ignore[union-attr]
+        return "winograd"
+    return possible[0]
 
 
 def _operands(c: Compile, s: Shape) -> tuple[dict[str, Any], list[Any]]:
@@ -212,6 +214,10 @@ class Panel:
         """Local memory it takes."""
         return sum(self.locals)
 
+    def work(self, s: Shape, tiles: Tiles) -> float:
+        """What there is to do for a 3x3 filter, in multiply-adds of a lane."""
+        return float(conv_ways.by_panels(s.in_channels, s.out_channels, s.pixels, tiles.width, (self.rows, self.columns)))
+
 
 def build_panel(c: Compile, s: Shape, tiles: Tiles, key: tuple = (), arrange: Callable[[np.ndarray], np.ndarray] = lambda w: w) -> None:
     """`arrange` brings constant input 1 to (out channels of all groups, in channels of one, *kernel); `key` names what it does."""
@@ -241,28 +247,30 @@ def build_tiled(c: Compile, s: Shape, tiles: Tiles) -> None:
              *i32(s.groups, s.in_channels, s.out_channels), *s.args(), *tail)
 
 
-#: F(4x4, 3x3): how a 3x3 filter becomes 6x6 points.
-_FILTER = np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6],
-                    [0, 0, 1]])
-
-
-def can_winograd(s: Shape, tiles: Tiles) -> bool:
-    """True for a 3x3 filter without stride and dilation, whose strips fit in local memory."""
-    return s.kernel == (1, 3, 3) and set(s.strides) == set(s.dilations) == {1} and Winograd.of(s, tiles).nbytes <= tiles.local_bytes
+#: F(m x m, 3 x 3): how a 3x3 filter becomes (m + 2) x (m + 2) points.
+_FILTERS = {
+    2: np.array([[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]]),
+    4: np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]),
+}
 
 
 @dataclass(frozen=True)
 class Winograd:
-    """How Winograd is cut: the register tile, panels of 4x4 output tiles, and bytes of memory. `staged`: the transformed input goes
-    through global memory, because it is too large for a core's own cache."""
+    """How Winograd is cut: outputs along a tile's side, the register tile, panels of tiles, and bytes of memory. `staged`: the transformed input
+    goes through global memory, because it is too large for a core's own cache."""
 
+    side: int
+    tiles: int
     rows: int
     vectors: int
     columns: int
-    panels: int
     freq: int
     locals: tuple[int, int, int]  # points, lines, strip
     staged: bool
+
+    @property
+    def panels(self) -> int:
+        return -(-self.tiles // self.columns)
 
     @property
     def nbytes(self) -> int:
@@ -270,37 +278,44 @@ class Winograd:
         return sum(self.locals) + (0 if self.staged else self.freq)
 
     @classmethod
-    def of(cls, s: Shape, tiles: Tiles) -> Winograd:
-        across, down, width = -(-s.y.shape[4] // 4), -(-s.y.shape[3] // 4), tiles.width
-        freq = 36 * 4 * s.in_channels * width
+    def of(cls, s: Shape, tiles: Tiles, side: int) -> Winograd:
+        across, down, width, points = -(-s.y.shape[4] // side), -(-s.y.shape[3] // side), tiles.width, (side + 2) ** 2
+        freq = points * 4 * s.in_channels * width
         staged = freq > tiles.local_bytes * 3 // 4
         most = 3 if staged else max(1, min(3, tiles.local_bytes // 2 // freq))
         rows, vectors = tiles.tile_for(s.out_channels, across * down, most)
         columns = vectors * width
         tile_rows = min(down, (columns - 2) // across + 2)
-        strip = 4 * (min(across, columns) if down == 1 else across) + 4 * (1 + width)
-        memory = (4 * (36 * rows * columns + width), 4 * 16 * columns, 4 * ((tile_rows - 1) * 4 + 6) * strip + 4 * width)
-        return cls(rows, vectors, columns, -(-across * down // columns), freq * vectors, memory, staged)
+        strip = side * ((min(across, columns) if down == 1 else across) + 1 + width)
+        memory = (4 * (points * rows * columns + width), 4 * side * side * columns, 4 * ((tile_rows - 1) * side + side + 2) * strip + 4 * width)
+        return cls(side, across * down, rows, vectors, columns, freq * vectors, memory, staged)
 
+    @classmethod
+    def best(cls, s: Shape, tiles: Tiles) -> Winograd | None:
+        """That with the least to do; None for filters but of 3x3 without stride and dilation, or whose strips do not fit in local memory."""
+        if s.kernel != (1, 3, 3) or {*s.strides, *s.dilations} != {1}:
+            return None
+        cuts = [cut for side in conv_ways.TILES if (cut := cls.of(s, tiles, side)).nbytes <= tiles.local_bytes]
+        return min(cuts, key=lambda cut: cut.work(s, tiles), default=None)
 
-def winograd_pays(s: Shape, tiles: Tiles) -> bool:
-    """Whether fewer multiplications outweigh transforms and unused tiles."""
-    cut, panel = Winograd.of(s, tiles), Panel.of(s, tiles)
-    count = -(-s.y.shape[3] // 4) * -(-s.y.shape[4] // 4)
-    return bool(conv_ways.winograd_pays(s.in_channels, s.out_channels, s.pixels, count, tiles.width, (cut.rows, cut.columns), (panel.rows, panel.columns)))
+    def work(self, s: Shape, tiles: Tiles) -> float:
+        """What there is to do, beside `Panel.work`."""
+        return float(conv_ways.by_tiles(self.side, s.in_channels, s.out_channels, self.tiles, tiles.width, (self.rows, self.columns)))
 
 
 def build_winograd(c: Compile, s: Shape, tiles: Tiles) -> None:
-    cut = Winograd.of(s, tiles)
-    w = c.shared(1, ("winograd", 4, s.groups, cut.rows), lambda w: host.filters(w.reshape(*w.shape[:2], 3, 3), _FILTER, cut.rows, s.groups))
+    cut = Winograd.best(s, tiles)
+    assert cut is not None, "it was chosen because there is one"
+    w = c.shared(1, ("winograd", cut.side, s.groups, cut.rows),
+                 lambda w: host.filters(w.reshape(*w.shape[:2], 3, 3), _FILTERS[cut.side], cut.rows, s.groups))
     defines, tail = _late_operands(c, s)
-    defines |= tiles.panel_defines(cut.rows, cut.vectors)
+    defines |= {**tiles.panel_defines(cut.rows, cut.vectors), "M": cut.side}
     inside, outside, *_, pad = s.args()
     stacks = s.y.shape[0] * s.groups
     shape = [s.x, strides(s.x), w, s.y, strides(s.y), *i32(s.groups, s.in_channels, s.out_channels), inside, outside, pad]
     memory = [cl.LocalMemory(n) for n in cut.locals]
     files = ["vectors.clh", "gemm_tile.clh", "conv_winograd.cl"]
-    c.implementation = f"f32_conv_winograd_4x4_{cut.rows}x{cut.columns}" + "_staged" * cut.staged
+    c.implementation = f"f32_conv_winograd_{cut.side}x{cut.side}_{cut.rows}x{cut.columns}" + "_staged" * cut.staged
     if not cut.staged:
         c.launch(files, "conv_winograd", {**defines, "STAGE": 0}, (cut.panels, stacks), (1, 1), *shape, cl.LocalMemory(cut.freq), *memory,
                  *tail, in_step=True)
