@@ -82,12 +82,12 @@ def _winograd(g: Windowed, f: Facts, common: Array, side: int) -> dict[str, Arra
     """How Winograd's algorithm with tiles of so many outputs along a side is cut, and what there is to do (`work`)."""
     across, down, w, ic, points = up(g.ow, side), up(g.oh, side), f.gpu_width, g.icg, (side + 2) ** 2
     tiles = across * down
-    freq = points * 4 * ic * w
+    freq = points * 4 * (ic + 1) * w
     staged = freq > f.local_bytes * 3 // 4
     rows, vectors = _tile(g.ocg, tiles, f, np.where(staged, 3, np.clip(f.local_bytes // 2 // np.maximum(freq, 1), 1, 3)), common)
     columns = vectors * w
     tile_rows = np.minimum(down, (columns - 2) // across + 2)
-    strip = side * (np.where(down == 1, np.minimum(across, columns), across) + 1 + w)
+    strip = side * (np.where(down == 1, np.minimum(across, columns), across) + 1 + np.maximum(w, 16 // side))
     local = 4 * (points * rows * columns + w) + 4 * side**2 * columns + 4 * ((tile_rows - 1) * side + side + 2) * strip + 4 * w
     nbytes = local + np.where(staged, 0, freq * vectors)
     work = np.where(nbytes <= f.local_bytes, by_tiles(side, ic, g.ocg, tiles, w, (rows, columns)), np.inf)

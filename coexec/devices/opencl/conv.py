@@ -280,13 +280,13 @@ class Winograd:
     @classmethod
     def of(cls, s: Shape, tiles: Tiles, side: int) -> Winograd:
         across, down, width, points = -(-s.y.shape[4] // side), -(-s.y.shape[3] // side), tiles.width, (side + 2) ** 2
-        freq = points * 4 * s.in_channels * width
+        freq = points * 4 * (s.in_channels + 1) * width
         staged = freq > tiles.local_bytes * 3 // 4
         most = 3 if staged else max(1, min(3, tiles.local_bytes // 2 // freq))
         rows, vectors = tiles.tile_for(s.out_channels, across * down, most)
         columns = vectors * width
         tile_rows = min(down, (columns - 2) // across + 2)
-        strip = side * ((min(across, columns) if down == 1 else across) + 1 + width)
+        strip = side * ((min(across, columns) if down == 1 else across) + 1 + max(width, 16 // side))
         memory = (4 * (points * rows * columns + width), 4 * side * side * columns, 4 * ((tile_rows - 1) * side + side + 2) * strip + 4 * width)
         return cls(side, across * down, rows, vectors, columns, freq * vectors, memory, staged)
 

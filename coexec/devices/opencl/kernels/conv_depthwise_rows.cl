@@ -12,15 +12,7 @@
 #endif
 
 #define REPLACE(v, A) v = A(VEC, v);
-#define LANES CAT(int, VW)
 #define SUMS ((KH + SH - 1) / SH)
-#if VW == 16
-#define LANE_NUMBERS (LANES)(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15)
-#elif VW == 8
-#define LANE_NUMBERS (LANES)(0, 1, 2, 3, 4, 5, 6, 7)
-#else
-#define LANE_NUMBERS (LANES)(0, 1, 2, 3)
-#endif
 
 // What a lane of `keep` that is 0 clears; even a NaN.
 #define KEPT(v, keep) CAT(as_, VEC)(CAT(as_, LANES)(v) & (keep))

@@ -2,7 +2,7 @@
 //
 // One work-item owns a core and makes NR tiles of M x M outputs for every output channel, a tile a vector lane. All between the input
 // and the output stays in local memory, which such devices keep in cache:
-// strip (one channel's rows with padding, columns sorted by index modulo M) -> window (SIDE x SIDE vectors) -> freq [POINTS][in channel][NR];
+// strip (one channel's rows with padding, columns sorted by index modulo M) -> SIDE x SIDE vectors -> freq [POINTS][in channel][NR];
 // then per MR output channels: POINTS matrix products -> points [POINTS][MR][NR] -> line (M rows of outputs in order) -> y.
 // Weights come transformed, [group][channel tile][POINTS][in channel][MR].
 //
@@ -17,6 +17,7 @@
 #define FREQ_SPACE __global
 #endif
 
+#define SPARE (VW > 16 / M ? VW : 16 / M)  // what may be written beyond a row's columns of one index modulo M
 #define SIDE (M + 2)
 #define POINTS (SIDE * SIDE)
 
@@ -51,7 +52,7 @@
 #define PRODUCTS(V) {                                                                       \
   VEC acc[MR][V];                                                                           \
   TILE_CLEAR(acc, V)                                                                        \
-  TILE_RUN(acc, V, weights, 1, MR, freq + point * in_channels * NR, NR, in_channels, AHEAD)        \
+  TILE_RUN(acc, V, weights, 1, MR, freq + point * plane, V * VW, in_channels, AHEAD)    \
   FOR_TILE(V) VSTORE(acc[i][j], j, points + (point * MR + i) * NR);                         \
 }
 
@@ -63,6 +64,40 @@
 #define NUMBERS(V)                                                                                                                     \
   V(int, x_off) V(int8, xs) V(int, w_off) V(int, y_off) V(int8, ys) V(int, groups) V(int, in_channels) V(int, out_channels)            \
   V(int8, in) V(int8, out) V(int8, pad) FREQ_NUMBERS(V) BIAS_NUMBERS(V) V(int, r_off) V(int8, rs) V(int, added) LATE_NUMBERS(V)
+
+typedef CAT(T, 16) loose16 __attribute__((aligned(sizeof(T))));
+#if M == 4
+typedef CAT(T, 4) loose_part __attribute__((aligned(sizeof(T))));
+#else
+typedef CAT(T, 8) loose_part __attribute__((aligned(sizeof(T))));
+#endif
+
+// Sixteen columns of a row of the input, from `column` on, zero outside 0 .. W - 1, sorted by index modulo M: to cells, and `phase` further each.
+// x[at] is the row's first element, x[held - 1] the last that may be read.
+static void sort_columns(__global const T *x, int at, int held, int column, int W, int phase, __local T *cells) {
+  CAT(T, 16) v;
+  if (at + column >= 0 && at + column + 16 <= held) {
+    v = *(__global const loose16 *)(x + at + column);
+    if (column < 0 || column + 16 > W) {
+      const int16 here = (int16)(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15) + column;
+      v = here >= 0 && here < W ? v : (CAT(T, 16))(0);
+    }
+  } else {
+    T lane[16];
+    PLAIN_LOOP for (int l = 0; l < 16; l++) lane[l] = column + l >= 0 && column + l < W ? x[at + column + l] : 0;
+    v = vload16(0, lane);
+  }
+#if M == 4
+  const CAT(T, 16) sorted = v.s048c159d26ae37bf;
+  *(__local loose_part *)cells = sorted.s0123;
+  *(__local loose_part *)(cells + phase) = sorted.s4567;
+  *(__local loose_part *)(cells + 2 * phase) = sorted.s89ab;
+  *(__local loose_part *)(cells + 3 * phase) = sorted.scdef;
+#else
+  *(__local loose_part *)cells = v.even;
+  *(__local loose_part *)(cells + phase) = v.odd;
+#endif
+}
 
 struct PACKED_ winograd_numbers { NUMBERS(FIELD_) };
 
@@ -90,20 +125,19 @@ __kernel void conv_winograd(__global const T *restrict x, __global const T *rest
   w += w_off + group * channel_tiles * MR * POINTS * in_channels;
   y += y_off + batch * ys.s0 + group * out_channels * ys.s1;
   r += r_off + batch * rs.s0 + group * out_channels * rs.s1;
+  const int held = (in_channels - 1) * xs.s1 + (H - 1) * xs.s3 + W;  // elements from a group's first to its last
   PLAIN_LOOP for (int panel = panel_begin; panel < panel_end; panel++) {
   const int first = panel * NR, lanes = min(NR, tiles - first), vectors = (lanes + VW - 1) / VW;
+  const int pitch = EACH_VECTORS(vectors) * VW, plane = in_channels * pitch + VW;  // the odd vector keeps points out of one another's cache sets
   const int top = first / across, bottom = (first + lanes - 1) / across;
   const int left = top == bottom ? first - top * across : 0, right = top == bottom ? left + lanes : across;
-  const int phase = right - left + 1 + VW, strip_row = M * phase, strip_rows = (bottom - top) * M + SIDE;
+  const int used = right - left + 1, phase = used + SPARE, strip_row = M * phase, strip_rows = (bottom - top) * M + SIDE;
   const int column = left * M - pad.s2, row = top * M - pad.s1;
-  // Groups of M columns that lie wholly inside the input, and of them runs of sixteen columns.
-  const int inner = column >= 0 ? 0 : (M - 1 - column) / M, used = right - left + 1;
-  const int inner_end = clamp((W - column) / M, inner, max(used, inner));
 #if STAGE != 0
-  __global T *freq = freqs + freqs_off + (get_global_id(1) * panels + panel) * POINTS * in_channels * NR;
+  __global T *freq = freqs + freqs_off + (get_global_id(1) * panels + panel) * POINTS * (in_channels + 1) * NR;
 #endif
 #if STAGE != 2
-  PLAIN_LOOP for (int c = 0; c < in_channels; c++, x += xs.s1) {
+  PLAIN_LOOP for (int c = 0; c < in_channels; c++) {
     PLAIN_LOOP for (int s = 0; s < strip_rows; s++) {
       const int h = row + s;
       __local T *cells = strip + s * strip_row;
@@ -112,46 +146,26 @@ __kernel void conv_winograd(__global const T *restrict x, __global const T *rest
           PLAIN_LOOP for (int i = 0; i < used; i += VW) VSTORE((VEC)(0), 0, cells + p * phase + i);
         continue;
       }
-      __global const T *from = x + h * xs.s3 + column;
-      int i = 0;
-      PLAIN_LOOP for (; i < min(inner, used); i++)
-        PLAIN_LOOP for (int p = 0; p < M; p++)
-          cells[p * phase + i] = column + M * i + p >= 0 && column + M * i + p < W ? from[M * i + p] : 0;
-      for (; i + 16 / M <= inner_end; i += 16 / M) {
-        const CAT(T, 16) v = vload16(0, from + M * i);
-#if M == 4
-        vstore4(v.s048c, 0, cells + i);
-        vstore4(v.s159d, 0, cells + phase + i);
-        vstore4(v.s26ae, 0, cells + 2 * phase + i);
-        vstore4(v.s37bf, 0, cells + 3 * phase + i);
-#else
-        vstore8(v.even, 0, cells + i);
-        vstore8(v.odd, 0, cells + phase + i);
-#endif
-      }
-      PLAIN_LOOP for (; i < used; i++)
-        PLAIN_LOOP for (int p = 0; p < M; p++) cells[p * phase + i] = column + M * i + p < W ? from[M * i + p] : 0;
+      PLAIN_LOOP for (int i = 0; i < used; i += 16 / M) sort_columns(x, c * xs.s1 + h * xs.s3, held, column + M * i, W, phase, cells + i);
     }
-    __local T *window = points, *to = window;  // free until the products are made
-    PLAIN_LOOP for (int kh = 0; kh < SIDE; kh++)
-      PLAIN_LOOP for (int kw = 0; kw < SIDE; kw++, to += NR) {
-        __local const T *tap = strip + kh * strip_row + kw % M * phase + kw / M;
-        PLAIN_LOOP for (int o = top; o <= bottom; o++, tap += M * strip_row) {
-          const int begin = max(0, o * across - first), end = min(lanes, (o + 1) * across - first);
-          __local const T *at = tap + first + begin - o * across - left;
-          PLAIN_LOOP for (int l = begin; l < end; l += VW, at += VW) VSTORE(VLOAD(0, at), 0, to + l);  // spills into the next
-        }
-      }
     PLAIN_LOOP for (int j = 0; j < vectors; j++) {
+      // A lane's tile begins in the last row of tiles whose first lane is not beyond it.
+      const int here = first + j * VW, o_begin = here / across, o_end = min(bottom, (here + VW - 1) / across);
       VEC half_way[SIDE][SIDE], d[SIDE], o[SIDE];
       _Pragma("unroll") for (int k = 0; k < SIDE; k++) {
-        _Pragma("unroll") for (int i = 0; i < SIDE; i++) d[i] = VLOAD(0, window + (i * SIDE + k) * NR + j * VW);
+        __local const T *tap = strip + (o_begin - top) * M * strip_row + k % M * phase + k / M + here - o_begin * across - left;
+        _Pragma("unroll") for (int i = 0; i < SIDE; i++) d[i] = VLOAD(0, tap + i * strip_row);
+        PLAIN_LOOP for (int next = o_begin + 1; next <= o_end; next++) {
+          tap += M * strip_row - across;
+          const LANES beyond = LANE_NUMBERS >= next * across - here;
+          _Pragma("unroll") for (int i = 0; i < SIDE; i++) d[i] = beyond ? VLOAD(0, tap + i * strip_row) : d[i];
+        }
         TRANSFORM_IN(d, o)
         _Pragma("unroll") for (int i = 0; i < SIDE; i++) half_way[i][k] = o[i];
       }
       _Pragma("unroll") for (int i = 0; i < SIDE; i++) {
         TRANSFORM_IN(half_way[i], o)
-        _Pragma("unroll") for (int k = 0; k < SIDE; k++) VSTORE(o[k], j, freq + ((i * SIDE + k) * in_channels + c) * NR);
+        _Pragma("unroll") for (int k = 0; k < SIDE; k++) VSTORE(o[k], j, freq + (i * SIDE + k) * plane + c * pitch);
       }
     }
   }
