@@ -22,17 +22,17 @@ Count = Any
 MOST_PIXELS = 256
 #: Winograd's algorithms: fewer channels than this on either side do not pay. What transforming a lane of an input or of an output channel costs at
 #: each point, what reading a weight does, and how much slower products are that are one vector wide.
-LEAST_CHANNELS, INPUT_COST, OUTPUT_COST, WEIGHT_COST, NARROW = 5, 45, 20, 18, 1.3
+LEAST_CHANNELS, INPUT_COST, OUTPUT_COST, WEIGHT_COST, NARROW = 5, 35, 25, 18, 1.3
 #: Pixels as a tile's rows: packing one of them from each channel and tap where they lie side by side, in runs as long as a tile, or anyhow (lanes'
 #: worths).
 SIDE_BY_SIDE, RUNS, ANYHOW = 28, 65, 9
 #: Pixels as a tile's vectors, for each element of the weights: its arithmetic is slower by this factor, a strip of pixels costs so much once more,
 #: copying or gathering a pixel so much, a row of outputs so many lanes' worths, reading the weight so much.
 SLOWER, STRIP, COPY, GATHER, ROW, FAR_WEIGHT = 1.35, 26, 17, 23, 40, 34
-#: The same of kernels whose work-items own a core: transforming inputs (by outputs along a tile's side) and outputs, reading a weight for a tile,
+#: The same of kernels whose work-items own a core: transforming inputs and outputs (by outputs along a tile's side), reading a weight for a tile,
 #: gathering a pixel and reading a weight for a panel. Fitted to 385 convolutions timed three ways (PoCL, vectors of 16, 2026-11-28): the choice
-#: takes 1.3 % longer than the best way in the mean.
-TILE_INPUT, TILE_OUTPUT, TILE_WEIGHT, PANEL_PIXEL, PANEL_WEIGHT = {2: 45, 4: 75}, 20, 12, 18, 10
+#: takes 1.9 % longer than the best way in the mean.
+TILE_INPUT, TILE_OUTPUT, TILE_WEIGHT, PANEL_PIXEL, PANEL_WEIGHT = {2: 8, 4: 18}, {2: 16, 4: 32}, 6, 20, 12
 #: Outputs along a side of a tile by Winograd's algorithm, for 3x3 kernels.
 TILES = (2, 4)
 #: Sides of the kernels that are made of 4x4 blocks; points of a block's tile, and how many blocks there are.
@@ -87,7 +87,7 @@ def by_blocks(ic: Count, oc: Count, oh: Count, ow: Count, lanes: int, rows: int)
 def by_tiles(m: int, ic: Count, oc: Count, tiles: Count, width: int, tile: tuple[Count, Count]) -> Count:
     """F(m x m, 3 x 3) of so many tiles on an OpenCL device whose work-items own a core. tile: rows and columns of what one makes at a time."""
     tall, products = up(oc, tile[0]), up(tiles, width)
-    cost = products * (ic * tall + TILE_INPUT[m] * ic + TILE_OUTPUT * oc) + TILE_WEIGHT * ic * tall * (up(tiles, tile[1]) // tile[1])
+    cost = products * (ic * tall + TILE_INPUT[m] * ic + TILE_OUTPUT[m] * oc) + TILE_WEIGHT * ic * tall * (up(tiles, tile[1]) // tile[1])
     return np.where(np.minimum(ic, oc) < LEAST_CHANNELS, np.inf, (m + 2) ** 2 * cost)
 
 

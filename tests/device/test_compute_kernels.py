@@ -147,7 +147,7 @@ def test_methods_are_those_expected(device):
 
     panels = tiles_for(device.facts).panels
     assert of((1, 32, 28, 28), (32, 32, 3, 3), pads=[1] * 4) == ("winograd" if panels else "tiled")
-    assert of((1, 8, 28, 28), (8, 8, 3, 3), pads=[1] * 4) == ("panel" if panels else "tiled")
+    assert of((1, 4, 28, 28), (8, 4, 3, 3), pads=[1] * 4) == ("panel" if panels else "tiled")
     assert of((1, 8, 9, 9), (8, 1, 3, 3), group=8) == "depthwise"
     assert of((1, 2, 5, 5, 5), (3, 2, 3, 3, 3)) == "direct"
     node, _ = build("Conv", [floats(1, 4, 6, 6), floats(5, 4, 3, 3)])

@@ -136,10 +136,10 @@ def test_strips_lie_where_the_gpu_looks_for_them(channels: int):
         assert np.array_equal(found[start * 7 + m - start:][:7 * width:width], w[m, :, 0, 0])
 
 
-@pytest.mark.parametrize("side, pads, size", [(1, 0, 40), (3, 1, 40), (1, 0, 14), (3, 1, 7)])
-def test_both_sides_of_a_cut_along_height_read_one_copy(side: int, pads: int, size: int):
+@pytest.mark.parametrize("side, pads, size, stride", [(1, 0, 40, 1), (3, 1, 40, 1), (1, 0, 14, 1), (3, 1, 14, 2)])
+def test_both_sides_of_a_cut_along_height_read_one_copy(side: int, pads: int, size: int, stride: int):
     x, w = array(1, 128, size, size), array(256, 128, side, side)
-    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[pads] * 4)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], pads=[pads] * 4, strides=[stride] * 2)
     graph = helper.make_graph([node], "one", [helper.make_tensor_value_info("x", 1, x.shape)], [helper.make_tensor_value_info("y", 1, None)],
                               [numpy_helper.from_array(w, "w")])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)])

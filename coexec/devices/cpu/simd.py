@@ -187,6 +187,37 @@ def load_strided(typingctx, array, index, step, phase):
     return vector(array, types.int64, step, phase), codegen
 
 
+@intrinsic
+def store_sorted(typingctx, step, array, index, apart, value):
+    """Writes lanes 0, step, 2 * step ... of a vector side by side at array[index], lanes 1, 1 + step ... `apart` further, and so on; step literal."""
+    if not isinstance(step, types.IntegerLiteral):
+        return None
+    by, each = step.literal_value, LANES // step.literal_value
+    part = ir.VectorType(_F32, each)
+
+    def codegen(context, builder, signature, args):
+        _, array, index, apart, value = args
+        picks = ir.Constant(ir.VectorType(_I32, LANES), [phase + by * i for phase in range(by) for i in range(each)])
+        ordered = builder.shuffle_vector(value, ir.Constant(_VEC, ir.Undefined), picks)
+        for phase in range(by):
+            own = ir.Constant(ir.VectorType(_I32, each), list(range(phase * each, (phase + 1) * each)))
+            at = builder.add(index, builder.mul(apart, ir.Constant(_I64, phase)))
+            _store(builder, builder.shuffle_vector(ordered, ir.Constant(_VEC, ir.Undefined), own),
+                   _pointer(context, builder, signature.args[1], array, at, part))
+        return context.get_dummy_value()
+    return types.void(step, array, types.int64, types.int64, vector), codegen
+
+
+@intrinsic
+def load_from(typingctx, array, index, first, value):
+    """LANES elements from array[index], but in the lanes before `first` those of `value`."""
+    def codegen(context, builder, signature, args):
+        ints = ir.VectorType(_I32, LANES)
+        own = builder.icmp_signed(">=", ir.Constant(ints, list(range(LANES))), _splat(builder, builder.trunc(args[2], _I32), ints))
+        return builder.select(own, _load(builder, _pointer(context, builder, signature.args[0], args[0], args[1], _VEC)), args[3])
+    return vector(array, types.int64, types.int64, vector), codegen
+
+
 def _moved(builder, value, scalar, picks):
     other = _splat(builder, scalar)
     return builder.shuffle_vector(value, other, ir.Constant(ir.VectorType(_I32, LANES), picks))

@@ -24,13 +24,14 @@ from .simd import (
     clamp,
     load,
     load_inside,
-    load_strided,
+    load_from,
     multiply_tile,
     splat,
     store,
     store2,
     store4,
     store_first,
+    store_sorted,
 )
 
 if TYPE_CHECKING:
@@ -75,8 +76,10 @@ def winograd(piece: Piece, case: Convolution) -> Program | None:
     blocks = max(1, round(tiles / full))
     block = round_up(-(-tiles // blocks), PANEL if blocks > 1 else LANES)
     line = tiles_across * m + 2 + (m + 1) * LANES
+    strip_rows = (min(-(-oh // m), (block - 2) // tiles_across + 2) - 1) * m + m + 2
+    strip = strip_rows * m * (min(tiles_across, block) + 1 + LANES) + 2 * LANES
     v_step, m_step = ic * block + LANES, padded * block + LANES  # the odd vector keeps the points out of one another's cache sets
-    sizes = [points * v_step, points * m_step, (m + 2) * line, points * (block + LANES), m * (m * block + LANES), turned]
+    sizes = [points * v_step, points * m_step, *((8 * line, points * (block + LANES)) if m == 6 else (strip, 0)), m * (m * block + LANES), turned]
     starts = np.cumsum([0, *(round_up(s, LANES) for s in sizes)])
     res_strides = (-1,) * 3 if case.residual is None else strides(case.residual)[:3]
     geometry = np.array([n, ic, h, w, *case.pads, oc, oh, ow, block, line, v_step, m_step, *starts[:5],
@@ -124,6 +127,57 @@ def row_part(x, plane, row, column, x_row, h, w):
     if row < 0 or row >= h:
         return splat(np.float32(0))
     return load_inside(x, plane + row * x_row + column, 1, -column, w - column)
+
+
+@inlined
+def fill_strip(m, s, at, phase, used, rows, x, plane, row, column, x_row, h, w):
+    """Rows of a plane with their padding, m * used columns of each, sorted by index modulo m: `phase` elements apart."""
+    for r in range(rows):
+        for i in range(0, used, LANES // m):
+            store_sorted(m, s, at + r * m * phase + i, phase, row_part(x, plane, row + r, column + m * i, x_row, h, w))
+
+
+@inlined
+def rows4(s, at, line, step, more, beyond, across):
+    """B' d of one column of a vector of tiles, m = 4: lanes from `beyond` on are tiles of the next row of tiles, `across` further of one more."""
+    d0, d1, d2 = load(s, at), load(s, at + line), load(s, at + 2 * line)
+    d3, d4, d5 = load(s, at + 3 * line), load(s, at + 4 * line), load(s, at + 5 * line)
+    for n in range(more):
+        at += step
+        first = beyond + n * across
+        d0, d1, d2 = load_from(s, at, first, d0), load_from(s, at + line, first, d1), load_from(s, at + 2 * line, first, d2)
+        d3, d4, d5 = load_from(s, at + 3 * line, first, d3), load_from(s, at + 4 * line, first, d4), load_from(s, at + 5 * line, first, d5)
+    return input4(d0, d1, d2, d3, d4, d5)
+
+
+@inlined
+def rows2(s, at, line, step, more, beyond, across):
+    """The same for m = 2."""
+    d0, d1, d2, d3 = load(s, at), load(s, at + line), load(s, at + 2 * line), load(s, at + 3 * line)
+    for n in range(more):
+        at += step
+        first = beyond + n * across
+        d0, d1 = load_from(s, at, first, d0), load_from(s, at + line, first, d1)
+        d2, d3 = load_from(s, at + 2 * line, first, d2), load_from(s, at + 3 * line, first, d3)
+    return input2(d0, d1, d2, d3)
+
+
+@inlined
+def store_points4(s, at, step, t):
+    store(s, at, t[0])
+    store(s, at + step, t[1])
+    store(s, at + 2 * step, t[2])
+    store(s, at + 3 * step, t[3])
+    store(s, at + 4 * step, t[4])
+    store(s, at + 5 * step, t[5])
+
+
+@inlined
+def store_points2(s, at, step, t):
+    store(s, at, t[0])
+    store(s, at + step, t[1])
+    store(s, at + 2 * step, t[2])
+    store(s, at + 3 * step, t[3])
 
 
 @inlined
@@ -191,51 +245,40 @@ def write_tiles(m, s, rows_at, rows_step, first, count, across, y, y_at, y_row, 
 @kernel
 def winograd4(x, u, bias, y, res, s, g, kind, alpha, beta, low, high):
     n, ic, h, w, top, left, oc = g[0], g[1], g[2], g[3], g[4], g[5], g[6]
-    oh, ow, block, line, v_step, m_step = g[7], g[8], g[9], g[10], g[11], g[12]
-    v_at, m_at, line_at, turn_at, rows_at = g[13], g[14], g[15], g[16], g[17]
+    oh, ow, block, v_step, m_step = g[7], g[8], g[9], g[11], g[12]
+    v_at, m_at, strip_at, rows_at = g[13], g[14], g[15], g[17]
     x_batch, x_channel, x_row, y_batch, y_channel = g[18], g[19], g[20], g[21], g[22]
     y_row, r_batch, r_channel, r_row = g[23], g[24], g[25], g[26]
     across = (ow + 3) // 4
     tiles = across * ((oh + 3) // 4)
-    turn, rows_step = block + LANES, 4 * block + LANES
+    rows_step = 4 * block + LANES
     for batch in range(n):
         for first in range(0, tiles, block):
             number = min(block, tiles - first)
             count = (number + LANES - 1) // LANES * LANES
+            o_first, o_last = first // across, (first + number - 1) // across
+            begin = first - o_first * across if o_first == o_last else 0
+            used = (number if o_first == o_last else across) + 1
+            phase = used + LANES
+            line = 4 * phase
             for channel in range(ic):
-                plane = batch * x_batch + channel * x_channel
-                tile = first
-                while tile < first + number:
-                    ty, tx = tile // across, tile % across
-                    run = min(across - tx, first + number - tile)
-                    row, column = ty * 4 - top, tx * 4 - left
-                    for j in range(0, run * 4 + 2, LANES):
-                        c = column + j
-                        t0, t1, t2, t3, t4, t5 = input4(
-                            row_part(x, plane, row, c, x_row, h, w), row_part(x, plane, row + 1, c, x_row, h, w),
-                            row_part(x, plane, row + 2, c, x_row, h, w), row_part(x, plane, row + 3, c, x_row, h, w),
-                            row_part(x, plane, row + 4, c, x_row, h, w), row_part(x, plane, row + 5, c, x_row, h, w))
-                        store(s, line_at + j, t0)
-                        store(s, line_at + line + j, t1)
-                        store(s, line_at + 2 * line + j, t2)
-                        store(s, line_at + 3 * line + j, t3)
-                        store(s, line_at + 4 * line + j, t4)
-                        store(s, line_at + 5 * line + j, t5)
-                    for i in range(6):
-                        for j in range(0, run, LANES):
-                            p = line_at + i * line + 4 * j
-                            t0, t1, t2, t3, t4, t5 = input4(
-                                load_strided(s, p, 4, 0), load_strided(s, p, 4, 1), load_strided(s, p, 4, 2), load_strided(s, p, 4, 3),
-                                load_strided(s, p + 4, 4, 0), load_strided(s, p + 4, 4, 1))
-                            q = turn_at + i * 6 * turn + tile - first + j
-                            store(s, q, t0)
-                            store(s, q + turn, t1)
-                            store(s, q + 2 * turn, t2)
-                            store(s, q + 3 * turn, t3)
-                            store(s, q + 4 * turn, t4)
-                            store(s, q + 5 * turn, t5)
-                    tile += run
-                to_panels(s, turn_at, turn, 36, count, v_at, v_step, ic, channel)
+                fill_strip(4, s, strip_at, phase, used, (o_last - o_first) * 4 + 6, x, batch * x_batch + channel * x_channel,
+                           o_first * 4 - top, begin * 4 - left, x_row, h, w)
+                for j in range(0, count, LANES):
+                    o = (first + j) // across
+                    more, beyond = min(o_last, (first + j + LANES - 1) // across) - o, (o + 1) * across - first - j
+                    at, step = strip_at + (o - o_first) * 4 * line + across - beyond - begin, 4 * line - across
+                    t0, t1 = rows4(s, at, line, step, more, beyond, across), rows4(s, at + phase, line, step, more, beyond, across)
+                    t2, t3 = rows4(s, at + 2 * phase, line, step, more, beyond, across), rows4(s, at + 3 * phase, line, step, more, beyond, across)
+                    t4, t5 = rows4(s, at + 1, line, step, more, beyond, across), rows4(s, at + 1 + phase, line, step, more, beyond, across)
+                    start = j // PANEL * PANEL
+                    q, row = v_at + start * ic + channel * min(PANEL, count - start) + j - start, 6 * v_step
+                    store_points4(s, q, v_step, input4(t0[0], t1[0], t2[0], t3[0], t4[0], t5[0]))
+                    store_points4(s, q + row, v_step, input4(t0[1], t1[1], t2[1], t3[1], t4[1], t5[1]))
+                    store_points4(s, q + 2 * row, v_step, input4(t0[2], t1[2], t2[2], t3[2], t4[2], t5[2]))
+                    store_points4(s, q + 3 * row, v_step, input4(t0[3], t1[3], t2[3], t3[3], t4[3], t5[3]))
+                    store_points4(s, q + 4 * row, v_step, input4(t0[4], t1[4], t2[4], t3[4], t4[4], t5[4]))
+                    store_points4(s, q + 5 * row, v_step, input4(t0[5], t1[5], t2[5], t3[5], t4[5], t5[5]))
             products(36, u, s, v_at, v_step, m_at, m_step, ic, oc, count, block)
             for channel in range(oc):
                 b = bias[channel]
@@ -274,45 +317,37 @@ def winograd4(x, u, bias, y, res, s, g, kind, alpha, beta, low, high):
 @kernel
 def winograd2(x, u, bias, y, res, s, g, kind, alpha, beta, low, high):
     n, ic, h, w, top, left, oc = g[0], g[1], g[2], g[3], g[4], g[5], g[6]
-    oh, ow, block, line, v_step, m_step = g[7], g[8], g[9], g[10], g[11], g[12]
-    v_at, m_at, line_at, turn_at, rows_at = g[13], g[14], g[15], g[16], g[17]
+    oh, ow, block, v_step, m_step = g[7], g[8], g[9], g[11], g[12]
+    v_at, m_at, strip_at, rows_at = g[13], g[14], g[15], g[17]
     x_batch, x_channel, x_row, y_batch, y_channel = g[18], g[19], g[20], g[21], g[22]
     y_row, r_batch, r_channel, r_row = g[23], g[24], g[25], g[26]
     across = (ow + 1) // 2
     tiles = across * ((oh + 1) // 2)
-    turn, rows_step = block + LANES, 2 * block + LANES
+    rows_step = 2 * block + LANES
     for batch in range(n):
         for first in range(0, tiles, block):
             number = min(block, tiles - first)
             count = (number + LANES - 1) // LANES * LANES
+            o_first, o_last = first // across, (first + number - 1) // across
+            begin = first - o_first * across if o_first == o_last else 0
+            used = (number if o_first == o_last else across) + 1
+            phase = used + LANES
+            line = 2 * phase
             for channel in range(ic):
-                plane = batch * x_batch + channel * x_channel
-                tile = first
-                while tile < first + number:
-                    ty, tx = tile // across, tile % across
-                    run = min(across - tx, first + number - tile)
-                    row, column = ty * 2 - top, tx * 2 - left
-                    for j in range(0, run * 2 + 2, LANES):
-                        c = column + j
-                        t0, t1, t2, t3 = input2(
-                            row_part(x, plane, row, c, x_row, h, w), row_part(x, plane, row + 1, c, x_row, h, w),
-                            row_part(x, plane, row + 2, c, x_row, h, w), row_part(x, plane, row + 3, c, x_row, h, w))
-                        store(s, line_at + j, t0)
-                        store(s, line_at + line + j, t1)
-                        store(s, line_at + 2 * line + j, t2)
-                        store(s, line_at + 3 * line + j, t3)
-                    for i in range(4):
-                        for j in range(0, run, LANES):
-                            p = line_at + i * line + 2 * j
-                            t0, t1, t2, t3 = input2(load_strided(s, p, 2, 0), load_strided(s, p, 2, 1),
-                                                    load_strided(s, p + 2, 2, 0), load_strided(s, p + 2, 2, 1))
-                            q = turn_at + i * 4 * turn + tile - first + j
-                            store(s, q, t0)
-                            store(s, q + turn, t1)
-                            store(s, q + 2 * turn, t2)
-                            store(s, q + 3 * turn, t3)
-                    tile += run
-                to_panels(s, turn_at, turn, 16, count, v_at, v_step, ic, channel)
+                fill_strip(2, s, strip_at, phase, used, (o_last - o_first) * 2 + 4, x, batch * x_batch + channel * x_channel,
+                           o_first * 2 - top, begin * 2 - left, x_row, h, w)
+                for j in range(0, count, LANES):
+                    o = (first + j) // across
+                    more, beyond = min(o_last, (first + j + LANES - 1) // across) - o, (o + 1) * across - first - j
+                    at, step = strip_at + (o - o_first) * 2 * line + across - beyond - begin, 2 * line - across
+                    t0, t1 = rows2(s, at, line, step, more, beyond, across), rows2(s, at + phase, line, step, more, beyond, across)
+                    t2, t3 = rows2(s, at + 1, line, step, more, beyond, across), rows2(s, at + 1 + phase, line, step, more, beyond, across)
+                    start = j // PANEL * PANEL
+                    q, row = v_at + start * ic + channel * min(PANEL, count - start) + j - start, 4 * v_step
+                    store_points2(s, q, v_step, input2(t0[0], t1[0], t2[0], t3[0]))
+                    store_points2(s, q + row, v_step, input2(t0[1], t1[1], t2[1], t3[1]))
+                    store_points2(s, q + 2 * row, v_step, input2(t0[2], t1[2], t2[2], t3[2]))
+                    store_points2(s, q + 3 * row, v_step, input2(t0[3], t1[3], t2[3], t3[3]))
             products(16, u, s, v_at, v_step, m_at, m_step, ic, oc, count, block)
             for channel in range(oc):
                 b = bias[channel]
