@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ops.conv_ways import TILES, by_panels, by_tiles, costs
+from ..ops.conv_ways import BLOCKS, SIDES, TILES, by_block_tiles, by_panels, by_tiles, costs
 from .cases import Case, K, M, beyond, lanes_up, level_of, pick
 from .cpu_kernels import window
 from .geometry import Array, Facts, Products, Windowed, up
@@ -78,21 +78,28 @@ def _in_common(g: Windowed, f: Facts) -> tuple[Array, Array]:
     return common, strips
 
 
-def _winograd(g: Windowed, f: Facts, common: Array, side: int) -> dict[str, Array]:
-    """How Winograd's algorithm with tiles of so many outputs along a side is cut, and what there is to do (`work`)."""
-    across, down, w, ic, points = up(g.ow, side), up(g.oh, side), f.gpu_width, g.icg, (side + 2) ** 2
-    tiles = across * down
-    freq = points * 4 * (ic + 1) * w
-    staged = freq > f.local_bytes * 3 // 4
-    rows, vectors = _tile(g.ocg, tiles, f, np.where(staged, 3, np.clip(f.local_bytes // 2 // np.maximum(freq, 1), 1, 3)), common)
+def _winograd(g: Windowed, f: Facts, common: Array, side: int, blocks: int) -> dict[str, Array]:
+    """How Winograd's algorithm with tiles of so many outputs along a side, and so many blocks of the kernel, is cut, and what there is to do (`work`)."""
+    more, w, ic, points = int(blocks > 1), f.gpu_width, g.icg, (side + 2 + (blocks > 1)) ** 2
+    across, down = up(g.ow, side) + more, up(g.oh, side)
+    tiles, beyond = across * down, more * (across + 1)
+
+    def held(vectors: Any) -> Array:
+        return points * 4 * (ic * up(vectors * w + beyond, w) + 1) * w
+
+    staged = held(1) > f.local_bytes * 3 // 4
+    most = np.select([staged | (held(3) <= f.local_bytes // 2), held(2) <= f.local_bytes // 2], [3, 2], 1)
+    rows, vectors = _tile(g.ocg, tiles, f, most, common)
     columns = vectors * w
-    tile_rows = np.minimum(down, (columns - 2) // across + 2)
-    strip = side * (np.where(down == 1, np.minimum(across, columns), across) + 1 + np.maximum(w, 16 // side))
-    local = 4 * (points * rows * columns + w) + 4 * side**2 * columns + 4 * ((tile_rows - 1) * side + side + 2) * strip + 4 * w
-    nbytes = local + np.where(staged, 0, freq * vectors)
-    work = np.where(nbytes <= f.local_bytes, by_tiles(side, ic, g.ocg, tiles, w, (rows, columns)), np.inf)
+    tile_rows = np.minimum(down + more, (columns + beyond - 2) // across + 2)
+    strip = side * (np.where((down == 1) & (more == 0), np.minimum(across, columns), across) + 1 + np.maximum(w, 16 // side))
+    reach = side + 2 + more
+    local = 4 * (points * rows * columns + w) + 4 * side**2 * columns + 4 * ((tile_rows - 1) * side + reach) * strip + 4 * w
+    nbytes = local + np.where(staged, 0, held(vectors))
+    shape = ic, g.ocg, tiles, w, (rows, columns)
+    work = np.where(nbytes <= f.local_bytes, by_block_tiles(across - 1, *shape) if blocks > 1 else by_tiles(side, *shape), np.inf)
     return {"rows": rows, "vectors": vectors, "columns": columns, "panels": up(tiles, columns), "tiles": tiles, "across": across,
-            "staged": staged, "work": work}
+            "staged": staged, "work": work, "held": held(vectors), "beyond": beyond}
 
 
 def conv(g: Windowed, f: Facts) -> Iterator[Case]:
@@ -133,15 +140,16 @@ def conv(g: Windowed, f: Facts) -> Iterator[Case]:
             return
     direct = fits & (g.ocg == 1) & (depth < 8)
     winograd = np.zeros(len(g.n), bool)
-    if (g.kh, g.kw) == (3, 3) and window(g).is_plain:
-        cuts = {side: _winograd(g, f, common, side) for side in TILES}
-        works = [by_panels(g.icg, g.ocg, g.pixels, f.gpu_width, (rows, columns)), *(cut["work"] for cut in cuts.values())]
+    if g.kh == g.kw and window(g).is_plain and (g.kh == 3 or g.kh in SIDES):
+        ways = [(side, 1) for side in TILES] if g.kh == 3 else [(4, BLOCKS)]
+        cuts = {way: _winograd(g, f, common, *way) for way in ways}
+        works = [by_panels(g.icg, g.ocg, g.pixels, g.taps, f.gpu_width, (rows, columns)), *(cut["work"] for cut in cuts.values())]
         best = np.where(fits & ~direct, np.argmin(works, axis=0), 0)
         winograd = best > 0
-        for number, (side, cut) in enumerate(cuts.items(), 1):
+        for number, (way, cut) in enumerate(cuts.items(), 1):
             for staged in (False, True):
                 if ((best == number) & (cut["staged"] == staged)).any():
-                    yield pick(_winograd_case(g, f, cut, side, staged), rest & (best == number) & (cut["staged"] == staged))  # type: ignore[misc]
+                    yield pick(_winograd_case(g, f, cut, *way, staged), rest & (best == number) & (cut["staged"] == staged))  # type: ignore[misc]
     for name, keep in (("conv_direct", direct), ("conv_tiled", ~fits)):
         if (rest & keep).any():
             yield pick(_loops(g, f, name), rest & keep)  # type: ignore[misc]
@@ -193,28 +201,29 @@ def _computed(columns: Array, vectors: Array, width: int) -> Array:
     return full * vectors + np.where(narrow, 1, vectors)
 
 
-def _winograd_case(g: Windowed, f: Facts, cut: dict[str, Array], side: int, staged: bool) -> Case:
-    points = (side + 2) ** 2
+def _winograd_case(g: Windowed, f: Facts, cut: dict[str, Array], side: int, blocks: int, staged: bool) -> Case:
+    reach = side + 2 + (blocks > 1)
+    points = reach**2
     stacks, panels, vectors, rows = g.n * g.groups, cut["panels"], cut["vectors"], cut["rows"]
-    tiles = up(g.ocg, rows)
-    steps, whole = stacks * panels * tiles * points * g.icg * M, stacks * up(cut["tiles"], f.gpu_width) * M
-    weights = tiles * rows * points * g.icg * 4
+    tiles, depth = up(g.ocg, rows), g.icg * blocks
+    steps, whole = stacks * panels * tiles * points * depth * M, stacks * up(cut["tiles"], f.gpu_width) * M
+    read = stacks * up(cut["tiles"] + panels * cut["beyond"], f.gpu_width) * M
+    weights = tiles * rows * points * depth * 4
     passes = np.where(weights > 0.7 * f.l2_bytes, panels, 1)
-    freq = points * 4 * g.icg * cut["columns"] * panels * stacks
     across = cut["across"]
-    runs = np.minimum(up(g.oh, side), up(cut["columns"], across) + (across % cut["columns"] > 0))
-    rows_in = (runs - 1) * side + side + 2
+    runs = np.minimum(up(g.oh, side) + (blocks > 1), up(cut["columns"] + cut["beyond"], across) + (across % cut["columns"] > 0))
+    rows_in = (runs - 1) * side + reach
     terms = {
         "fixed": np.ones(len(panels)), "panels_k": stacks * panels * K,
-        "fma_m": stacks * _computed(cut["tiles"], vectors, f.gpu_width) * tiles * points * g.icg * rows * M, "step_m": steps,
+        "fma_m": stacks * _computed(cut["tiles"], vectors, f.gpu_width) * tiles * points * depth * rows * M, "step_m": steps,
         "row_step_m": steps * rows, "mb_cold": weights * M * (1 if staged else passes),
-        "in_mvec": whole * g.icg, "in_rows_m": stacks * panels * g.icg * rows_in * M,
-        "in_melem": stacks * panels * g.icg * rows_in * np.minimum(across, cut["columns"]) * side * M,
+        "in_mvec": read * g.icg, "in_rows_m": stacks * panels * g.icg * rows_in * M,
+        "in_melem": stacks * panels * g.icg * rows_in * np.minimum(across, cut["columns"] + cut["beyond"]) * side * M,
         "in_runs_m": stacks * panels * g.icg * runs * points * M,
         "out_mvec": whole * g.ocg, "out_runs_m": stacks * panels * g.ocg * runs * side * M,
-        "mb_between": freq * M, "mb_in": stacks * g.icg * g.ih * g.iw * 4 * M, "mb_out": g.n * g.oc * g.pixels * 4 * M,
+        "mb_between": cut["held"] * panels * stacks * M, "mb_in": stacks * g.icg * g.ih * g.iw * 4 * M, "mb_out": g.n * g.oc * g.pixels * 4 * M,
     }
-    name = "conv/winograd" + "_2x2" * (side == 2) + "_staged" * staged
+    name = ("conv/blocks" if blocks > 1 else "conv/winograd" + "_2x2" * (side == 2)) + "_staged" * staged
     return Case(name, np.arange(len(panels)), terms, {"oc": g.ocg, "ic": g.icg, "tiles": cut["tiles"], "ow": g.ow,
                                                       "tile": rows * vectors, "stacks": stacks})
 

@@ -29,10 +29,10 @@ SIDE_BY_SIDE, RUNS, ANYHOW = 28, 65, 9
 #: Pixels as a tile's vectors, for each element of the weights: its arithmetic is slower by this factor, a strip of pixels costs so much once more,
 #: copying or gathering a pixel so much, a row of outputs so many lanes' worths, reading the weight so much.
 SLOWER, STRIP, COPY, GATHER, ROW, FAR_WEIGHT = 1.35, 26, 17, 23, 40, 34
-#: The same of kernels whose work-items own a core: transforming inputs and outputs (by outputs along a tile's side), reading a weight for a tile,
-#: gathering a pixel and reading a weight for a panel. Fitted to 385 convolutions timed three ways (PoCL, vectors of 16, 2026-11-28): the choice
-#: takes 1.9 % longer than the best way in the mean.
-TILE_INPUT, TILE_OUTPUT, TILE_WEIGHT, PANEL_PIXEL, PANEL_WEIGHT = {2: 8, 4: 18}, {2: 16, 4: 32}, 6, 20, 12
+#: The same of kernels whose work-items own a core: transforming inputs and outputs (by outputs along a tile's side) and reading a weight for a tile,
+#: transforming inputs of blocks, gathering a pixel and reading a weight for a panel. Fitted to 701 convolutions timed each way (PoCL, vectors of 16,
+#: 2026-11-28): the choice takes 1.9 % longer than the best way in the mean, 0.8 % for kernels of 5x5 and 7x7.
+TILE_INPUT, TILE_OUTPUT, TILE_WEIGHT, BLOCK_INPUT, PANEL_PIXEL, PANEL_WEIGHT = {2: 8, 4: 18}, {2: 16, 4: 32}, 6, 50, 20, 12
 #: Outputs along a side of a tile by Winograd's algorithm, for 3x3 kernels.
 TILES = (2, 4)
 #: Sides of the kernels that are made of 4x4 blocks; points of a block's tile, and how many blocks there are.
@@ -91,10 +91,18 @@ def by_tiles(m: int, ic: Count, oc: Count, tiles: Count, width: int, tile: tuple
     return np.where(np.minimum(ic, oc) < LEAST_CHANNELS, np.inf, (m + 2) ** 2 * cost)
 
 
-def by_panels(ic: Count, oc: Count, pixels: Count, width: int, tile: tuple[Count, Count]) -> Count:
-    """A 3x3 convolution there from panels of gathered pixels."""
+def by_block_tiles(across: Count, ic: Count, oc: Count, tiles: Count, width: int, tile: tuple[Count, Count]) -> Count:
+    """`by_blocks` there; across: tiles in a row, of which `tiles` counts one more in each."""
+    tall, products, panels = up(oc, tile[0]), up(tiles, width), up(tiles, tile[1]) // tile[1]
+    inputs = products + panels * (across + 2)  # each panel transforms what the next row of tiles needs of it
+    cost = products * (BLOCKS * ic * tall + TILE_OUTPUT[4] * oc) + inputs * BLOCK_INPUT * ic + TILE_WEIGHT * BLOCKS * ic * tall * panels
+    return np.where(np.minimum(ic, oc) < LEAST_CHANNELS, np.inf, POINTS * cost)
+
+
+def by_panels(ic: Count, oc: Count, pixels: Count, taps: int, width: int, tile: tuple[Count, Count]) -> Count:
+    """A convolution there from panels of gathered pixels."""
     tall = up(oc, tile[0])
-    return 9 * ic * (up(pixels, width) * tall + PANEL_PIXEL * pixels + PANEL_WEIGHT * tall * (up(pixels, tile[1]) // tile[1]))
+    return taps * ic * (up(pixels, width) * tall + PANEL_PIXEL * pixels + PANEL_WEIGHT * tall * (up(pixels, tile[1]) // tile[1]))
 
 
 class Window(NamedTuple):

@@ -108,8 +108,27 @@ def test_conv_winograd(device, monkeypatch, x, w, attributes, side, staged):
     assert implementation(device, node).startswith(f"f32_conv_winograd_{side}x{side}") and implementation(device, node).endswith("_staged") == staged
 
 
+@pytest.mark.parametrize("x, w, attributes", [
+    ((1, 16, 14, 14), (24, 16, 7, 7), dict(pads=[3, 3, 3, 3])),
+    ((2, 6, 19, 70), (5, 6, 5, 5), dict(pads=[2, 3, 1, 0])),
+    ((1, 8, 6, 5), (20, 8, 6, 6), dict(pads=[3, 2, 2, 3])),
+    ((1, 6, 28, 31), (20, 3, 8, 8), dict(group=2, pads=[0, 1, 1, 1])),
+], ids=str)
+@pytest.mark.parametrize("staged", [False, True])
+def test_conv_winograd_of_blocks(device, monkeypatch, x, w, attributes, staged):
+    if not tiles_for(device.facts).panels:
+        node, _ = build("Conv", [floats(*x), weights(*w)], attributes, method="winograd")
+        assert "winograd" not in implementation(device, node), "it needs the local memory of a CPU"
+        return
+    if staged:
+        monkeypatch.setattr(conv_family.Winograd, "of", _staged(conv_family.Winograd.of))
+    node, arrays = build("Conv", [floats(*x), weights(*w), weights(w[0])], attributes, method="winograd")
+    check(device, node, arrays, CLOSE_WINOGRAD, tail=not staged)
+    assert implementation(device, node).startswith("f32_conv_winograd_blocks") and implementation(device, node).endswith("_staged") == staged
+
+
 def _staged(of):
-    return lambda shape, tiles, side: replace(of(shape, tiles, side), staged=True)
+    return lambda *asked: replace(of(*asked), staged=True)
 
 
 def implementation(device: Any, node: Node) -> str:

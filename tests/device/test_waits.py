@@ -15,12 +15,15 @@ from coexec.api.validation import validate
 from coexec.devices import waits
 from coexec.devices.base import Device, DeviceFacts, Event
 from coexec.devices.opencl.handshake import possible
-from coexec.devices.registry import gpu_device
+from coexec.devices.registry import find_devices, gpu_device
 from coexec.errors import DeviceError, UsageError
 from coexec.profiles import DeviceProfile, Latency, UnitProfile, from_yaml, to_yaml
 from coexec.profiling import ways
+from coexec.profiling.measure import Bench
+from coexec.regions import Region
 from coexec.runtime.schedule import Start
 from coexec.runtime.weave import Hear, Stepping, Sync
+from tests.ops.law import Const, make_node
 from tests.test_smoke import tiny_model
 
 from .test_random_plans import holds_on_random_plans
@@ -90,6 +93,21 @@ def test_a_convolution_tells_itself_that_it_is_done():
         for _ in range(3):
             session.run(None, {"x": X})
             assert words.heard[0] == max(heard) and words._ended[0] == 0, "all groups of the last piece had ended, and are counted anew"
+
+
+def test_light_operators_keep_themselves_in_step_and_tell_too():
+    """None needs a gate or a signal of its own to be started; results are those of the kernels' own tests."""
+    gpu = find_devices(need_gpu=True)["gpu"]
+    assert gpu.facts.emulated, "elsewhere a work-item owns no core"
+    rng = np.random.default_rng(2)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((1, 6, 4, 20), (20,)))
+    cases = [("Add", [x, x], {}), ("Transpose", [x], {"perm": [0, 2, 1, 3]}), ("Pad", [x, Const(np.array([0, 0, 1, 1, 0, 0, 1, 1]))], {}),
+             ("Softmax", [x], {"axis": -1}), ("LayerNormalization", [x, Const(w), Const(w)], {"axis": -1}), ("GlobalAveragePool", [x], {}),
+             ("Concat", [x, x], {"axis": 1})]
+    for op_type, inputs, attributes in cases:
+        node, _ = make_node(op_type, inputs, attributes)
+        with Bench(gpu, node, Region.whole(node.output.shape)) as bench:
+            assert bench.kernel.can_step and bench.kernel.can_tell, op_type
 
 
 def test_a_run_in_step_can_be_traced_and_checked():

@@ -40,7 +40,7 @@ def test_work_items_that_own_a_core_take_tiles_that_fill_vectors():
 
     def fastest(ic: int, oc: int, size: int) -> int:
         tiles = {m: by_tiles(m, ic, oc, (-(-size // m)) ** 2, LANES, tile) for m in (2, 4)}
-        works = {0: by_panels(ic, oc, size * size, LANES, tile), **tiles}
+        works = {0: by_panels(ic, oc, size * size, 9, LANES, tile), **tiles}
         return min(works, key=lambda m: float(works[m]))
 
     assert fastest(512, 160, 14) == 4, "sixteen tiles are a vector"

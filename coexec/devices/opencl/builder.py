@@ -345,25 +345,28 @@ class Compile:
 
     def launch(self, files: Sequence[str] | str, name: str, defines: Mapping[str, Any], global_size: Sequence[int],
                local_size: Sequence[int] | None, *args: Any, options: Sequence[str] = (), forms: program.Forms | None = None,
-               in_step: bool = False) -> None:
+               in_step: bool = False, numbers_last: bool = False) -> None:
         """Adds one enqueue of kernel `name` from `files` of kernels/, compiled with the defines; `forms` are files with several forms of it.
 
         `global_size` is rounded up to a multiple of `local_size` (kernels guard); a size of 0 adds nothing. Arguments: a ClOperand
         (expands to pointer, int offset), NumPy scalars or int8(...), a cl.LocalMemory. None adds no argument. `in_step`: the kernel takes all
         numbers as one struct behind its pointers, in this order (NUMBERS of common.clh), and ends in IN_STEP_ARGS, which are set so that it waits
-        for nobody and tells nobody.
+        for nobody and tells nobody. `numbers_last`: it is written for both (IN_ONE of common.clh), and does so where a work-item owns a core.
         Raises KernelBuildError, or DeviceError where the arguments do not fit the kernel.
         """
         if not all(global_size):
             return
+        if numbers_last:
+            in_step = self.facts.emulated and local_size is not None and not any(n > 1 for n in local_size)
+            defines = {**defines, **({"IN_ONE": 1} if in_step else {})}
         kernel = self.kernel([files] if isinstance(files, str) else files, name, defines, options, forms)
         if local_size is not None:
             global_size = tuple(-(-g // n) * n for g, n in zip(global_size, local_size))
         given = [value for arg in args if arg is not None for value in self._expand(name, arg)]
-        if in_step:
+        if in_step or numbers_last:
             numbers = [value for value in given if isinstance(value, (np.generic, np.ndarray))]
             given = [value for value in given if not isinstance(value, (np.generic, np.ndarray))]
-            given += [packed(numbers), None, np.zeros(4, np.int32)]
+            given += [packed(numbers), None, np.zeros(4, np.int32)] if in_step else numbers
         if len(given) != kernel.num_args:  # before any is set: drivers crash on arguments that do not fit
             raise DeviceError(f"kernel {name} got {len(given)} arguments", where=self.where, expected=kernel.num_args)
         for position, value in enumerate(given):

@@ -41,11 +41,11 @@ def columns(matrix: np.ndarray, width: int) -> np.ndarray:
     return _filled(pack(matrix, strips_of(*matrix.shape, width, row, column), row, column))
 
 
-def filters(w: np.ndarray, transform: np.ndarray, width: int, groups: int) -> Packing:
-    """3x3 float32 filters transformed, as [group][tile of channels][point][in channel][width], flat."""
+def filters(w: np.ndarray, transform: np.ndarray, width: int, groups: int, blocks: int = 1) -> Packing:
+    """Float32 filters, or so many blocks of them along each side, transformed, as [group][tile of channels][point][block][in channel][width], flat."""
     from ..cpu.packing import pack_filters
 
-    return pack_filters(w, transform, width, groups)
+    return pack_filters(w, transform, width, groups, blocks=blocks)
 
 
 def strips(w: np.ndarray) -> Packing:

@@ -100,11 +100,12 @@ def elementwise(c: Compile, expression: str, y: ClOperand, inputs: Sequence[ClOp
     compute = np.dtype(compute or computed_in(inputs[0].dtype))
     simple = y_strides[0] == 1 and all(s[0] in (0, 1) for s in strides) and not scalar_only and "r" not in kinds
     width = vector_width(c, y.dtype.itemsize, compute.itemsize, *(x.dtype.itemsize for x in inputs)) if simple else 1
-    text = {"PARAMS": "", "SETUP": "", "LOAD_SCALAR": "", "LOAD_VECTOR": ""}
+    text = {"POINTERS": "", "OPERANDS(V)": "", "SETUP": "", "LOAD_SCALAR": "", "LOAD_VECTOR": ""}
     arguments: list[Any] = []
     for k, (x, s, kind) in enumerate(zip(inputs, strides, kinds)):
         arguments += [x, int8(s)]
-        text["PARAMS"] += f"global const {ctype(x.dtype)} *restrict x{k}, int x{k}_off, int8 x{k}_s, "
+        text["POINTERS"] += f"global const {ctype(x.dtype)} *restrict x{k}, "
+        text["OPERANDS(V)"] += f"V(int, x{k}_off) V(int8, x{k}_s) "
         text["SETUP"] += f"global const {ctype(x.dtype)} *r{k} = x{k} + x{k}_off + ND_OFFSET(x{k}_s); "
         if kind == "r":
             continue
@@ -114,7 +115,7 @@ def elementwise(c: Compile, expression: str, y: ClOperand, inputs: Sequence[ClOp
         text["LOAD_VECTOR"] += f"const {to}{width} a{k} = {loaded}; "
     for k, value in enumerate(scalars):
         arguments.append(value)
-        text["PARAMS"] += f"{ctype(value.dtype)} p{k}, "
+        text["OPERANDS(V)"] += f"V({ctype(value.dtype)}, p{k}) "
     tail_defines = c.tail_defines() if tail else {}
     result = np.dtype(f"int{8 * compute.itemsize}") if predicate else compute
     narrow, more = narrow_parts([y.dtype, *(x.dtype for x, kind in zip(inputs, kinds) if kind != "r")], saturate, round_mode)
@@ -127,7 +128,7 @@ def elementwise(c: Compile, expression: str, y: ClOperand, inputs: Sequence[ClOp
     }
     size, local, steps = ndrange(c, shape, width)
     c.launch(["nd.clh", *more, *files, "elementwise.cl"], "elementwise", program, size, local, *arguments, y, int8(y_strides),
-             int8(shape, 1), *steps)
+             int8(shape, 1), *steps, numbers_last=True)
 
 
 def as_bits(operand: ClOperand) -> ClOperand:

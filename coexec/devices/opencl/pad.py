@@ -48,4 +48,4 @@ def mapped(c: Compile, mode: str, widths: Sequence[tuple[int, int]], value: ClOp
     defines = {**_MODES[mode], "T": ctype(y.dtype), "RANK": len(dims), "MASK": mask,
                "MOVES": " ".join(f"MOVE_({k}, i{k})" for k in range(1, len(dims))), **({"VALUE": 1} if value is not None else {})}
     c.launch(["nd.clh", "pad.cl"], "pad", defines, size, local, x, int8(x_strides), y, int8(y_strides), int8(shape, 1), *steps,
-             int8(begin), int8(extent, 1), int8(first), int8(held, 1), as_bits(value) if value is not None else None)
+             int8(begin), int8(extent, 1), int8(first), int8(held, 1), as_bits(value) if value is not None else None, numbers_last=True)

@@ -13,6 +13,8 @@ from .nd import broadcast, collapse
 from .tail import i32, number, type_defines
 
 VECTOR = 16
+#: Elements that a work-item that owns a core goes through: enough to hide what starting one costs.
+ITEM = 4096
 
 
 def _pick(values: Sequence[int], dims: Sequence[int]) -> tuple[int, ...]:
@@ -35,6 +37,9 @@ class Lines:
         self.strides = [None if o is None else next(pairs) for o in self.operands]
         self.count = int(np.prod(self.kept, dtype=np.int64))
         self.group = group(c, self.reduced[0])
+        # Where a work-item owns a core it makes several short lines, but each core has some of the work.
+        short = ITEM // max(1, int(np.prod(self.reduced, dtype=np.int64)))
+        self.many = max(1, min(short, self.count // (4 * c.tiles.cores))) if c.facts.emulated else 1
 
     def defines(self, vectors: bool) -> dict[str, Any]:
         steps = [s[1][0] for s in self.strides if s is not None]
@@ -52,12 +57,12 @@ class Lines:
         return [self.operands[index], int8(kept), int8(reduced)]
 
     def shape_args(self) -> list[Any]:
-        """kept, reduced, n0, outer, lines."""
+        """kept, reduced, n0, outer, lines, many."""
         return [int8(self.kept, 1), int8(self.reduced, 1), *i32(self.reduced[0], int(np.prod(self.reduced[1:], dtype=np.int64)),
-                                                                self.count)]
+                                                                self.count, self.many)]
 
     def sizes(self) -> tuple[tuple[int, ...], tuple[int, ...] | None]:
-        return (self.count * self.group,), (self.group,)
+        return (-(-self.count // self.many) * self.group,), (self.group,)
 
 
 class Running(NamedTuple):
@@ -92,7 +97,7 @@ def normalize(c: Compile, mode: str, axes: Sequence[int], x: ClOperand, y: ClOpe
         defines |= {"RUNNING": 1, **{name: 1 for name, o in (("RUNNING_MEAN", running.mean), ("RUNNING_VAR", running.var)) if o is not None}}
     c.implementation = f"{short(y.dtype)}_{c.node.op_type.lower()}_lines"
     c.launch(["place.clh", "group.clh", "normalize.cl"], "normalize_lines", defines, *walked.sizes(), *walked.walk(0), *walked.walk(1),
-             *walked.shape_args(), number(epsilon, arithmetic(x.dtype)), *walked.walk(2), *walked.walk(3), *walked.walk(4), *extra)
+             *walked.shape_args(), number(epsilon, arithmetic(x.dtype)), *walked.walk(2), *walked.walk(3), *walked.walk(4), *extra, numbers_last=True)
 
 
 def line_pool(c: Compile, mode: str, axes: Sequence[int], x: ClOperand, y: ClOperand, r: ClOperand | None, power: int = 2) -> None:
@@ -102,4 +107,4 @@ def line_pool(c: Compile, mode: str, axes: Sequence[int], x: ClOperand, y: ClOpe
     lines = [[walked.operands[k], int8(walked.strides[k][0])] if walked.operands[k] is not None else [] for k in (1, 2)]
     c.launch(["place.clh", "group.clh", "normalize.cl"], "line_pool", {**walked.defines(True), mode: 1, "LINE_POOL": 1}, *walked.sizes(),
              *walked.walk(0), *lines[0], *walked.shape_args(), *i32(power),
-             number(1 / max(1, int(np.prod(walked.reduced))), arithmetic(x.dtype)), *lines[1])
+             number(1 / max(1, int(np.prod(walked.reduced))), arithmetic(x.dtype)), *lines[1], numbers_last=True)

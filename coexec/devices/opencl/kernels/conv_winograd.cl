@@ -6,6 +6,9 @@
 // then per MR output channels: POINTS matrix products -> points [POINTS][MR][NR] -> line (M rows of outputs in order) -> y.
 // Weights come transformed, [group][channel tile][POINTS][in channel][MR].
 //
+// Larger kernels of up to 8x8 are 4x4 blocks (BLOCKS is 4, not 1), each by F(4 x 4, 4 x 4), added up before the transform back. Blocks are as far apart
+// as tiles, so that a tile as one block needs it is its neighbour's: lanes run over one tile more in each row (`wide`), and freq holds as many more.
+//
 // Where freq is too large for that, two launches: STAGE 1 leaves [batch * group][panel][POINTS][in channel][NR] in global memory, in STAGE 2 a
 // work-item makes MR output channels of every panel, so that its weights stay in cache. STAGE 0 is all at once.
 //
@@ -18,11 +21,25 @@
 #endif
 
 #define SPARE (VW > 16 / M ? VW : 16 / M)  // what may be written beyond a row's columns of one index modulo M
-#define SIDE (M + 2)
+#define SIDE (BLOCKS > 1 ? M + 3 : M + 2)
 #define POINTS (SIDE * SIDE)
 
 // o = B' d, o = A' m
-#if M == 4
+#if BLOCKS > 1
+#define TRANSFORM_IN(d, o)                                                                             \
+  o[0] = d[5] - 0.5f * d[4] - 5 * d[3] + 2.5f * d[2] + 4 * d[1] - 2 * d[0];                            \
+  o[1] = d[5] + 0.5f * d[4] - 4.5f * d[3] - 2 * d[2] + 2 * d[1];                                       \
+  o[2] = d[5] - 1.5f * d[4] - 3.5f * d[3] + 6 * d[2] - 2 * d[1];                                       \
+  o[3] = d[5] + 1.5f * d[4] - 2 * d[3] - 1.5f * d[2] + d[1];                                           \
+  o[4] = d[5] - 2.5f * d[4] + 2.5f * d[2] - d[1];                                                      \
+  o[5] = d[5] - 5 * d[3] + 4 * d[1];                                                                   \
+  o[6] = d[6] - 0.5f * d[5] - 5 * d[4] + 2.5f * d[3] + 4 * d[2] - 2 * d[1];
+#define TRANSFORM_OUT(m, o)                                                                            \
+  o[0] = m[0] + (m[1] + m[2]) + (m[3] + m[4]) + m[5];                                                  \
+  o[1] = (m[1] - m[2]) + 2 * (m[3] - m[4]) + 0.5f * m[5];                                              \
+  o[2] = (m[1] + m[2]) + 4 * (m[3] + m[4]) + 0.25f * m[5];                                             \
+  o[3] = (m[1] - m[2]) + 8 * (m[3] - m[4]) + 0.125f * m[5] + m[6];
+#elif M == 4
 #define TRANSFORM_IN(d, o)                             \
   o[0] = 4 * d[0] - 5 * d[2] + d[4];                   \
   o[1] = (d[4] - 4 * d[2]) + (d[3] - 4 * d[1]);        \
@@ -49,11 +66,19 @@
 #define REPLACE(o, A) _Pragma("unroll") for (int k = 0; k < M; k++) o[k] = A(VEC, o[k]);
 #define REPLACE_ONE(v, A) v = A(T, v);
 
-#define PRODUCTS(V) {                                                                       \
-  VEC acc[MR][V];                                                                           \
-  TILE_CLEAR(acc, V)                                                                        \
-  TILE_RUN(acc, V, weights, 1, MR, freq + point * plane, V * VW, in_channels, AHEAD)    \
-  FOR_TILE(V) VSTORE(acc[i][j], j, points + (point * MR + i) * NR);                         \
+#if BLOCKS > 1
+#define RUN(V)                                                                                         \
+  PLAIN_LOOP for (int block = 0; block < BLOCKS; block++)                                              \
+    TILE_RUN(acc, V, weights + block * MR * in_channels, 1, MR, freq + point * plane + (block >> 1) * wide + (block & 1), pitch, in_channels, AHEAD)
+#else
+#define RUN(V) TILE_RUN(acc, V, weights, 1, MR, freq + point * plane, V * VW, in_channels, AHEAD)
+#endif
+
+#define PRODUCTS(V) {                                                                                  \
+  VEC acc[MR][V];                                                                                      \
+  TILE_CLEAR(acc, V)                                                                                   \
+  RUN(V)                                                                                               \
+  FOR_TILE(V) VSTORE(acc[i][j], j, points + (point * MR + i) * NR);                                    \
 }
 
 #if STAGE == 0
@@ -113,7 +138,7 @@ __kernel void conv_winograd(__global const T *restrict x, __global const T *rest
   NUMBERS(OWN_)
   IN_STEP
   const int H = in.s1, W = in.s2, OH = out.s1, OW = out.s2;
-  const int across = (OW + M - 1) / M, tiles = across * ((OH + M - 1) / M);
+  const int across = (OW + M - 1) / M, wide = BLOCKS > 1 ? across + 1 : across, tiles = wide * ((OH + M - 1) / M);
   const int batch = get_global_id(1) / groups, group = get_global_id(1) % groups;
   const int panels = (tiles + NR - 1) / NR, channel_tiles = (out_channels + MR - 1) / MR;
 #if STAGE == 2
@@ -122,19 +147,22 @@ __kernel void conv_winograd(__global const T *restrict x, __global const T *rest
   const int panel_begin = get_global_id(0), panel_end = panel_begin + 1, tile_begin = 0, tile_end = channel_tiles;
 #endif
   x += x_off + batch * xs.s0 + group * in_channels * xs.s1;
-  w += w_off + group * channel_tiles * MR * POINTS * in_channels;
+  w += w_off + group * channel_tiles * MR * POINTS * BLOCKS * in_channels;
   y += y_off + batch * ys.s0 + group * out_channels * ys.s1;
   r += r_off + batch * rs.s0 + group * out_channels * rs.s1;
   const int held = (in_channels - 1) * xs.s1 + (H - 1) * xs.s3 + W;  // elements from a group's first to its last
   PLAIN_LOOP for (int panel = panel_begin; panel < panel_end; panel++) {
   const int first = panel * NR, lanes = min(NR, tiles - first), vectors = (lanes + VW - 1) / VW;
-  const int pitch = EACH_VECTORS(vectors) * VW, plane = in_channels * pitch + VW;  // the odd vector keeps points out of one another's cache sets
-  const int top = first / across, bottom = (first + lanes - 1) / across;
-  const int left = top == bottom ? first - top * across : 0, right = top == bottom ? left + lanes : across;
-  const int used = right - left + 1, phase = used + SPARE, strip_row = M * phase, strip_rows = (bottom - top) * M + SIDE;
+  // Lanes of the input, and of it as it lies in freq; a plane is a point's: the odd vector keeps points out of one another's cache sets.
+  const int more = BLOCKS > 1 ? wide + 1 : 0, held_lanes = BLOCKS > 1 ? min(lanes + more, tiles + wide - first) : lanes;
+  const int pitch = (EACH_VECTORS(vectors) * VW + more + VW - 1) / VW * VW;
+  const int plane = in_channels * pitch + VW;
+  const int top = first / wide, bottom = (first + lanes - 1) / wide, below = (first + held_lanes - 1) / wide;
+  const int left = top == below ? first - top * wide : 0, right = top == below ? left + held_lanes : wide;
+  const int used = right - left + 1, phase = used + SPARE, strip_row = M * phase, strip_rows = (below - top) * M + SIDE;
   const int column = left * M - pad.s2, row = top * M - pad.s1;
 #if STAGE != 0
-  __global T *freq = freqs + freqs_off + (get_global_id(1) * panels + panel) * POINTS * (in_channels + 1) * NR;
+  __global T *freq = freqs + freqs_off + (get_global_id(1) * panels + panel) * POINTS * (in_channels * ((NR + more + VW - 1) / VW * VW) + VW);
 #endif
 #if STAGE != 2
   PLAIN_LOOP for (int c = 0; c < in_channels; c++) {
@@ -148,16 +176,16 @@ __kernel void conv_winograd(__global const T *restrict x, __global const T *rest
       }
       PLAIN_LOOP for (int i = 0; i < used; i += 16 / M) sort_columns(x, c * xs.s1 + h * xs.s3, held, column + M * i, W, phase, cells + i);
     }
-    PLAIN_LOOP for (int j = 0; j < vectors; j++) {
+    PLAIN_LOOP for (int j = 0; j * VW < held_lanes; j++) {
       // A lane's tile begins in the last row of tiles whose first lane is not beyond it.
-      const int here = first + j * VW, o_begin = here / across, o_end = min(bottom, (here + VW - 1) / across);
+      const int here = first + j * VW, o_begin = here / wide, o_end = min(below, (here + VW - 1) / wide);
       VEC half_way[SIDE][SIDE], d[SIDE], o[SIDE];
       _Pragma("unroll") for (int k = 0; k < SIDE; k++) {
-        __local const T *tap = strip + (o_begin - top) * M * strip_row + k % M * phase + k / M + here - o_begin * across - left;
+        __local const T *tap = strip + (o_begin - top) * M * strip_row + k % M * phase + k / M + here - o_begin * wide - left;
         _Pragma("unroll") for (int i = 0; i < SIDE; i++) d[i] = VLOAD(0, tap + i * strip_row);
         PLAIN_LOOP for (int next = o_begin + 1; next <= o_end; next++) {
-          tap += M * strip_row - across;
-          const LANES beyond = LANE_NUMBERS >= next * across - here;
+          tap += M * strip_row - wide;
+          const LANES beyond = LANE_NUMBERS >= next * wide - here;
           _Pragma("unroll") for (int i = 0; i < SIDE; i++) d[i] = beyond ? VLOAD(0, tap + i * strip_row) : d[i];
         }
         TRANSFORM_IN(d, o)
@@ -171,10 +199,10 @@ __kernel void conv_winograd(__global const T *restrict x, __global const T *rest
   }
 #endif
 #if STAGE != 1
-  __global const T *weights = w + tile_begin * POINTS * MR * in_channels;
+  __global const T *weights = w + tile_begin * POINTS * BLOCKS * MR * in_channels;
   PLAIN_LOOP for (int tile = tile_begin; tile < tile_end; tile++) {
     const int m = tile * MR;
-    PLAIN_LOOP for (int point = 0; point < POINTS; point++, weights += MR * in_channels) {
+    PLAIN_LOOP for (int point = 0; point < POINTS; point++, weights += BLOCKS * MR * in_channels) {
       EACH_WIDTH(vectors, PRODUCTS)
     }
     PLAIN_LOOP for (int i = 0; i < MR && m + i < out_channels; i++) {
@@ -209,9 +237,9 @@ __kernel void conv_winograd(__global const T *restrict x, __global const T *rest
         }
       }
       PLAIN_LOOP for (int o = top; o <= bottom; o++) {
-        const int begin = max(0, o * across - first), end = min(lanes, (o + 1) * across - first);
-        const int from_column = (first + begin - o * across) * M, count = min((end - begin) * M, OW - from_column);
-        PLAIN_LOOP for (int n = 0; n < min(M, OH - o * M); n++) {
+        const int begin = max(0, o * wide - first), end = min(lanes, o * wide + across - first);
+        const int from_column = (first + begin - o * wide) * M, count = min((end - begin) * M, OW - from_column);
+        PLAIN_LOOP for (int n = 0; n < min(M, OH - o * M) && begin < end; n++) {
           __local const T *from = line + (n * NR + begin) * M;
           __global T *to = y + (m + i) * ys.s1 + (o * M + n) * ys.s3 + from_column;
           int k = 0;

@@ -1,5 +1,5 @@
-// y = EXPR of any number of operands, broadcast by strides of 0. The builder defines PARAMS (operands and extra scalars), SETUP
-// (declares r0, r1, ..., each operand's row), LOAD_SCALAR and LOAD_VECTOR (declare a0, a1, ... at index i), EXPR(T, I) over them and
+// y = EXPR of any number of operands, broadcast by strides of 0. The builder defines POINTERS (the operands'), OPERANDS(V) (their numbers, and extra
+// scalars), SETUP (declares r0, r1, ..., each operand's row), LOAD_SCALAR and LOAD_VECTOR (declare a0, a1, ... at index i), EXPR(T, I) over them and
 // RESULT(T, I), its type, TY and T (the output's elements in memory, and what is computed in), I (integer as wide as T), V (vector
 // width, 1 for strided rows), FINISH(T, I, v), STORE_SCALAR(v) and STORE_VECTOR(v) (at row, i).
 
@@ -8,8 +8,13 @@
 #define IV CAT(I, V)
 #endif
 
-kernel void elementwise(PARAMS global TY *restrict y, int y_off, int8 y_s, int8 shape, int chunk, int span)
+#define NUMBERS(V) OPERANDS(V) V(int, y_off) V(int8, y_s) V(int8, shape) V(int, chunk) V(int, span)
+
+IN_A_STRUCT(elementwise_numbers)
+
+kernel void elementwise(POINTERS global TY *restrict y ALL_NUMBERS(elementwise_numbers))
 {
+    BEGIN_IN_STEP
     ND_OUTER(shape)
     const int start = get_global_id(0) * chunk, end = min(start + chunk, shape.s0);
     ND_ROWS(shape, span)
@@ -30,4 +35,5 @@ kernel void elementwise(PARAMS global TY *restrict y, int y_off, int8 y_s, int8 
             STORE_SCALAR(FINISH(T, I, v))
         }
     }
+    END_IN_STEP
 }

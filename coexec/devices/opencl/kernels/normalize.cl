@@ -53,78 +53,133 @@
   }
 #endif
 
-#ifdef LINE_POOL
-__kernel void line_pool(__global const T *restrict x, int x_off, int8 x_kept, int8 x_reduced, __global T *restrict y, int y_off,
-                        int8 y_kept,
-                        int8 kept, int8 reduced, int n0, int outer, int lines, int power, ACC inverse
-#ifdef RESIDUAL
-                        , __global const T *restrict r, int r_off, int8 r_kept
-#endif
-) {
-  SHARED(ACC, shared_)
-  if (LINE >= lines) return;  // never one work-item of a group alone
-  x += x_off + place(LINE, kept, x_kept);
-  ACC value;
-#ifdef LARGEST
-  OVER_LINE(value, TERM, LARGER_, (ACC)(-INFINITY))
+// The lines of a work-item: `many` one after the other where it owns a core, else the one that it has a share of.
+#ifdef IN_ONE
+#define EACH_LINE for (int line = get_global_id(0) * many, stop_ = min(line + many, lines); line < stop_; line++)
 #else
-  OVER_LINE(value, TERM, SUM_, (ACC)0)
+#define EACH_LINE for (int line = LINE; line < lines; line = lines)  // never one work-item of a group alone
+#endif
+
+#ifdef LINE_POOL
+#define NUMBERS(V) V(int, x_off) V(int8, x_kept) V(int8, x_reduced) V(int, y_off) V(int8, y_kept) V(int8, kept) V(int8, reduced) V(int, n0) \
+  V(int, outer) V(int, lines) V(int, many) V(int, power) V(ACC, inverse) LINE_RESIDUAL(V)
+#ifdef RESIDUAL
+#define LINE_RESIDUAL(V) V(int, r_off) V(int8, r_kept)
+#else
+#define LINE_RESIDUAL(V)
+#endif
+
+IN_A_STRUCT(line_pool_numbers)
+
+__kernel void line_pool(__global const T *restrict all, __global T *restrict y RESIDUAL_ARG ALL_NUMBERS(line_pool_numbers)) {
+  BEGIN_IN_STEP
+  SHARED(ACC, shared_)
+  EACH_LINE {
+    __global const T *x = all + x_off + place(line, kept, x_kept);
+    ACC value;
+#ifdef LARGEST
+    OVER_LINE(value, TERM, LARGER_, (ACC)(-INFINITY))
+#else
+    OVER_LINE(value, TERM, SUM_, (ACC)0)
 #endif
 #if defined(AVERAGE)
-  value *= inverse;  // of the count, rounded by the host: drivers divide each in their own way
+    value *= inverse;  // of the count, rounded by the host: drivers divide each in their own way
 #elif defined(NORM2)
-  value = sqrt(value);
+    value = sqrt(value);
 #elif defined(NORMP)
-  value = pow(value, (ACC)1 / (ACC)power);
+    value = pow(value, (ACC)1 / (ACC)power);
 #endif
-  if (LANE) return;
+    if (LANE == 0) {
 #ifdef RESIDUAL
-  value += (ACC)LOAD(T, r, r_off + place(LINE, kept, r_kept));
+      value += (ACC)LOAD(T, r, r_off + place(line, kept, r_kept));
 #endif
-  STORE(T, y, y_off + place(LINE, kept, y_kept), ACTIVATE(ACC, value));
+      STORE(T, y, y_off + place(line, kept, y_kept), ACTIVATE(ACC, value));
+    }
+  }
+  END_IN_STEP
 }
 #else
-__kernel void normalize_lines(__global const T *restrict x, int x_off, int8 x_kept, int8 x_reduced, __global T *restrict y, int y_off,
-                              int8 y_kept, int8 y_reduced,
-                        int8 kept, int8 reduced, int n0, int outer, int lines, ACC epsilon
 #ifdef SCALE
-                        , __global const T *restrict scale, int scale_off, int8 s_kept, int8 s_reduced
+#define SCALE_ARG , __global const T *restrict scales
+#define SCALE_NUMBERS(V) V(int, scale_off) V(int8, s_kept) V(int8, s_reduced)
+#else
+#define SCALE_ARG
+#define SCALE_NUMBERS(V)
 #endif
+#undef BIAS_ARG
+#undef BIAS_NUMBERS
 #ifdef BIAS
-                        , __global const T *restrict bias, int bias_off, int8 b_kept, int8 b_reduced
+#define BIAS_ARG , __global const T *restrict biases
+#define BIAS_NUMBERS(V) V(int, bias_off) V(int8, b_kept) V(int8, b_reduced)
+#else
+#define BIAS_ARG
+#define BIAS_NUMBERS(V)
 #endif
+#undef RESIDUAL_ARG
+#undef RESIDUAL_NUMBERS
 #ifdef RESIDUAL
-                        , __global const T *restrict r, int r_off, int8 r_kept, int8 r_reduced
+#define RESIDUAL_ARG , __global const T *restrict residuals
+#define RESIDUAL_NUMBERS(V) V(int, r_off) V(int8, r_kept) V(int8, r_reduced)
+#else
+#define RESIDUAL_ARG
+#define RESIDUAL_NUMBERS(V)
 #endif
 #ifdef MEAN
-                        , __global TS *restrict means, int means_off, int8 mean_kept
+#define MEAN_ARG , __global TS *restrict means
+#define MEAN_NUMBERS(V) V(int, means_off) V(int8, mean_kept)
+#else
+#define MEAN_ARG
+#define MEAN_NUMBERS(V)
 #endif
 #ifdef INVERSE
-                        , __global TS *restrict inverses, int inverses_off, int8 inverse_kept
+#define INVERSE_ARG , __global TS *restrict inverses
+#define INVERSE_NUMBERS(V) V(int, inverses_off) V(int8, inverse_kept)
+#else
+#define INVERSE_ARG
+#define INVERSE_NUMBERS(V)
 #endif
 #ifdef RUNNING
-                        , ACC momentum, __global const T *restrict old_mean, int old_mean_off, int8 old_mean_kept,
-                        __global const T *restrict old_var, int old_var_off, int8 old_var_kept
+#define RUNNING_ARG , __global const T *restrict old_mean, __global const T *restrict old_var
+#define RUNNING_NUMBERS(V) V(ACC, momentum) V(int, old_mean_off) V(int8, old_mean_kept) V(int, old_var_off) V(int8, old_var_kept)
+#else
+#define RUNNING_ARG
+#define RUNNING_NUMBERS(V)
 #endif
 #ifdef RUNNING_MEAN
-                        , __global T *restrict new_mean, int new_mean_off, int8 new_mean_kept
+#define NEW_MEAN_ARG , __global T *restrict new_mean
+#define NEW_MEAN_NUMBERS(V) V(int, new_mean_off) V(int8, new_mean_kept)
+#else
+#define NEW_MEAN_ARG
+#define NEW_MEAN_NUMBERS(V)
 #endif
 #ifdef RUNNING_VAR
-                        , __global T *restrict new_var, int new_var_off, int8 new_var_kept
+#define NEW_VAR_ARG , __global T *restrict new_var
+#define NEW_VAR_NUMBERS(V) V(int, new_var_off) V(int8, new_var_kept)
+#else
+#define NEW_VAR_ARG
+#define NEW_VAR_NUMBERS(V)
 #endif
-) {
+#define NUMBERS(V) V(int, x_off) V(int8, x_kept) V(int8, x_reduced) V(int, y_off) V(int8, y_kept) V(int8, y_reduced) V(int8, kept) \
+  V(int8, reduced) V(int, n0) V(int, outer) V(int, lines) V(int, many) V(ACC, epsilon) SCALE_NUMBERS(V) BIAS_NUMBERS(V) RESIDUAL_NUMBERS(V) \
+  MEAN_NUMBERS(V) INVERSE_NUMBERS(V) RUNNING_NUMBERS(V) NEW_MEAN_NUMBERS(V) NEW_VAR_NUMBERS(V)
+
+IN_A_STRUCT(normalize_numbers)
+
+__kernel void normalize_lines(__global const T *restrict all, __global T *restrict made SCALE_ARG BIAS_ARG RESIDUAL_ARG MEAN_ARG INVERSE_ARG
+                              RUNNING_ARG NEW_MEAN_ARG NEW_VAR_ARG ALL_NUMBERS(normalize_numbers)) {
+  BEGIN_IN_STEP
   SHARED(ACC, shared_)
-  if (LINE >= lines) return;
-  x += x_off + place(LINE, kept, x_kept);
-  y += y_off + place(LINE, kept, y_kept);
+  EACH_LINE {
+  __global const T *x = all + x_off + place(line, kept, x_kept);
+  __global T *y = made + y_off + place(line, kept, y_kept);
 #ifdef SCALE
-  scale += scale_off + place(LINE, kept, s_kept);
+  __global const T *scale = scales + scale_off + place(line, kept, s_kept);
 #endif
 #ifdef BIAS
-  bias += bias_off + place(LINE, kept, b_kept);
+  __global const T *bias = biases + bias_off + place(line, kept, b_kept);
 #endif
 #ifdef RESIDUAL
-  r += r_off + place(LINE, kept, r_kept);
+  __global const T *r = residuals + r_off + place(line, kept, r_kept);
 #endif
   const ACC count = (ACC)(n0 * outer);
   ACC mean = 0, sum, factor;
@@ -144,20 +199,20 @@ __kernel void normalize_lines(__global const T *restrict x, int x_off, int8 x_ke
   factor = sum == 0 ? (ACC)0 : (ACC)1 / sum;
 #endif
 #ifdef MEAN
-  if (LANE == 0) STORE(TS, means, means_off + place(LINE, kept, mean_kept), mean);
+  if (LANE == 0) STORE(TS, means, means_off + place(line, kept, mean_kept), mean);
 #endif
 #ifdef INVERSE
-  if (LANE == 0) STORE(TS, inverses, inverses_off + place(LINE, kept, inverse_kept), factor);
+  if (LANE == 0) STORE(TS, inverses, inverses_off + place(line, kept, inverse_kept), factor);
 #endif
 #ifdef RUNNING_MEAN
   if (LANE == 0)
-    STORE(T, new_mean, new_mean_off + place(LINE, kept, new_mean_kept),
-          (ACC)LOAD(T, old_mean, old_mean_off + place(LINE, kept, old_mean_kept)) * momentum + mean * ((ACC)1 - momentum));
+    STORE(T, new_mean, new_mean_off + place(line, kept, new_mean_kept),
+          (ACC)LOAD(T, old_mean, old_mean_off + place(line, kept, old_mean_kept)) * momentum + mean * ((ACC)1 - momentum));
 #endif
 #ifdef RUNNING_VAR
   if (LANE == 0)
-    STORE(T, new_var, new_var_off + place(LINE, kept, new_var_kept),
-          (ACC)LOAD(T, old_var, old_var_off + place(LINE, kept, old_var_kept)) * momentum + sum / count * ((ACC)1 - momentum));
+    STORE(T, new_var, new_var_off + place(line, kept, new_var_kept),
+          (ACC)LOAD(T, old_var, old_var_off + place(line, kept, old_var_kept)) * momentum + sum / count * ((ACC)1 - momentum));
 #endif
   for (int o = 0; o < outer; o++) {
     __global const T *from = x + place(o * n0, reduced, x_reduced);
@@ -201,5 +256,7 @@ __kernel void normalize_lines(__global const T *restrict x, int x_off, int8 x_ke
       STORE(T, to, i * y_reduced.s0, ACTIVATE(ACC, v));
     }
   }
+  }
+  END_IN_STEP
 }
 #endif

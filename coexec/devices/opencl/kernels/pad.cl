@@ -41,13 +41,21 @@ int copied(global const T *x, int x_step, global T *y, int y_step, int low, int 
     return i;
 }
 
-kernel void pad(global const T *restrict x, int x_off, int8 x_s, global T *restrict y, int y_off, int8 y_s, int8 shape, int chunk, int span,
-                int8 begin, int8 extent, int8 first, int8 held
 #ifdef VALUE
-                , global const T *restrict value, int value_off
+#define VALUE_ARG , global const T *restrict value
+#define VALUE_NUMBERS(V) V(int, value_off)
+#else
+#define VALUE_ARG
+#define VALUE_NUMBERS(V)
 #endif
-                )
+#define NUMBERS(V) V(int, x_off) V(int8, x_s) V(int, y_off) V(int8, y_s) V(int8, shape) V(int, chunk) V(int, span) V(int8, begin) \
+  V(int8, extent) V(int8, first) V(int8, held) VALUE_NUMBERS(V)
+
+IN_A_STRUCT(pad_numbers)
+
+kernel void pad(global const T *restrict x, global T *restrict y VALUE_ARG ALL_NUMBERS(pad_numbers))
 {
+    BEGIN_IN_STEP
     ND_OUTER(shape)
     const int start = get_global_id(0) * chunk, end = min(start + chunk, shape.s0);
     x += x_off;
@@ -88,4 +96,5 @@ kernel void pad(global const T *restrict x, int x_off, int8 x_s, global T *restr
             row[i * y_s.s0] = v;
         }
     }
+    END_IN_STEP
 }

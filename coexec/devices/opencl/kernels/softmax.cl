@@ -9,12 +9,18 @@
 #define STOREV_(v, p) STORES(T, V, p, v)
 #endif
 
-kernel void softmax(global const T *restrict x, int x_off, int8 x_s, int x_step, global T *restrict y, int y_off, int8 y_s, int y_step,
-                    int8 shape, int n, int lines)
+#define NUMBERS(V) V(int, x_off) V(int8, x_s) V(int, x_step) V(int, y_off) V(int8, y_s) V(int, y_step) V(int8, shape) V(int, n) V(int, lines)
+
+IN_A_STRUCT(softmax_numbers)
+
+kernel void softmax(global const T *restrict x, global T *restrict y ALL_NUMBERS(softmax_numbers))
 {
+    BEGIN_IN_STEP
     SHARED(A, shared_)
+#ifndef IN_ONE
     if (LINE >= lines)
         return;
+#endif
     x += x_off + place(LINE, shape, x_s);
     y += y_off + place(LINE, shape, y_s);
     A top = -INFINITY, sum = 0;
@@ -85,14 +91,17 @@ kernel void softmax(global const T *restrict x, int x_off, int8 x_s, int x_step,
 #endif
     for (; i < n; i += GROUP)
         STORE(T, y, i * y_step, LAST_(LOAD(T, FROM_(x + i * x_step, y + i * y_step), 0), A));
+    END_IN_STEP
 }
 
-kernel void hardmax(global const T *restrict x, int x_off, int8 x_s, int x_step, global T *restrict y, int y_off, int8 y_s, int y_step,
-                    int8 shape, int n, int lines)
+kernel void hardmax(global const T *restrict x, global T *restrict y ALL_NUMBERS(softmax_numbers))
 {
+    BEGIN_IN_STEP
     const int line = get_global_id(0);
+#ifndef IN_ONE
     if (line >= lines)
         return;
+#endif
     x += x_off + place(line, shape, x_s);
     y += y_off + place(line, shape, y_s);
     int at = 0;
@@ -104,4 +113,5 @@ kernel void hardmax(global const T *restrict x, int x_off, int8 x_s, int x_step,
     }
     for (int i = 0; i < n; ++i)
         STORE(T, y, i * y_step, (A)(i == at));
+    END_IN_STEP
 }
