@@ -13,6 +13,8 @@ from .cases import Case, K, M, beyond, lanes_up, level_of, pick
 from .cpu_kernels import window
 from .geometry import Array, Facts, Products, Windowed, up
 
+#: Output channels that are made without gathering panels, and vectors of columns that a work-item makes of each at most.
+MOST_FEW, FEW_VECTORS = 4, 6
 #: Bytes of a strip, vectors and elements a work-item makes of it, bytes of a panel.
 STRIP_BYTES, STRIP_VECTORS, STRIP_ITEM, PANEL_BYTES = 24 << 10, 4, 4096, 192 << 10
 
@@ -139,6 +141,10 @@ def conv(g: Windowed, f: Facts) -> Iterator[Case]:
         if not rest.any():
             return
     direct = fits & (g.ocg == 1) & (depth < 8)
+    few = fits & ~direct & (g.groups == 1) & (g.oc <= MOST_FEW) & (g.taps > 1) & (g.sw == 1) & (g.ow >= f.gpu_width)
+    if (rest & few).any():
+        yield pick(_few(g, f), rest & few)  # type: ignore[misc]
+        rest &= ~few
     winograd = np.zeros(len(g.n), bool)
     if g.kh == g.kw and window(g).is_plain and (g.kh == 3 or g.kh in SIDES):
         ways = [(side, 1) for side in TILES] if g.kh == 3 else [(4, BLOCKS)]
@@ -156,6 +162,20 @@ def conv(g: Windowed, f: Facts) -> Iterator[Case]:
     keep = rest & fits & ~direct & ~winograd
     if keep.any():
         yield pick(_panel(g, f, flat, rows, vectors, up(g.icg, unit), by_strips), keep)  # type: ignore[misc]
+
+
+def _few(g: Windowed, f: Facts) -> Case:
+    """Few output channels: rows of the input are shifted under each row of the kernel, columns of an output row at a time."""
+    registers = 16 if f.gpu_width == 8 else 32
+    vectors = np.minimum(np.minimum(FEW_VECTORS, g.ow // f.gpu_width), (registers - 1) // (g.oc + 1))
+    items = g.n * g.oh * up(g.ow, np.maximum(vectors, 1) * f.gpu_width)
+    shifts = items * g.icg * g.taps * vectors * M
+    terms = {
+        "fixed": np.ones(len(items)), "items_k": items * K, "shift_m": shifts, "sum_m": shifts * g.oc, "row_m": items * g.icg * g.kh * M,
+        "out_melem": g.n * g.oc * g.pixels * M, "mb_in": g.n * g.icg * g.ih * g.iw * 4 * M,
+    }
+    sizes = {"oc": g.oc, "pixels": g.pixels, "depth": g.icg * g.taps, "ow": g.ow, "tile": vectors}
+    return Case("conv/few_items", np.arange(len(items)), terms, sizes)
 
 
 def _panel(g: Windowed, f: Facts, flat: Array, rows: Array, vectors: Array, blocks: Array, by_strips: Array) -> Case:

@@ -127,6 +127,18 @@ def test_conv_winograd_of_blocks(device, monkeypatch, x, w, attributes, staged):
     assert implementation(device, node).startswith("f32_conv_winograd_blocks") and implementation(device, node).endswith("_staged") == staged
 
 
+@pytest.mark.parametrize("x, w, attributes", [
+    ((1, 5, 21, 150), (3, 5, 9, 9), dict(pads=[4, 4, 4, 4])),
+    ((2, 6, 9, 70), (4, 6, 3, 2), dict(pads=[2, 3, 1, 0])),
+    ((1, 7, 20, 40), (1, 7, 3, 5), dict(dilations=[2, 3], strides=[2, 1], pads=[1, 0, 0, 2])),
+    ((1, 3, 12, 16), (2, 3, 1, 3), dict(pads=[0, 1, 0, 1])),
+], ids=str)
+def test_conv_of_few_channels(device, x, w, attributes):
+    node, arrays = build("Conv", [floats(*x), weights(*w), weights(w[0])], attributes)
+    check(device, node, arrays, CLOSE_WINOGRAD)
+    assert implementation(device, node).startswith("f32_conv_few") == tiles_for(device.facts).panels
+
+
 def _staged(of):
     return lambda *asked: replace(of(*asked), staged=True)
 

@@ -141,9 +141,11 @@ def choose(s: Shape, tiles: Tiles, wanted: str | None = None) -> str:
                 possible.insert(1, "winograd")
             if s.is_vector:
                 possible.insert(0, "vector")
+            if can_few(s, tiles):
+                possible.insert(0, "few")
     if wanted in possible:
         return wanted
-    if possible[0] == "panel" and s.out_channels == 1 and s.depth < 8:
+    if possible[0] in ("panel", "few") and s.out_channels == 1 and s.depth < 8:
         return "direct"
     if "winograd" in possible and Winograd.best(s, tiles).work(s, tiles) < Panel.of(s, tiles).work(s, tiles):  # type: ignore[union-attr]
         return "winograd"
@@ -340,6 +342,27 @@ def build_winograd(c: Compile, s: Shape, tiles: Tiles) -> None:
         c.launch(files, "conv_winograd", {**defines, "STAGE": stage}, (items, stacks), (1, 1), *shape, freq, *memory, *tail, in_step=True)
 
 
+#: Output channels that are made without gathering panels, and vectors of columns that a work-item makes of each at most.
+MOST_FEW, FEW_VECTORS = 4, 6
+
+
+def can_few(s: Shape, tiles: Tiles) -> bool:
+    """True for one group of few output channels, more than one element of the kernel, a stride of 1 across, and rows of at least a vector."""
+    return s.groups == 1 and s.out_channels <= MOST_FEW and prod(s.kernel) > 1 and s.strides[2] == 1 and s.y.shape[4] >= tiles.width
+
+
+def build_few(c: Compile, s: Shape, tiles: Tiles) -> None:
+    vectors = min(FEW_VECTORS, s.y.shape[4] // tiles.width, (tiles.registers - 1) // (s.out_channels + 1))
+    columns = vectors * tiles.width
+    w = c.packed(1, ("few",), lambda w: np.moveaxis(w.reshape(s.out_channels, -1), 0, 1))
+    defines, tail = _late_operands(c, s)
+    defines |= {"MR": s.out_channels, "NV": vectors, "VW": tiles.width, **tiles.fma_define()}
+    strip = cl.LocalMemory(4 * (columns + (s.kernel[2] - 1) * s.dilations[2] + 2 * tiles.width))
+    c.implementation = f"f32_conv_few_{s.out_channels}x{columns}"
+    c.launch(["vectors.clh", "strip.clh", "conv_few.cl"], "conv_few", defines, (-(-s.y.shape[4] // columns), s.y.shape[3], s.y.shape[0]), (1, 1, 1),
+             s.x, strides(s.x), w, s.y, strides(s.y), *i32(s.in_channels), *s.args(), strip, *tail, in_step=True)
+
+
 def build_depthwise(c: Compile, s: Shape, tiles: Tiles) -> None:
     w = c.packed(1, "plain", lambda w: w)
     defines, tail = _operands(c, s)
@@ -393,4 +416,4 @@ def build_vector(c: Compile, s: Shape, tiles: Tiles) -> None:
 
 
 _METHODS = {"direct": build_direct, "panel": build_panel, "vector": build_vector, "tiled": build_tiled, "depthwise": build_depthwise,
-            "winograd": build_winograd}
+            "winograd": build_winograd, "few": build_few}

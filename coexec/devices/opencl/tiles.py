@@ -130,4 +130,4 @@ LIMITS = {
     "block_rows": (1, 256), "block_columns": (1, 256), "block_depth": (1, 64), "item_rows": (1, 16), "item_columns": (1, 16),
     "item_width": (1, 16), "fma": (0, 1),
 }
-METHODS = ("", "direct", "panel", "tiled", "winograd", "depthwise")
+METHODS = ("", "direct", "panel", "tiled", "winograd", "depthwise", "few")
