@@ -89,7 +89,7 @@ def _winograd(g: Windowed, f: Facts, common: Array, side: int, blocks: int) -> d
     def held(vectors: Any) -> Array:
         return points * 4 * (ic * up(vectors * w + beyond, w) + 1) * w
 
-    staged = held(1) > f.local_bytes * 3 // 4
+    staged = held(1) > f.local_bytes * 4 // 5
     most = np.select([staged | (held(3) <= f.local_bytes // 2), held(2) <= f.local_bytes // 2], [3, 2], 1)
     rows, vectors = _tile(g.ocg, tiles, f, most, common)
     columns = vectors * w

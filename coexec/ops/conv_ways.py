@@ -22,7 +22,7 @@ Count = Any
 MOST_PIXELS = 256
 #: Winograd's algorithms: fewer channels than this on either side do not pay. What transforming a lane of an input or of an output channel costs at
 #: each point, what reading a weight does, and how much slower products are that are one vector wide.
-LEAST_CHANNELS, INPUT_COST, OUTPUT_COST, WEIGHT_COST, NARROW = 5, 35, 25, 18, 1.3
+LEAST_CHANNELS, INPUT_COST, OUTPUT_COST, WEIGHT_COST, NARROW = 5, 45, 25, 18, 1.1
 #: Pixels as a tile's rows: packing one of them from each channel and tap where they lie side by side, in runs as long as a tile, or anyhow (lanes'
 #: worths).
 SIDE_BY_SIDE, RUNS, ANYHOW = 28, 65, 9

@@ -291,7 +291,7 @@ class Winograd:
         def held(vectors: int) -> int:
             return points * 4 * (s.in_channels * -(-(vectors * width + more) // width) + 1) * width
 
-        staged = held(1) > tiles.local_bytes * 3 // 4
+        staged = held(1) > tiles.local_bytes * 4 // 5
         most = 3 if staged else next(v for v in (3, 2, 1) if v == 1 or held(v) <= tiles.local_bytes // 2)
         rows, vectors = tiles.tile_for(s.out_channels, across * down, most)
         columns = vectors * width
