@@ -5,6 +5,8 @@ fitted to 1,476 convolutions timed each way on small maps, of few and of many ch
 takes 2 % longer than the best way in the mean. A lane's share of what is done vector by vector does not depend on how wide vectors are; what is done
 element by element is as many lanes' time.
 
+Winograd's algorithms: Lavin and Gray, arXiv:1509.09308.
+
 Shapes are of one image of a piece: ic input channels of a group, oc output channels, oh x ow outputs; all may be arrays. lanes: float32 elements of a
 vector; rows: of a tile of the matrix kernels. Convolutions of very few channels, and depthwise ones, have kernels of their own and no choice.
 """

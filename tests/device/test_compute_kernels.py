@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from coexec.devices.opencl import conv as conv_family
 from coexec.devices.opencl import program
 from coexec.devices.opencl.tiles import Tiles, tiles_for
+from coexec.devices.opencl.winograd import Winograd
 from coexec.graph.ir import Activation, Node, TensorType, Value
 from coexec.ops import conv_ways
 from coexec.regions import Region
@@ -102,7 +102,7 @@ def test_conv_winograd(device, monkeypatch, x, w, attributes, side, staged):
         return
     monkeypatch.setattr(conv_ways, "TILES", (side,))
     if staged:
-        monkeypatch.setattr(conv_family.Winograd, "of", _staged(conv_family.Winograd.of))
+        monkeypatch.setattr(Winograd, "of", _staged(Winograd.of))
     node, arrays = build("Conv", [floats(*x), weights(*w), weights(w[0])], attributes, method="winograd")
     check(device, node, arrays, CLOSE_WINOGRAD, tail=not staged)
     assert implementation(device, node).startswith(f"f32_conv_winograd_{side}x{side}") and implementation(device, node).endswith("_staged") == staged
@@ -121,7 +121,7 @@ def test_conv_winograd_of_blocks(device, monkeypatch, x, w, attributes, staged):
         assert "winograd" not in implementation(device, node), "it needs the local memory of a CPU"
         return
     if staged:
-        monkeypatch.setattr(conv_family.Winograd, "of", _staged(conv_family.Winograd.of))
+        monkeypatch.setattr(Winograd, "of", _staged(Winograd.of))
     node, arrays = build("Conv", [floats(*x), weights(*w), weights(w[0])], attributes, method="winograd")
     check(device, node, arrays, CLOSE_WINOGRAD, tail=not staged)
     assert implementation(device, node).startswith("f32_conv_winograd_blocks") and implementation(device, node).endswith("_staged") == staged

@@ -15,7 +15,7 @@ from coexec.devices.cpu.simd import LANES, PANEL, ROWS
 from coexec.devices.cpu.threads import run_all
 from coexec.devices.cpu.winograd import _G
 from coexec.devices.cpu.winograd_blocks import G as BLOCK_G
-from coexec.devices.opencl import conv, host
+from coexec.devices.opencl import host, winograd
 from coexec.devices.opencl.products import pack_columns
 
 RNG = np.random.default_rng(1)
@@ -75,7 +75,7 @@ def test_filters(m: int, out: int, channels: int, groups: int, rows: int):
     np.testing.assert_allclose(filled(pack_filters(w, g, rows, groups, points_first=True)), tiled.transpose(0, 1, 2, 4, 3).reshape(-1),
                                rtol=1e-6, atol=1e-7)
     cpu = filled(pack_filters(w, g, rows, groups))
-    assert np.array_equal(filled(host.filters(w, conv._FILTERS[m], rows, groups)), cpu)  # both devices multiply by the very same numbers
+    assert np.array_equal(filled(host.filters(w, winograd._FILTERS[m], rows, groups)), cpu)  # both devices multiply by the very same numbers
 
 
 @pytest.mark.parametrize("side", [5, 7, 8])

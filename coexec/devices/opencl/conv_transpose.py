@@ -9,7 +9,8 @@ import numpy as np
 
 from ...ops.conv_transpose import ConvTransposeParams, conv_transpose_params
 from .builder import ClOperand, Compile, builds, short
-from .conv import Panel, Shape, build_panel, strides
+from .conv import Panel, build_panel
+from .conv_shape import Shape, strides
 from .nd import local_along
 from .tail import bias_args, five, i32, three, type_defines
 

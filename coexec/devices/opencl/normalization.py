@@ -10,7 +10,7 @@ import numpy as np
 from ...graph.ir import Node
 from ..base import DeviceFacts
 from .builder import ClOperand, Compile, builds, declines, short
-from .conv import strides
+from .conv_shape import strides
 from .lines import arithmetic
 from .nd import elementwise, local_along
 from .statistics import Running, normalize

@@ -9,7 +9,7 @@ import numpy as np
 from ...ops.pool import average_divisors, pool_input, pool_params
 from ...ops.sliding import taps_inside
 from .builder import ClOperand, Compile, builds, int8, short
-from .conv import strides
+from .conv_shape import strides
 from .nd import local_along
 from .statistics import line_pool
 from .strips import Strip
