@@ -81,7 +81,7 @@ def _in_common(g: Windowed, f: Facts) -> tuple[Array, Array]:
 
 
 def _winograd(g: Windowed, f: Facts, common: Array, side: int, blocks: int) -> dict[str, Array]:
-    """How Winograd's algorithm with tiles of so many outputs along a side, and so many blocks of the kernel, is cut, and what there is to do (`work`)."""
+    """How Winograd's algorithm is cut, with tiles of so many outputs along a side and so many blocks of the kernel, and its `work`."""
     more, w, ic, points = int(blocks > 1), f.gpu_width, g.icg, (side + 2 + (blocks > 1)) ** 2
     across, down = up(g.ow, side) + more, up(g.oh, side)
     tiles, beyond = across * down, more * (across + 1)

@@ -79,6 +79,8 @@ def pad(label, x, pads, mode="constant", value=None, expects="float32_pad_rows")
 
 
 DIRECT = {"winograd": False}
+#: Bytes beyond a kernel's scratch memory that are looked at.
+GUARD = 1 << 16
 #: Where a vector is wide enough that a row of 5 to 8 pixels fills at most half of it.
 LANED = "_lanes" if LANES == 16 else ""
 CASES = [
@@ -104,6 +106,8 @@ CASES = [
          options={"winograd_tile": 4}),
     conv("winograd 4, several blocks", (1, 17, 50, 51), (40, 17, 3, 3), "f32_conv_winograd4", pads=(2, 0, 1, 2), tolerance=1e-3,
          activation=Activation("Silu"), options={"winograd_tile": 4}),
+    conv("winograd 4, blocks that end within rows", (1, 180, 5, 900), (180, 180, 3, 3), "f32_conv_winograd4", pads=(1, 1, 1, 1), tolerance=1e-3,
+         options={"winograd_tile": 4}),
     conv("winograd 4, deep", (1, 300, 8, 8), (24, 300, 3, 3), "f32_conv_winograd4", pads=(1, 1, 1, 1), tolerance=1e-3,
          options={"winograd_tile": 4}),
     conv("winograd 6", (1, 20, 29, 31), (23, 20, 3, 3), "f32_conv_winograd6", pads=(1, 1, 1, 1), tolerance=1e-4, activation=RELU,
@@ -289,9 +293,17 @@ def windowed(array: np.ndarray, region: Region, loose: bool) -> TensorView:
 
 
 def run_pieces(case: Case, node: Node, arrays, pieces, threads: int, loose: bool, monkeypatch) -> tuple[np.ndarray, list[str]]:
-    """The output after running those pieces one by one, and the names of the kernels."""
+    """The output after running those pieces one by one, and the names of the kernels. None may write beyond the scratch memory that it asked for."""
     monkeypatch.setattr(device, "SPLIT_FLOPS", 0)
-    op, names = op_for(node), []
+    op, names, guards, aligned = op_for(node), [], [], device._aligned
+
+    def guarded(nbytes: int) -> np.ndarray:
+        longer = aligned(nbytes + GUARD)
+        guards.append(longer[nbytes:])
+        guards[-1][:] = 77
+        return longer[:nbytes]
+
+    monkeypatch.setattr(device, "_aligned", guarded)
     queue = CPU.queue(threads=threads, **case.options)
     whole = TensorView.contiguous(HostBuffer(node.output.type.nbytes + 64), node.output.dtype, Region.whole(node.output.shape))
     whole.array[...] = POISON if node.output.dtype.kind == "f" else 77
@@ -307,6 +319,8 @@ def run_pieces(case: Case, node: Node, arrays, pieces, threads: int, loose: bool
         kernel.start().wait()
     found = whole.array.copy()
     queue.close()
+    monkeypatch.setattr(device, "_aligned", aligned)
+    assert guards and all((guard == 77).all() for guard in guards), f"{names} wrote beyond their scratch memory"
     return found, names
 
 

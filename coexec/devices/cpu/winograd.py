@@ -77,7 +77,7 @@ def winograd(piece: Piece, case: Convolution) -> Program | None:
     block = round_up(-(-tiles // blocks), PANEL if blocks > 1 else LANES)
     line = tiles_across * m + 2 + (m + 1) * LANES
     strip_rows = (min(-(-oh // m), (block - 2) // tiles_across + 2) - 1) * m + m + 2
-    strip = strip_rows * m * (min(tiles_across, block) + 1 + LANES) + 2 * LANES
+    strip = strip_rows * m * (tiles_across + 1 + LANES) + 2 * LANES  # a block that ends in the next row has all columns of both
     v_step, m_step = ic * block + LANES, padded * block + LANES  # the odd vector keeps the points out of one another's cache sets
     sizes = [points * v_step, points * m_step, *((8 * line, points * (block + LANES)) if m == 6 else (strip, 0)), m * (m * block + LANES), turned]
     starts = np.cumsum([0, *(round_up(s, LANES) for s in sizes)])

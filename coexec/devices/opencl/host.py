@@ -42,7 +42,7 @@ def columns(matrix: np.ndarray, width: int) -> np.ndarray:
 
 
 def filters(w: np.ndarray, transform: np.ndarray, width: int, groups: int, blocks: int = 1) -> Packing:
-    """Float32 filters, or so many blocks of them along each side, transformed, as [group][tile of channels][point][block][in channel][width], flat."""
+    """Float32 filters, or so many blocks along each side of them, transformed: [group][tile of channels][point][block][in channel][width], flat."""
     from ..cpu.packing import pack_filters
 
     return pack_filters(w, transform, width, groups, blocks=blocks)

@@ -67,8 +67,8 @@ class Winograd:
 
     @classmethod
     def best(cls, s: Shape, tiles: Tiles) -> Winograd | None:
-        """That with the least to do; None for filters but square ones of 3 or 5 to 8 elements along a side, with strides or dilations, or whose strips
-        do not fit in local memory."""
+        """That with the least to do; None for filters but square ones of 3 or 5 to 8 elements along a side, with strides or dilations, or
+        whose strips do not fit in local memory."""
         if {*s.strides, *s.dilations} != {1} or s.kernel[0] != 1 or s.kernel[1] != s.kernel[2]:
             return None
         ways = [(side, 1) for side in conv_ways.TILES] if s.kernel[1] == 3 else [(4, conv_ways.BLOCKS)] if s.kernel[1] in conv_ways.SIDES else []
