@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .conv import Convolution
 
 #: Weight transforms G: a 3x3 kernel g becomes G g G'.
-_G = {
+G = {
     2: np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]]),
     4: np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
                  [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]),
@@ -56,14 +56,14 @@ def winograd(piece: Piece, case: Convolution) -> Program | None:
         return None
     (n, _, h, w), (oh, ow) = case.x.shape, case.y.shape[2:]
     m = piece.options.winograd_tile or next((m for m in TILES if case.way == f"winograd{m}"), 0)
-    if m not in (*_G, 6):
+    if m not in (*G, 6):
         return None
     if m == 6:
         from . import winograd6 as six
 
         run, transform, turned = six.winograd6, six.G, six.SCRATCH
     else:
-        run, transform, turned = winograd4 if m == 4 else winograd2, _G[m], 0
+        run, transform, turned = winograd4 if m == 4 else winograd2, G[m], 0
     points, padded = (m + 2) ** 2, round_up(oc, ROWS)
 
     def pack() -> tuple[np.ndarray, np.ndarray]:
@@ -127,6 +127,23 @@ def row_part(x, plane, row, column, x_row, h, w):
     if row < 0 or row >= h:
         return splat(np.float32(0))
     return load_inside(x, plane + row * x_row + column, 1, -column, w - column)
+
+
+@inlined
+def block_span(first, number, across):
+    """The first and the last row of tiles of a block, its first column of tiles, and how many times a tile's outputs its columns of the input are."""
+    o_first, o_last = first // across, (first + number - 1) // across
+    if o_first == o_last:
+        return o_first, o_last, first - o_first * across, number + 1
+    return o_first, o_last, 0, across + 1
+
+
+@inlined
+def vector_place(m, tile, o_first, o_last, begin, across, line):
+    """Of LANES tiles from one on: where in the strip their first column lies, how many rows of tiles more they reach into, and from which lane on."""
+    o = tile // across
+    beyond = (o + 1) * across - tile
+    return (o - o_first) * m * line + across - beyond - begin, min(o_last, (tile + LANES - 1) // across) - o, beyond
 
 
 @inlined
@@ -256,18 +273,15 @@ def winograd4(x, u, bias, y, res, s, g, kind, alpha, beta, low, high):
         for first in range(0, tiles, block):
             number = min(block, tiles - first)
             count = (number + LANES - 1) // LANES * LANES
-            o_first, o_last = first // across, (first + number - 1) // across
-            begin = first - o_first * across if o_first == o_last else 0
-            used = (number if o_first == o_last else across) + 1
+            o_first, o_last, begin, used = block_span(first, number, across)
             phase = used + LANES
             line = 4 * phase
             for channel in range(ic):
                 fill_strip(4, s, strip_at, phase, used, (o_last - o_first) * 4 + 6, x, batch * x_batch + channel * x_channel,
                            o_first * 4 - top, begin * 4 - left, x_row, h, w)
                 for j in range(0, count, LANES):
-                    o = (first + j) // across
-                    more, beyond = min(o_last, (first + j + LANES - 1) // across) - o, (o + 1) * across - first - j
-                    at, step = strip_at + (o - o_first) * 4 * line + across - beyond - begin, 4 * line - across
+                    place, more, beyond = vector_place(4, first + j, o_first, o_last, begin, across, line)
+                    at, step = strip_at + place, 4 * line - across
                     t0, t1 = rows4(s, at, line, step, more, beyond, across), rows4(s, at + phase, line, step, more, beyond, across)
                     t2, t3 = rows4(s, at + 2 * phase, line, step, more, beyond, across), rows4(s, at + 3 * phase, line, step, more, beyond, across)
                     t4, t5 = rows4(s, at + 1, line, step, more, beyond, across), rows4(s, at + 1 + phase, line, step, more, beyond, across)
@@ -328,18 +342,15 @@ def winograd2(x, u, bias, y, res, s, g, kind, alpha, beta, low, high):
         for first in range(0, tiles, block):
             number = min(block, tiles - first)
             count = (number + LANES - 1) // LANES * LANES
-            o_first, o_last = first // across, (first + number - 1) // across
-            begin = first - o_first * across if o_first == o_last else 0
-            used = (number if o_first == o_last else across) + 1
+            o_first, o_last, begin, used = block_span(first, number, across)
             phase = used + LANES
             line = 2 * phase
             for channel in range(ic):
                 fill_strip(2, s, strip_at, phase, used, (o_last - o_first) * 2 + 4, x, batch * x_batch + channel * x_channel,
                            o_first * 2 - top, begin * 2 - left, x_row, h, w)
                 for j in range(0, count, LANES):
-                    o = (first + j) // across
-                    more, beyond = min(o_last, (first + j + LANES - 1) // across) - o, (o + 1) * across - first - j
-                    at, step = strip_at + (o - o_first) * 2 * line + across - beyond - begin, 2 * line - across
+                    place, more, beyond = vector_place(2, first + j, o_first, o_last, begin, across, line)
+                    at, step = strip_at + place, 2 * line - across
                     t0, t1 = rows2(s, at, line, step, more, beyond, across), rows2(s, at + phase, line, step, more, beyond, across)
                     t2, t3 = rows2(s, at + 1, line, step, more, beyond, across), rows2(s, at + 1 + phase, line, step, more, beyond, across)
                     start = j // PANEL * PANEL

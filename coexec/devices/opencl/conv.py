@@ -63,10 +63,12 @@ def choose(s: Shape, tiles: Tiles, wanted: str | None = None) -> str:
         possible.insert(0, "depthwise")
     else:
         possible.insert(0, "tiled")
-        if tiles.panels and Panel.of(s.flattened(), tiles).nbytes <= tiles.local_bytes:
+        panel = Panel.of(s.flattened(), tiles) if tiles.panels else None
+        if panel is not None and panel.nbytes <= tiles.local_bytes:
             possible.insert(0, "panel")
-            if Winograd.best(s, tiles) is not None:
-                possible.insert(1, "winograd")
+            winograd = Winograd.best(s, tiles)
+            if winograd is not None:
+                possible.insert(int(winograd.work(s, tiles) >= panel.work(s, tiles)), "winograd")
             if s.is_vector:
                 possible.insert(0, "vector")
             if can_few(s, tiles):
@@ -75,8 +77,6 @@ def choose(s: Shape, tiles: Tiles, wanted: str | None = None) -> str:
         return wanted
     if possible[0] in ("panel", "few") and s.out_channels == 1 and s.depth < 8:
         return "direct"
-    if "winograd" in possible and Winograd.best(s, tiles).work(s, tiles) < Panel.of(s, tiles).work(s, tiles):  # type: ignore[union-attr]
-        return "winograd"
     return possible[0]
 
 

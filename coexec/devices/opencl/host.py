@@ -41,11 +41,16 @@ def columns(matrix: np.ndarray, width: int) -> np.ndarray:
     return _filled(pack(matrix, strips_of(*matrix.shape, width, row, column), row, column))
 
 
-def filters(w: np.ndarray, transform: np.ndarray, width: int, groups: int, blocks: int = 1) -> Packing:
-    """Float32 filters, or so many blocks along each side of them, transformed: [group][tile of channels][point][block][in channel][width], flat."""
+def filters(w: np.ndarray, m: int, width: int, groups: int) -> Packing:
+    """Float32 filters as the CPU transforms them: of 3x3 elements for F(m x m, 3 x 3), or the two by two blocks of larger ones for F(4 x 4, 4 x 4);
+    [group][tile of channels][point][block][in channel][width], flat.
+    """
+    from ..cpu import winograd, winograd_blocks
     from ..cpu.packing import pack_filters
 
-    return pack_filters(w, transform, width, groups, blocks=blocks)
+    if w.shape[2] == 3:
+        return pack_filters(w, winograd.G[m], width, groups)
+    return pack_filters(w, winograd_blocks.G, width, groups, blocks=2)
 
 
 def strips(w: np.ndarray) -> Packing:

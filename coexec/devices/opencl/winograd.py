@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 import pyopencl as cl
 
 from ...ops import conv_ways
@@ -13,14 +12,6 @@ from .builder import Compile
 from .conv_shape import Shape, late_operands, strides
 from .tail import i32
 from .tiles import Tiles
-
-#: How a 3x3 filter becomes (m + 2) x (m + 2) points of F(m x m, 3 x 3), by m; and a 4x4 block of a larger one 7x7 points of F(4 x 4, 4 x 4).
-_FILTERS = {
-    2: np.array([[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]]),
-    4: np.array([[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]),
-}
-_BLOCK_FILTER = np.array([[-1 / 2, 0, 0, 0], [-1 / 3] * 4, [1 / 9, -1 / 9, 1 / 9, -1 / 9], [1 / 36, 1 / 18, 1 / 9, 2 / 9],
-                          [-1 / 60, 1 / 30, -1 / 15, 2 / 15], [32 / 45, 16 / 45, 8 / 45, 4 / 45], [0, 0, 0, 1]])
 
 
 @dataclass(frozen=True)
@@ -84,11 +75,8 @@ class Winograd:
 def build_winograd(c: Compile, s: Shape, tiles: Tiles) -> None:
     cut = Winograd.best(s, tiles)
     assert cut is not None, "it was chosen because there is one"
-    if cut.blocks > 1:
-        layout, transform, along = ("winograd blocks", s.groups, cut.rows), _BLOCK_FILTER, 2
-    else:
-        layout, transform, along = ("winograd", cut.side, s.groups, cut.rows), _FILTERS[cut.side], 1
-    w = c.shared(1, layout, lambda w: host.filters(w.reshape(*w.shape[:2], *s.kernel[1:]), transform, cut.rows, s.groups, along))
+    w = c.shared(1, ("winograd", cut.side, s.groups, cut.rows),
+                 lambda w: host.filters(w.reshape(*w.shape[:2], *s.kernel[1:]), cut.side, cut.rows, s.groups))
     defines, tail = late_operands(c, s)
     defines |= {**tiles.panel_defines(cut.rows, cut.vectors), "M": cut.side, "BLOCKS": cut.blocks}
     inside, outside, *_, pad = s.args()

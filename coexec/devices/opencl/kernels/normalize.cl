@@ -106,23 +106,19 @@ __kernel void line_pool(__global const T *restrict all, __global T *restrict y R
 #define SCALE_ARG
 #define SCALE_NUMBERS(V)
 #endif
-#undef BIAS_ARG
-#undef BIAS_NUMBERS
 #ifdef BIAS
-#define BIAS_ARG , __global const T *restrict biases
-#define BIAS_NUMBERS(V) V(int, bias_off) V(int8, b_kept) V(int8, b_reduced)
+#define LINE_BIAS_ARG , __global const T *restrict biases
+#define LINE_BIAS_NUMBERS(V) V(int, bias_off) V(int8, b_kept) V(int8, b_reduced)
 #else
-#define BIAS_ARG
-#define BIAS_NUMBERS(V)
+#define LINE_BIAS_ARG
+#define LINE_BIAS_NUMBERS(V)
 #endif
-#undef RESIDUAL_ARG
-#undef RESIDUAL_NUMBERS
 #ifdef RESIDUAL
-#define RESIDUAL_ARG , __global const T *restrict residuals
-#define RESIDUAL_NUMBERS(V) V(int, r_off) V(int8, r_kept) V(int8, r_reduced)
+#define LINE_RESIDUAL_ARG , __global const T *restrict residuals
+#define LINE_RESIDUAL_NUMBERS(V) V(int, r_off) V(int8, r_kept) V(int8, r_reduced)
 #else
-#define RESIDUAL_ARG
-#define RESIDUAL_NUMBERS(V)
+#define LINE_RESIDUAL_ARG
+#define LINE_RESIDUAL_NUMBERS(V)
 #endif
 #ifdef MEAN
 #define MEAN_ARG , __global TS *restrict means
@@ -160,13 +156,13 @@ __kernel void line_pool(__global const T *restrict all, __global T *restrict y R
 #define NEW_VAR_NUMBERS(V)
 #endif
 #define NUMBERS(V) V(int, x_off) V(int8, x_kept) V(int8, x_reduced) V(int, y_off) V(int8, y_kept) V(int8, y_reduced) V(int8, kept) \
-  V(int8, reduced) V(int, n0) V(int, outer) V(int, lines) V(int, many) V(ACC, epsilon) SCALE_NUMBERS(V) BIAS_NUMBERS(V) RESIDUAL_NUMBERS(V) \
-  MEAN_NUMBERS(V) INVERSE_NUMBERS(V) RUNNING_NUMBERS(V) NEW_MEAN_NUMBERS(V) NEW_VAR_NUMBERS(V)
+  V(int8, reduced) V(int, n0) V(int, outer) V(int, lines) V(int, many) V(ACC, epsilon) SCALE_NUMBERS(V) LINE_BIAS_NUMBERS(V)       \
+  LINE_RESIDUAL_NUMBERS(V) MEAN_NUMBERS(V) INVERSE_NUMBERS(V) RUNNING_NUMBERS(V) NEW_MEAN_NUMBERS(V) NEW_VAR_NUMBERS(V)
 
 IN_A_STRUCT(normalize_numbers)
 
-__kernel void normalize_lines(__global const T *restrict all, __global T *restrict made SCALE_ARG BIAS_ARG RESIDUAL_ARG MEAN_ARG INVERSE_ARG
-                              RUNNING_ARG NEW_MEAN_ARG NEW_VAR_ARG ALL_NUMBERS(normalize_numbers)) {
+__kernel void normalize_lines(__global const T *restrict all, __global T *restrict made SCALE_ARG LINE_BIAS_ARG LINE_RESIDUAL_ARG MEAN_ARG
+                              INVERSE_ARG RUNNING_ARG NEW_MEAN_ARG NEW_VAR_ARG ALL_NUMBERS(normalize_numbers)) {
   BEGIN_IN_STEP
   SHARED(ACC, shared_)
   EACH_LINE {
