@@ -21,6 +21,18 @@ def ops(path: Path, **us: float) -> Path:
     return path
 
 
+def test_ways_to_make_convolutions_beside_the_choice(tmp_path):
+    done = tool("bench_ways.py", "--every", 200, "--json", tmp_path / "r.json")
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "r.json").read_text())
+    assert {r["unit"] for r in rows} == {"cpu", "gpu"}
+    for r in rows:
+        assert r["chosen"] in r["us"] and len(r["us"]) > 1 and all(us > 0 for us in r["us"].values())
+    assert "| cpu | all |" in done.stdout and "| gpu | all |" in done.stdout
+    wrong = tool("bench_ways.py", "--units", "npu")
+    assert wrong.returncode == 2 and "npu" in wrong.stderr and "Traceback" not in wrong.stderr
+
+
 def test_single_operators_of_a_model(tmp_path):
     import onnx
 

@@ -3,8 +3,9 @@
 
     python tools/bench_ways.py [--units cpu,gpu] [--every 1] [--json F]
 
-Small maps, few and many channels, pieces of both; kernels of 1x1 to 7x7. Each is timed as `coexec profile` times kernels, in company, its weights cold,
-twice a way; the less counts. What the choice is held against are the ways that the rule chooses from. With --every 10 only each tenth is taken.
+Small maps, few and many channels, pieces of both; kernels of 1x1 to 7x7. Each is timed as `coexec profile` times kernels, in company, its weights
+cold, twice a way; the less counts. What the choice is held against are the ways that the rule chooses from; where there is but one, nothing is timed.
+With --every 10 only each tenth is taken.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def forced(unit: str, way: str) -> ExitStack:
     from coexec.devices.opencl import conv
 
     choose = conv.choose
-    stack.enter_context(patch("coexec.devices.opencl.conv.choose", lambda s, tiles, wanted=None: choose(s, tiles, "panel" if way == "panel" else "winograd")))
+    method = "panel" if way == "panel" else "winograd"
+    stack.enter_context(patch("coexec.devices.opencl.conv.choose", lambda s, tiles, wanted=None: choose(s, tiles, method)))
     if way in ("winograd2", "winograd4"):
         stack.enter_context(patch("coexec.ops.conv_ways.TILES", (int(way[-1]),)))
     return stack
@@ -125,12 +127,13 @@ def main() -> int:
         if unit not in WAYS or unit not in devices:
             print(f"bench_ways: there is no unit {unit}; there are: {', '.join(devices)}", file=sys.stderr)
             return 2
-        rows += timed(unit, devices[unit], cases(options.every))
+        rows += timed(unit, devices[unit], [case for case in cases(options.every) if len(case.possible(unit)) > 1])
     print("| unit | kernel | stride | convolutions | the choice takes longer by, mean | nine of ten at most | worst |\n|---|---|---|---|---|---|---|")
     for unit in options.units.split(","):
-        groups = [(f"{side}x{side}", stride, [r for r in rows if (r["unit"], r["side"], r["stride"]) == (unit, side, stride)]) for side, stride in KERNELS]
-        for kernel, stride, mine in (*groups, ("all", "", [r for r in rows if r["unit"] == unit])):
-            if mine and any(len(r["us"]) > 2 for r in mine):
+        own = [r for r in rows if r["unit"] == unit]
+        groups = [(f"{side}x{side}", stride, [r for r in own if (r["side"], r["stride"]) == (side, stride)]) for side, stride in KERNELS]
+        for kernel, stride, mine in (*groups, ("all", "", own)):
+            if mine:
                 shares = [longer(r) for r in mine]
                 print(f"| {unit} | {kernel} | {stride} | {len(mine)} | {np.mean(shares):.1%} | {np.quantile(shares, 0.9):.1%} | {max(shares):.1%} |")
     if options.json:

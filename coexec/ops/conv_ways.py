@@ -1,9 +1,9 @@
 """Ways to make a dense convolution on a CPU, and what each takes: which one a piece takes is a rule that device and predictor share.
 
 A cost is counted in multiply-adds of one lane of a vector, transforms, copies and reading weights included. What those cost beside the arithmetic was
-fitted to 1,476 convolutions timed each way on small maps, of few and of many channels (x86-64, vectors of 16 float32, 2026-11-28): the rule's choice
-takes 2 % longer than the best way in the mean. A lane's share of what is done vector by vector does not depend on how wide vectors are; what is done
-element by element is as many lanes' time.
+fitted to convolutions timed each way (x86-64, vectors of 16 float32, 2026-11-28): by `python tools/bench_ways.py --every 5` the rule's choice takes
+1.9 % longer than the best way in the mean on the CPU, 1.5 % on PoCL. A lane's share of what is done vector by vector does not depend on how wide
+vectors are; what is done element by element is as many lanes' time.
 
 Winograd's algorithms: Lavin and Gray, arXiv:1509.09308.
 
@@ -32,8 +32,7 @@ SIDE_BY_SIDE, RUNS, ANYHOW = 28, 65, 9
 #: copying or gathering a pixel so much, a row of outputs so many lanes' worths, reading the weight so much.
 SLOWER, STRIP, COPY, GATHER, ROW, FAR_WEIGHT = 1.35, 26, 17, 23, 40, 34
 #: The same of kernels whose work-items own a core: transforming inputs and outputs (by outputs along a tile's side) and reading a weight for a tile,
-#: transforming inputs of blocks, gathering a pixel and reading a weight for a panel. Fitted to 701 convolutions timed each way (PoCL, vectors of 16,
-#: 2026-11-28): the choice takes 1.9 % longer than the best way in the mean, 0.8 % for kernels of 5x5 and 7x7.
+#: transforming inputs of blocks, gathering a pixel and reading a weight for a panel.
 TILE_INPUT, TILE_OUTPUT, TILE_WEIGHT, BLOCK_INPUT, PANEL_PIXEL, PANEL_WEIGHT = {2: 8, 4: 18}, {2: 16, 4: 32}, 6, 50, 20, 12
 #: Outputs along a side of a tile by Winograd's algorithm, for 3x3 kernels.
 TILES = (2, 4)
